@@ -1,1 +1,37 @@
-//! See the package description.
+//! The library behind dbkeep: one module an operation.
+//!
+//! [`Context::load`] reads the configuration, [`repository::open`] opens the repository, and the
+//! operations work on the [`repository::Store`] that it returns. Nothing here prints, and nothing
+//! below [`Environment::capture`] looks at the process's environment. `now` is an argument.
+
+pub mod backup;
+pub mod catalog;
+pub mod check;
+pub mod config;
+mod context;
+mod dotenv;
+mod environment;
+mod error;
+pub mod forget;
+pub mod keys;
+pub mod list;
+pub mod manifest;
+mod moment;
+pub mod name;
+pub mod report;
+pub mod repository;
+pub mod restore;
+pub mod session;
+pub mod setup;
+pub mod show;
+mod source;
+mod state;
+pub mod status;
+pub mod verify;
+
+pub use context::{Context, GlobalOptions, KeyCost, Watch};
+pub use dbkeep_repo::Id;
+pub use dbkeep_repo::observe::{Observer, Unobserved};
+pub use environment::Environment;
+pub use error::{Error, Result};
+pub use moment::parse as parse_moment;

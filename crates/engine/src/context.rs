@@ -1,0 +1,136 @@
+//! What every operation starts from: the environment, the configuration, and where the repository is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dbkeep_repo::observe::Observer;
+
+use crate::config::{self, Config};
+use crate::dotenv;
+use crate::environment::Environment;
+use crate::report::ConfigReport;
+use crate::{Error, Result};
+
+/// What a long operation reports to; shared with its worker threads.
+pub type Watch = Arc<dyn Observer>;
+
+/// What the command line says for all commands.
+#[derive(Clone, Debug, Default)]
+pub struct GlobalOptions {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--repo`.
+    pub repository: Option<String>,
+    /// `--password-file`.
+    pub password_file: Option<PathBuf>,
+    /// `--no-env-file`: leave a `.env` of the working directory alone.
+    pub no_env_file: bool,
+}
+
+/// The environment, the configuration, and where the repository is.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The process around.
+    pub environment: Environment,
+    /// What the configuration says; the default without one.
+    pub config: Config,
+    /// Where the configuration is.
+    pub config_file: Option<PathBuf>,
+    /// Where the repository is.
+    pub location: PathBuf,
+    /// What said so: `--repo`, `DBKEEP_REPOSITORY`, the configuration's path, or `default`.
+    pub location_from: String,
+    /// `--password-file`.
+    pub password_file: Option<PathBuf>,
+    /// The cost of keys that are made; weaker than the default only in tests.
+    pub key_cost: KeyCost,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// How expensive it is to try a password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyCost {
+    /// As strong as restic's.
+    #[default]
+    Strong,
+    /// For tests: no protection.
+    Cheap,
+}
+
+impl Context {
+    /// Loads the configuration and the `.env` file, and decides where the repository is.
+    pub fn load(mut environment: Environment, options: &GlobalOptions) -> Result<Self> {
+        let mut warnings = Vec::new();
+        if !options.no_env_file {
+            dotenv::merge(&mut environment, &mut warnings)?;
+        }
+        let (config, config_file) = config::load(&environment, options.config.as_deref(), &mut warnings)?;
+        let (location, location_from) = locate(&environment, &config, config_file.as_ref(), options)?;
+        let password_file = options.password_file.as_deref().map(|file| environment.resolve_argument(file));
+        Ok(Self {
+            environment,
+            config,
+            config_file,
+            location,
+            location_from,
+            password_file,
+            key_cost: KeyCost::default(),
+            warnings,
+        })
+    }
+
+    /// Returns the directory that relative paths of the configuration start from.
+    pub fn config_base(&self) -> PathBuf {
+        let parent = self.config_file.as_ref().and_then(|file| file.parent());
+        parent.map_or_else(|| self.environment.working_directory.clone(), PathBuf::from)
+    }
+
+    /// Returns what is in force, for `config show`.
+    pub fn describe(&self) -> ConfigReport {
+        ConfigReport {
+            file: self.config_file.clone(),
+            repository: self.location.display().to_string(),
+            repository_from: self.location_from.clone(),
+            password_from: crate::keys::describe_source(self),
+            config: self.config.clone(),
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
+/// Returns where the repository is, and what said so.
+fn locate(
+    environment: &Environment,
+    config: &Config,
+    config_file: Option<&PathBuf>,
+    options: &GlobalOptions,
+) -> Result<(PathBuf, String)> {
+    let working_directory = &environment.working_directory;
+    let (text, base, from) = if let Some(text) = &options.repository {
+        (text.as_str(), working_directory.clone(), "--repo".to_owned())
+    } else if let Some(text) = environment.variable("DBKEEP_REPOSITORY") {
+        (text, working_directory.clone(), "DBKEEP_REPOSITORY".to_owned())
+    } else if let (Some(text), Some(file)) = (&config.repository.location, config_file) {
+        let base = file.parent().map_or_else(|| working_directory.clone(), PathBuf::from);
+        (text.as_str(), base, file.display().to_string())
+    } else {
+        ("backups", working_directory.clone(), "default".to_owned())
+    };
+    if text.is_empty() {
+        return Err(Error::usage("the location of the repository is empty", "give a directory"));
+    }
+    // `s3:bucket`, `sftp:user@host:/path`, `rest:https://…` are places of restic and of later versions.
+    if let Some((scheme, _)) = text.split_once(':')
+        && scheme.len() > 1
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && scheme != "local"
+    {
+        return Err(Error::Unsupported {
+            what: format!("repositories at {scheme}: locations are not supported by this version"),
+            hint: Some("give a local directory (`./` before a name that has a colon)".to_owned()),
+        });
+    }
+    let path = text.strip_prefix("local:").unwrap_or(text);
+    Ok((environment.resolve(std::path::Path::new(path), &base), from))
+}

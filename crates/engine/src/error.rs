@@ -1,0 +1,439 @@
+//! What can go wrong in an operation, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+/// The result of an operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What was asked for makes no sense.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// The configuration is wrong.
+    #[error("{}{}: {message}", file.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The line, where it is known; the first is 1.
+        line: Option<usize>,
+        /// What is wrong.
+        message: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// A file of the working directory that can run commands may have been written by somebody else.
+    #[error("{} is not used: {why}", file.display())]
+    UnsafeFile {
+        /// The file.
+        file: PathBuf,
+        /// Who owns it, or who can write it.
+        why: String,
+    },
+    /// A file that holds a secret can be read by others.
+    #[error("{} can be read by others", file.display())]
+    LaxSecret {
+        /// The file.
+        file: PathBuf,
+    },
+
+    /// The source is neither a configured name nor a file, a directory or a URL.
+    #[error("no database called {name:?} is configured, and there is no such file")]
+    UnknownSource {
+        /// What was asked for.
+        name: String,
+        /// Names that are near.
+        suggestion: Option<String>,
+    },
+    /// A directory without databases.
+    #[error("no SQLite database in {}", path.display())]
+    NoDatabases {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file is there and is no SQLite database.
+    #[error("{} is not a SQLite database", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like, or what to do.
+        hint: Option<String>,
+    },
+    /// A variable that a source or a setting names is not set.
+    #[error("the environment variable {name} is not set")]
+    NoVariable {
+        /// Its name.
+        name: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Something that this version does not do.
+    #[error("{what}")]
+    Unsupported {
+        /// What, as a sentence.
+        what: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// The name belongs to another database.
+    #[error("the name {name:?} belongs to another database: {known}, not {found}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The database that has it.
+        known: String,
+        /// The database that was given.
+        found: String,
+    },
+    /// Two sources of one session have the same name.
+    #[error("two databases would be called {name:?}: {first} and {second}")]
+    SameName {
+        /// The name.
+        name: String,
+        /// The first source.
+        first: String,
+        /// The second.
+        second: String,
+    },
+
+    /// No snapshot has such an id, or none is left after narrowing.
+    #[error("no snapshot {wanted}")]
+    NoSnapshot {
+        /// What was asked for, in words.
+        wanted: String,
+        /// What there is.
+        hint: Option<String>,
+    },
+    /// The prefix of an id fits several snapshots.
+    #[error("{prefix:?} fits {} snapshots: {}", candidates.len(), candidates.join(", "))]
+    AmbiguousSnapshot {
+        /// What was asked for.
+        prefix: String,
+        /// What it fits, in words.
+        candidates: Vec<String>,
+    },
+    /// `latest` where there are several databases.
+    #[error("the repository holds several databases: {}", candidates.join(", "))]
+    AmbiguousDatabase {
+        /// What was asked for.
+        wanted: String,
+        /// The databases.
+        candidates: Vec<String>,
+    },
+
+    /// A repository was here, and is not.
+    #[error("the repository at {location} is gone: it was last used {}", last_used.map_or_else(|| "at an unknown time".to_owned(), |time| time.to_string()))]
+    RepositoryGone {
+        /// Where it was.
+        location: String,
+        /// When this host last saw it.
+        last_used: Option<Timestamp>,
+    },
+    /// Another repository is here than before.
+    #[error("{location} holds another repository than before: {found}, not {known}")]
+    OtherRepository {
+        /// Where.
+        location: String,
+        /// The id that is known here.
+        known: String,
+        /// The id that was found.
+        found: String,
+    },
+    /// There is no repository, and this operation makes none.
+    #[error("no repository at {location}")]
+    NoRepository {
+        /// Where.
+        location: String,
+    },
+    /// No source of a password gave one.
+    #[error("no password for the repository at {location}")]
+    NoPassword {
+        /// Where.
+        location: String,
+        /// The file that was looked for.
+        key_file: Option<PathBuf>,
+    },
+    /// The command that should give the password did not.
+    #[error("the password command failed: {why}")]
+    PasswordCommand {
+        /// How it ended; never its output.
+        why: String,
+    },
+
+    /// The target of a restore exists.
+    #[error("{} exists", path.display())]
+    TargetExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The target of a restore is used by somebody.
+    #[error("{} is in use{}", path.display(), by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default())]
+    TargetInUse {
+        /// The file.
+        path: PathBuf,
+        /// By whom, where that is known.
+        by: Option<String>,
+    },
+    /// The operation would do what the user may not want; `--force` does it.
+    #[error("{what}")]
+    Refused {
+        /// What speaks against it.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// What was restored is not sound, so it was not put into place.
+    #[error("the restored database is not sound: {problem}")]
+    Unsound {
+        /// The first problem.
+        problem: String,
+    },
+    /// The backup before a restore in place failed, so nothing was restored.
+    #[error("the safety backup failed, nothing was restored")]
+    SafetyBackup {
+        /// Why.
+        source: Box<Error>,
+    },
+    /// What the repository holds is damaged.
+    #[error("{what} is damaged: {finding}")]
+    Damaged {
+        /// What.
+        what: String,
+        /// How.
+        finding: String,
+    },
+    /// There is not enough room.
+    #[error("not enough space for {}: {needed} bytes are needed, {free} are free", path.display())]
+    NoSpace {
+        /// What was to be written.
+        path: PathBuf,
+        /// The bytes it needs.
+        needed: u64,
+        /// The bytes there are.
+        free: u64,
+    },
+    /// Several databases failed; each said why in the report.
+    #[error("{failed} of {total} databases failed; the first: {first}")]
+    AllFailed {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+        /// What the first said.
+        first: String,
+    },
+    /// A file could not be read or written.
+    #[error("could not {action} {}", path.display())]
+    Io {
+        /// What was done, as "read".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user stopped it.
+    #[error("interrupted")]
+    Cancelled,
+
+    /// The repository says no.
+    #[error(transparent)]
+    Repo(#[from] dbkeep_repo::Error),
+    /// The database says no.
+    #[error(transparent)]
+    Sqlite(#[from] dbkeep_sqlite::Error),
+}
+
+impl Error {
+    /// Returns the error of a wrong request.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Returns a function that makes an I/O error of what was done to a file.
+    pub(crate) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Returns a word that programs can rely on.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Usage { .. } => "usage",
+            Self::Config { .. } => "config",
+            Self::UnsafeFile { .. } | Self::LaxSecret { .. } => "unsafe-file",
+            Self::UnknownSource { .. } => "unknown-source",
+            Self::NoDatabases { .. } => "no-databases",
+            Self::NotADatabase { .. } => "not-a-database",
+            Self::NoVariable { .. } => "no-variable",
+            Self::Unsupported { .. } => "unsupported",
+            Self::NameTaken { .. } | Self::SameName { .. } => "name-taken",
+            Self::NoSnapshot { .. } => "no-snapshot",
+            Self::AmbiguousSnapshot { .. } | Self::AmbiguousDatabase { .. } => "ambiguous",
+            Self::RepositoryGone { .. } => "repository-gone",
+            Self::OtherRepository { .. } => "other-repository",
+            Self::NoRepository { .. } => "no-repository",
+            Self::NoPassword { .. } => "no-password",
+            Self::PasswordCommand { .. } => "password-command",
+            Self::TargetExists { .. } => "target-exists",
+            Self::TargetInUse { .. } => "target-in-use",
+            Self::Refused { .. } => "refused",
+            Self::Unsound { .. } => "unsound",
+            Self::SafetyBackup { .. } => "safety-backup",
+            Self::Damaged { .. } => "damaged",
+            Self::NoSpace { .. } => "no-space",
+            Self::AllFailed { .. } => "all-failed",
+            Self::Io { .. } => "io",
+            Self::Cancelled => "interrupted",
+            Self::Repo(error) => repo_kind(error),
+            Self::Sqlite(error) => sqlite_kind(error),
+        }
+    }
+
+    /// Returns what the process exits with when this ends it.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind() {
+            "usage" | "config" | "unsafe-file" | "name-taken" | "no-variable" => 2,
+            "ambiguous" if matches!(self, Self::AmbiguousDatabase { .. }) => 2,
+            "no-repository" | "repository-gone" => 10,
+            "locked" => 11,
+            "no-password" | "wrong-password" | "password-command" => 12,
+            "interrupted" => 130,
+            _ => 1,
+        }
+    }
+
+    /// Returns what to do about it, where we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Usage { hint, .. }
+            | Self::Config { hint, .. }
+            | Self::NotADatabase { hint, .. }
+            | Self::NoVariable { hint, .. }
+            | Self::Unsupported { hint, .. }
+            | Self::NoSnapshot { hint, .. }
+            | Self::Refused { hint, .. } => hint.clone(),
+            Self::UnsafeFile { file, .. } => Some(format!(
+                "it can run commands, so it must belong to you and nobody else may write it: `chmod go-w {}`, or name it with --config",
+                file.display()
+            )),
+            Self::LaxSecret { file } => Some(format!("chmod 600 {}", file.display())),
+            Self::UnknownSource { suggestion, .. } => Some(match suggestion {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "give a path to a SQLite file, a directory, or a name from the configuration".to_owned(),
+            }),
+            Self::NoDatabases { .. } => Some("files are recognised by content, not by suffix".to_owned()),
+            Self::NameTaken { .. } => Some(
+                "give this database a name of its own with --name, or in the configuration".to_owned(),
+            ),
+            Self::SameName { .. } => {
+                Some("back them up one by one with --name, or name them in the configuration".to_owned())
+            }
+            Self::AmbiguousSnapshot { .. } => Some("give more digits of the id".to_owned()),
+            Self::AmbiguousDatabase { candidates, .. } => {
+                candidates.first().map(|first| format!("add --database, as in --database {first}"))
+            }
+            Self::RepositoryGone { .. } => Some(
+                "is the disk mounted? Nothing was made there. `dbkeep init` makes a new repository if the old one is really gone"
+                    .to_owned(),
+            ),
+            Self::OtherRepository { .. } => Some(
+                "is the right disk mounted? If this is meant, `dbkeep status` at this location accepts it".to_owned(),
+            ),
+            Self::NoRepository { .. } => {
+                Some("name the right place with --repo, or make a repository with `dbkeep init`".to_owned())
+            }
+            Self::NoPassword { key_file, .. } => Some(match key_file {
+                Some(file) => format!(
+                    "set DBKEEP_PASSWORD_FILE, give --password-file, or bring the key file back to {}",
+                    file.display()
+                ),
+                None => "set DBKEEP_PASSWORD_FILE, give --password-file, or let a new repository make its own key with --new-key"
+                    .to_owned(),
+            }),
+            Self::PasswordCommand { .. } => Some("run the `password-command` of the configuration by hand".to_owned()),
+            Self::TargetExists { .. } => Some(
+                "give another path with --to, or go back into the original place with --in-place".to_owned(),
+            ),
+            Self::TargetInUse { .. } => {
+                Some("stop what uses it, or restore to a new path with --to".to_owned())
+            }
+            Self::Unsound { .. } => Some("the target is as it was; try an older snapshot".to_owned()),
+            Self::SafetyBackup { .. } => {
+                Some("the target is as it was; --no-safety-backup restores without one".to_owned())
+            }
+            Self::Damaged { .. } => Some("run `dbkeep check --read-data` to see what is affected".to_owned()),
+            Self::NoSpace { .. } => Some("free some space, or choose another place".to_owned()),
+            Self::AllFailed { .. } | Self::Cancelled => None,
+            Self::Io { source, .. } => io_hint(source),
+            Self::Repo(error) => error.hint(),
+            Self::Sqlite(error) => error.hint(),
+        }
+    }
+
+    /// Returns the message with those of its causes, each once.
+    pub fn full_message(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = error.source();
+        }
+        message
+    }
+}
+
+/// Returns the word for an error of the repository.
+fn repo_kind(error: &dbkeep_repo::Error) -> &'static str {
+    use dbkeep_repo::Error as Repo;
+    match error {
+        Repo::NoRepository { .. } => "no-repository",
+        Repo::NotEmpty { .. } => "not-empty",
+        Repo::Version { .. } => "version",
+        Repo::WrongPassword { .. } => "wrong-password",
+        Repo::NoKey { .. } => "no-password",
+        Repo::Locked { .. } => "locked",
+        Repo::NoSpace { .. } => "no-space",
+        Repo::Cancelled => "interrupted",
+        Repo::Missing { .. } | Repo::Short { .. } | Repo::Damaged { .. } | Repo::KeyDamaged { .. } => "damaged",
+        _ => "repository",
+    }
+}
+
+/// Returns the word for an error of a SQLite database.
+fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
+    use dbkeep_sqlite::Error as Sqlite;
+    match error {
+        Sqlite::NotADatabase { .. } => "not-a-database",
+        Sqlite::Busy { .. } => "busy",
+        Sqlite::Cancelled => "interrupted",
+        Sqlite::Unsupported { .. } => "unsupported",
+        _ => "sqlite",
+    }
+}
+
+/// Returns what to do about an I/O error that people meet.
+fn io_hint(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Some("check the permissions, or run as the user that owns it".to_owned()),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free some space, or choose another place".to_owned())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("choose a place that can be written".to_owned()),
+        _ => None,
+    }
+}

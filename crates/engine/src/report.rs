@@ -1,0 +1,704 @@
+//! What operations tell: the values behind every table and every JSON document.
+//!
+//! Names and order of the fields are a contract with programs that read `--json`. Times are RFC 3339 in
+//! UTC, sizes bytes, durations milliseconds.
+
+use std::path::PathBuf;
+
+use dbkeep_repo::Id;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::manifest::Manifest;
+
+/// An error as it stands in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReport {
+    /// A word for programs; see [`Error::kind`].
+    pub kind: String,
+    /// One sentence, with its causes.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// What the process exits with when this is all there is.
+    #[serde(skip)]
+    pub exit_code: u8,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: error.kind().to_owned(),
+            message: error.full_message(),
+            hint: error.hint(),
+            exit_code: error.exit_code(),
+        }
+    }
+}
+
+/// Which engine a database belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// A SQLite file.
+    Sqlite,
+    /// A PostgreSQL database.
+    Postgres,
+}
+
+impl Engine {
+    /// Returns the word in tags and reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// A table and how many rows it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRows {
+    /// The name.
+    pub name: String,
+    /// The rows.
+    pub rows: u64,
+}
+
+/// What [`crate::repository::init`] made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InitReport {
+    /// Where the repository is.
+    pub repository: String,
+    /// What it is called inside.
+    pub id: String,
+    /// Where the generated key was written; `None` when a password was given.
+    pub key_file: Option<PathBuf>,
+    /// What `init --setup` made besides, and what it found in place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<SetupItem>,
+    /// The first backup of `init --setup`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupReport>,
+}
+
+/// One thing that `init --setup` took care of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SetupItem {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Whether it was made or changed now; `false` when it was there already.
+    pub made: bool,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionStatus {
+    /// Every database is done.
+    Ok,
+    /// Some failed, the others are safe.
+    Partial,
+    /// All failed.
+    Failed,
+}
+
+/// What a backup session did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackupReport {
+    /// `YYYYMMDD_HHMMSS`, UTC.
+    pub session: String,
+    /// How it ended.
+    pub status: SessionStatus,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// Where the repository is.
+    pub repository: String,
+    /// Sums over `databases`.
+    pub totals: BackupTotals,
+    /// One entry a database, in the order of the sources.
+    pub databases: Vec<DatabaseBackup>,
+    /// One entry a configured copy.
+    pub copies: Vec<CopyReport>,
+    /// Nothing was written: this is what would be done.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// What a person should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Why the session failed, when all of it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+    /// The repository that this backup made, when it made one.
+    #[serde(skip)]
+    pub initialised: Option<InitReport>,
+    /// Whether the recovery sheet of this repository was never shown on this host.
+    #[serde(skip)]
+    pub recovery_sheet_due: bool,
+}
+
+impl BackupReport {
+    /// Returns what the process exits with: 0, 1 (all failed; 2, 10, 11, 12 when all failed for one such reason),
+    /// 3 (some failed), 4 (a source is corrupt), 130.
+    pub fn exit_code(&self) -> u8 {
+        match self.status {
+            SessionStatus::Failed => self.error.as_ref().map_or(1, |error| error.exit_code),
+            SessionStatus::Partial => 3,
+            SessionStatus::Ok if self.copies.iter().any(|copy| copy.error.is_some()) => 3,
+            SessionStatus::Ok => match self.databases.iter().any(|one| one.status == BackupStatus::Corrupt) {
+                true => 4,
+                false => 0,
+            },
+        }
+    }
+}
+
+/// Sums over the databases of a session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BackupTotals {
+    /// How many databases.
+    pub databases: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Size of all images.
+    pub bytes_source: u64,
+    /// What was read of the sources.
+    pub bytes_read: u64,
+    /// New database content, before compression.
+    pub bytes_added: u64,
+    /// What that takes in the repository.
+    pub bytes_stored: u64,
+    /// The share saved: 1 - stored / source; 0 for empty sources.
+    pub ratio: f64,
+}
+
+// The only float is computed from integers and never NaN.
+impl Eq for BackupTotals {}
+
+/// How the backup of one database ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupStatus {
+    /// Stored.
+    Ok,
+    /// Stored, but the source is damaged.
+    Corrupt,
+    /// Not stored.
+    Failed,
+    /// Stored; the image is the parent's.
+    Unchanged,
+}
+
+/// What a session did with one database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DatabaseBackup {
+    /// The name in the repository.
+    pub name: String,
+    /// Its engine.
+    pub engine: Engine,
+    /// Where it is; secrets are redacted.
+    pub source: String,
+    /// How it ended.
+    pub status: BackupStatus,
+    /// The new snapshot.
+    pub snapshot: Option<Id>,
+    /// The snapshot before it.
+    pub parent: Option<Id>,
+    /// Size of the image.
+    pub bytes_source: u64,
+    /// What was read of the source.
+    pub bytes_read: u64,
+    /// New content, before compression.
+    pub bytes_added: u64,
+    /// What that takes in the repository.
+    pub bytes_stored: u64,
+    /// SHA-256 over the ordered chunk ids.
+    pub root: Option<Id>,
+    /// The plain SHA-256 of the image, where it was computed.
+    pub sha256: Option<Id>,
+    /// Tables and their rows, by name.
+    pub tables: Vec<TableRows>,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// `ok`, `not run`, or the first problem.
+    pub integrity: String,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Why it failed.
+    pub error: Option<ErrorReport>,
+    /// How the image was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// What a person should know: why a check did not run, what was not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What became of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyReport {
+    /// The configured name.
+    pub name: String,
+    /// `ok` or `failed`.
+    pub status: String,
+    /// Why it failed.
+    pub error: Option<ErrorReport>,
+}
+
+/// The snapshots of a repository, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListReport {
+    /// One entry a snapshot.
+    pub snapshots: Vec<SnapshotRow>,
+}
+
+/// One snapshot in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnapshotRow {
+    /// Its id.
+    pub id: Id,
+    /// The first eight digits of it.
+    pub short_id: String,
+    /// When it was taken.
+    pub time: Timestamp,
+    /// The database; `None` for a snapshot that other tools made.
+    pub database: Option<String>,
+    /// Its engine.
+    pub engine: Option<Engine>,
+    /// The session it belongs to.
+    pub session: Option<String>,
+    /// Why it was taken.
+    pub reason: Option<String>,
+    /// Tags of the user, without our own.
+    pub tags: Vec<String>,
+    /// The host that took it.
+    pub host: String,
+    /// Rows of all tables.
+    pub rows: Option<u64>,
+    /// How many tables.
+    pub tables: Option<u64>,
+    /// Size of the image.
+    pub bytes_source: Option<u64>,
+    /// New content of this snapshot.
+    pub bytes_added: Option<u64>,
+    /// `ok`, `not run`, the first problem, or `damaged` when it was found damaged later.
+    pub integrity: Option<String>,
+    /// When it was last proved.
+    pub verified: Option<Timestamp>,
+    /// When it was last restored in a drill.
+    pub drilled: Option<Timestamp>,
+    /// Whether it is held for good.
+    pub pinned: bool,
+}
+
+/// The manifest of a snapshot, and what the repository knows of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShowReport {
+    /// What was stored with it; `None` for a snapshot that other tools made.
+    #[serde(flatten)]
+    pub manifest: Option<Manifest>,
+    /// What the repository knows.
+    pub repository: RepositoryFacts,
+}
+
+/// What the repository knows of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepositoryFacts {
+    /// The snapshot.
+    pub id: Id,
+    /// Its tree.
+    pub tree: Id,
+    /// The snapshot before it.
+    pub parent: Option<Id>,
+    /// How many chunks the image has.
+    pub chunks: u64,
+    /// Its tags, ours among them.
+    pub tags: Vec<String>,
+    /// Its paths.
+    pub paths: Vec<String>,
+    /// Whether it counts as good: see [`crate::catalog::Entry::is_good`].
+    pub good: bool,
+    /// When it was last proved.
+    pub verified: Option<Timestamp>,
+    /// What was found damaged.
+    pub findings: Vec<String>,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// What was restored.
+    pub snapshot: Id,
+    /// Its database.
+    pub database: String,
+    /// Where it is now.
+    pub target: String,
+    /// The moment that was reached.
+    pub moment: Timestamp,
+    /// The backup of what was there before.
+    pub safety_snapshot: Option<Id>,
+    /// Rows of all tables restored, as the manifest or the copy counted them.
+    pub rows: u64,
+    /// What was written to the target.
+    pub bytes_written: u64,
+    /// How many pages of it.
+    pub pages_written: u64,
+    /// `ok`, `not run`, or the first problem.
+    pub integrity: String,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Every hash was compared and the check was run and found nothing.
+    pub verified: bool,
+    /// In a session: whether this one was restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<RestoreStatus>,
+    /// In a session: why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+    /// The tables that were restored, when not all were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRows>,
+    /// Where a damaged original went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_aside: Option<PathBuf>,
+    /// What a person should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl RestoreReport {
+    /// Returns what the process exits with: 0, or 4 when what was restored is as damaged as its source was.
+    pub fn exit_code(&self) -> u8 {
+        match (&self.error, self.integrity.as_str()) {
+            (Some(error), _) => error.exit_code,
+            (None, "ok" | "not run") => 0,
+            (None, _) => 4,
+        }
+    }
+}
+
+/// Whether one database of a session was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestoreStatus {
+    /// It was.
+    Ok,
+    /// It was not; its target is as it was.
+    Failed,
+}
+
+/// What the restore of a session did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionRestoreReport {
+    /// The session.
+    pub session: String,
+    /// How it ended.
+    pub status: SessionStatus,
+    /// One entry a database.
+    pub restores: Vec<RestoreReport>,
+    /// Why it failed, when all of it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+impl SessionRestoreReport {
+    /// Returns what the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        match self.status {
+            SessionStatus::Failed => self.error.as_ref().map_or(1, |error| error.exit_code),
+            SessionStatus::Partial => 3,
+            SessionStatus::Ok => self.restores.iter().map(RestoreReport::exit_code).max().unwrap_or(0),
+        }
+    }
+}
+
+/// What [`crate::restore::run`] did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum RestoreOutcome {
+    /// One snapshot.
+    One(Box<RestoreReport>),
+    /// All databases of a session.
+    Session(SessionRestoreReport),
+}
+
+impl RestoreOutcome {
+    /// Returns what the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::One(report) => report.exit_code(),
+            Self::Session(report) => report.exit_code(),
+        }
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// One entry a snapshot.
+    pub checked: Vec<Verified>,
+    /// How many kept their promise.
+    pub ok: u64,
+    /// How many did not, those that are missing included.
+    pub damaged: u64,
+}
+
+impl VerifyReport {
+    /// Returns what the process exits with: 0 or 4.
+    pub fn exit_code(&self) -> u8 {
+        if self.damaged == 0 { 0 } else { 4 }
+    }
+}
+
+/// What was found of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// The snapshot.
+    pub snapshot: Id,
+    /// Its database.
+    pub database: String,
+    /// What it turned out to be.
+    pub status: VerifyStatus,
+    /// Everything that is wrong.
+    pub findings: Vec<String>,
+    /// When it was taken; `None` when it is missing.
+    pub time: Option<Timestamp>,
+    /// `ok`, `not run`, or the first problem.
+    pub integrity: String,
+    /// What was read, before decryption counted as plain bytes.
+    pub bytes_read: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// What could not be verified, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What a snapshot turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyStatus {
+    /// It is what its manifest says.
+    Ok,
+    /// It is not.
+    Damaged,
+    /// It was acknowledged, never forgotten, and is gone.
+    Missing,
+}
+
+/// What a check of the repository found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// Nothing was found.
+    pub ok: bool,
+    /// How many packs there are.
+    pub packs: u64,
+    /// How many blobs are in them.
+    pub blobs: u64,
+    /// How many snapshots there are.
+    pub snapshots: u64,
+    /// How much data was read.
+    pub bytes_read: u64,
+    /// Everything that is wrong.
+    pub findings: Vec<CheckFinding>,
+    /// What is odd but harms nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+impl CheckReport {
+    /// Returns what the process exits with: 0 or 4.
+    pub fn exit_code(&self) -> u8 {
+        if self.ok { 0 } else { 4 }
+    }
+}
+
+/// One thing that is wrong with the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckFinding {
+    /// A word for programs.
+    pub kind: String,
+    /// What is damaged or gone.
+    pub object: String,
+    /// The snapshots that need it.
+    pub affects: Vec<Id>,
+    /// One sentence.
+    pub message: String,
+    /// The databases of those snapshots.
+    pub databases: Vec<String>,
+}
+
+/// What [`crate::forget::run`] decided and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForgetReport {
+    /// What stays, and why.
+    pub kept: Vec<Kept>,
+    /// What is gone.
+    pub forgotten: Vec<Forgotten>,
+    /// What was asked for and stays nevertheless.
+    pub refused: Vec<Refused>,
+    /// Nothing was removed: this is what would be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+impl ForgetReport {
+    /// Returns what the process exits with: 1 where all was refused, 3 where some was, else 0.
+    pub fn exit_code(&self) -> u8 {
+        match (self.refused.is_empty(), self.forgotten.is_empty()) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 3,
+        }
+    }
+}
+
+/// A snapshot that stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The snapshot.
+    pub id: Id,
+    /// Why.
+    pub reasons: Vec<String>,
+}
+
+/// A snapshot that was forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// The snapshot.
+    pub id: Id,
+}
+
+/// A snapshot that was not forgotten though it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// The snapshot.
+    pub id: Id,
+    /// Why.
+    pub why: String,
+}
+
+/// Everything on one screen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StatusReport {
+    /// Where the repository is.
+    pub repository: String,
+    /// What it is called inside.
+    pub id: String,
+    /// One entry a database: those configured and those in the repository.
+    pub databases: Vec<DatabaseStatus>,
+    /// How many snapshots there are, those of other tools included.
+    pub snapshots: u64,
+    /// What the packs take.
+    pub bytes_stored: u64,
+    /// What is free where the repository is.
+    pub disk_free: Option<u64>,
+    /// The configured copies.
+    pub copies: Vec<CopyStatus>,
+    /// What is wrong; empty when nothing is.
+    pub problems: Vec<String>,
+    /// Whether the recovery sheet was shown on this host.
+    pub recovery_sheet_shown: bool,
+}
+
+/// One database on the screen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DatabaseStatus {
+    /// The name.
+    pub name: String,
+    /// Its engine.
+    pub engine: Option<Engine>,
+    /// Where it is.
+    pub source: Option<String>,
+    /// How many snapshots it has.
+    pub snapshots: u64,
+    /// The newest.
+    pub last_backup: Option<Timestamp>,
+    /// Its id.
+    pub last_snapshot: Option<Id>,
+    /// The newest good one.
+    pub last_good: Option<Timestamp>,
+    /// When one of its snapshots was last proved.
+    pub last_verified: Option<Timestamp>,
+    /// When a backup is due next; `None` without a schedule.
+    pub next_run: Option<Timestamp>,
+    /// Size of the newest image.
+    pub bytes_source: Option<u64>,
+    /// Rows of the newest image.
+    pub rows: Option<u64>,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+/// One configured copy on the screen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyStatus {
+    /// The configured name.
+    pub name: String,
+    /// Where it is.
+    pub location: String,
+}
+
+/// The keys of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyListReport {
+    /// One entry a key, oldest first.
+    pub keys: Vec<KeyRow>,
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyRow {
+    /// The id of its file.
+    pub id: Id,
+    /// The first eight digits of it.
+    pub short_id: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Who made it.
+    pub user: String,
+    /// Where.
+    pub host: String,
+    /// Whether this command used it.
+    pub current: bool,
+}
+
+/// A key that was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyAddReport {
+    /// The id of its file.
+    pub id: Id,
+    /// Where the generated key was written; `None` when a password was given.
+    pub key_file: Option<PathBuf>,
+}
+
+/// A key that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyRemoveReport {
+    /// The id of its file.
+    pub id: Id,
+}
+
+/// What a configuration holds, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConfigReport {
+    /// The file; `None` when there is none.
+    pub file: Option<PathBuf>,
+    /// Where the repository is, and what said so.
+    pub repository: String,
+    /// What said where the repository is: `--repo`, `DBKEEP_REPOSITORY`, the file, or `default`.
+    pub repository_from: String,
+    /// What gives the password; the password itself is never here.
+    pub password_from: Option<String>,
+    /// The settings, defaults included.
+    pub config: crate::config::Config,
+    /// What is allowed but odd.
+    pub warnings: Vec<String>,
+}
