@@ -1,1 +1,11 @@
-//! See the package description.
+//! What a SQLite file and its write-ahead log are, and how a live one is read.
+//!
+//! The modules that know bytes only (`header`, `wal`) do no input or output. Everything
+//! that touches a database which another process may be using goes through SQLite's own
+//! file layer (`raw`, `live`): a second descriptor on the same file, once closed, would
+//! cancel the POSIX locks of every SQLite connection in this process.
+
+pub mod error;
+pub mod header;
+
+pub use error::{BoxError, Error, Result};
