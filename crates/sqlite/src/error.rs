@@ -133,6 +133,9 @@ pub enum Error {
     /// The consumer of the data failed.
     #[error("{0}")]
     Consumer(#[source] BoxError),
+    /// The source of an image failed while SQLite or we read from it.
+    #[error("could not read the image")]
+    Source(#[source] io::Error),
 }
 
 impl Error {
@@ -177,7 +180,7 @@ impl Error {
             }
             Error::Unsupported { hint, .. } => return hint.clone(),
             Error::Io { source, .. } => return io_hint(source),
-            Error::Sqlite { .. } | Error::Cancelled | Error::Consumer(_) => return None,
+            Error::Sqlite { .. } | Error::Cancelled | Error::Consumer(_) | Error::Source(_) => return None,
         };
         Some(hint)
     }

@@ -7,5 +7,9 @@
 
 pub mod error;
 pub mod header;
+pub mod vfs;
 
 pub use error::{BoxError, Error, Result};
+
+#[cfg(test)]
+mod zoo;
