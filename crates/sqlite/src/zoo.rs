@@ -32,7 +32,7 @@ pub(crate) fn prepare(connection: &Connection) {
             "noise",
             2,
             FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
-            |context| Ok(noise(context.get::<i64>(0)?.cast_unsigned(), context.get::<i64>(1)? as usize)),
+            |context| Ok(noise(context.get::<i64>(0)?.cast_unsigned(), context.get::<u32>(1)? as usize)),
         )
         .unwrap();
 }
