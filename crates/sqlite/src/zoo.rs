@@ -76,7 +76,28 @@ pub(crate) fn all() -> Vec<Animal> {
         zoo.push(animal((*name).to_string(), 4096, sql));
         zoo.push(animal(format!("{name}, page size 512"), 512, sql));
     }
+    for reserved in [8, 32, 255] {
+        zoo.push(with_reserved_bytes(reserved));
+    }
     zoo
+}
+
+/// SQLite's API for reserved bytes is not safe Rust; an empty database can be patched instead.
+fn with_reserved_bytes(reserved: u8) -> Animal {
+    let mut empty = image("PRAGMA page_size=1024; PRAGMA user_version=1");
+    empty[20] = reserved;
+    // Page 1 holds no cell: its content begins where the usable bytes end.
+    empty[105..107].copy_from_slice(&(1024 - u16::from(reserved)).to_be_bytes());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zoo.db");
+    std::fs::write(&path, empty).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    prepare(&connection);
+    run(&connection, EVERYTHING);
+    connection.close().unwrap();
+    let image = std::fs::read(&path).unwrap();
+    assert_eq!(image[20], reserved);
+    Animal { name: format!("{reserved} reserved bytes"), page_size: 1024, image }
 }
 
 fn animal(name: String, page_size: u32, sql: &str) -> Animal {
