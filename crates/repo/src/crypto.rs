@@ -1,0 +1,244 @@
+//! The cryptography of the format: AES-256-CTR with Poly1305-AES.
+//!
+//! Source: restic's design document, "Keys, Encryption and MAC". A sealed message is
+//! `nonce (16) | ciphertext | tag (16)`. The nonce is both the first counter block (128 bits,
+//! big endian) and, encrypted with a key of its own, the second half of the Poly1305 key.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+use aes::cipher::{BlockCipherEncrypt, InnerIvInit, KeyInit, StreamCipher};
+use aes::{Aes128Enc, Aes256Enc};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ctr::{Ctr128BE, CtrCore};
+use poly1305::Poly1305;
+use poly1305::universal_hash::UniversalHash;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::error::{Error, Result};
+
+/// How many bytes sealing adds: the nonce before and the tag after.
+pub const OVERHEAD: usize = NONCE + TAG;
+
+const NONCE: usize = 16;
+const TAG: usize = 16;
+
+/// Bytes are encrypted and authenticated in stripes of this size, so that each stripe is in the
+/// first-level cache when the MAC reads it. A multiple of 64, which the MAC's fast path needs.
+const STRIPE: usize = 8 * 1024;
+
+/// Why a sealed message cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It is shorter than any sealed message.
+    #[error("too short to be a sealed message")]
+    TooShort,
+    /// The MAC is wrong: it was altered, or sealed with another key.
+    #[error("authentication failed")]
+    Forged,
+}
+
+/// The keys that seal everything in one repository. Cloning shares them; the last owner wipes them.
+#[derive(Clone)]
+pub struct MasterKey(Arc<Keys>);
+
+struct Keys {
+    raw: RawKeys,
+    // Expanded once; both wipe themselves.
+    encrypt: Aes256Enc,
+    mac: Aes128Enc,
+}
+
+/// The key bytes, in the order in which scrypt gives them.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+struct RawKeys {
+    encrypt: [u8; 32],
+    mac_k: [u8; 16],
+    mac_r: [u8; 16],
+}
+
+/// The keys as JSON, as key files carry them.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct KeysJson {
+    mac: MacJson,
+    encrypt: String,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct MacJson {
+    k: String,
+    r: String,
+}
+
+impl MasterKey {
+    /// Makes a new random key.
+    pub fn generate() -> Result<Self> {
+        let mut bytes = Zeroizing::new([0u8; 64]);
+        fill_random(&mut *bytes)?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Makes a key of 64 bytes: 32 for AES-256, 16 for the MAC's AES, 16 for Poly1305.
+    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
+        let mut raw = RawKeys { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
+        raw.encrypt.copy_from_slice(&bytes[..32]);
+        raw.mac_k.copy_from_slice(&bytes[32..48]);
+        raw.mac_r.copy_from_slice(&bytes[48..]);
+        Self::new(raw)
+    }
+
+    fn new(raw: RawKeys) -> Self {
+        let encrypt = Aes256Enc::new(&raw.encrypt.into());
+        let mac = Aes128Enc::new(&raw.mac_k.into());
+        Self(Arc::new(Keys { raw, encrypt, mac }))
+    }
+
+    /// Appends `plain`, sealed under a fresh random nonce, to `out`: [`OVERHEAD`] bytes more than `plain`.
+    ///
+    /// Allocates only what `out` has to grow.
+    pub fn seal(&self, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let nonce = next_nonce()?;
+        out.reserve(plain.len() + OVERHEAD);
+        out.extend_from_slice(&nonce);
+
+        let mut cipher = self.cipher(&nonce);
+        let mut mac = self.mac(&nonce);
+        let mut stripes = plain.chunks_exact(STRIPE);
+        for stripe in &mut stripes {
+            let start = out.len();
+            out.extend_from_slice(stripe);
+            cipher.apply_keystream(&mut out[start..]);
+            absorb(&mut mac, &out[start..]);
+        }
+        let start = out.len();
+        out.extend_from_slice(stripes.remainder());
+        cipher.apply_keystream(&mut out[start..]);
+        let tag = finish(mac, &out[start..]);
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// Opens a sealed message in place and returns the plaintext inside of it.
+    ///
+    /// The MAC is checked first, in constant time; after an error `sealed` is as it was.
+    pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+        let length = sealed.len().checked_sub(OVERHEAD).ok_or(OpenError::TooShort)?;
+        let (nonce, rest) = sealed.split_at_mut(NONCE);
+        let (text, tag) = rest.split_at_mut(length);
+        let nonce: [u8; NONCE] = nonce.as_ref().try_into().map_err(|_| OpenError::TooShort)?;
+
+        let computed = finish(self.mac(&nonce), text);
+        if !bool::from(computed[..].ct_eq(tag)) {
+            return Err(OpenError::Forged);
+        }
+        self.cipher(&nonce).apply_keystream(text);
+        Ok(text)
+    }
+
+    /// Returns the key for fingerprints of known chunks, so that a list of them tells nothing to
+    /// somebody without the master key.
+    pub fn fingerprint_key(&self) -> [u8; 32] {
+        let raw = &self.0.raw;
+        let mut material = Zeroizing::new([0u8; 64]);
+        material[..32].copy_from_slice(&raw.encrypt);
+        material[32..48].copy_from_slice(&raw.mac_k);
+        material[48..].copy_from_slice(&raw.mac_r);
+        blake3::derive_key("dbkeep 2026 fingerprints of known chunks", &*material)
+    }
+
+    /// Returns the key as the JSON that a key file seals.
+    pub(crate) fn to_json(&self) -> Zeroizing<Vec<u8>> {
+        let raw = &self.0.raw;
+        let text = |bytes: &[u8]| BASE64.encode(bytes);
+        let json = KeysJson {
+            mac: MacJson { k: text(&raw.mac_k), r: text(&raw.mac_r) },
+            encrypt: text(&raw.encrypt),
+        };
+        Zeroizing::new(serde_json::to_vec(&json).expect("three strings always become JSON"))
+    }
+
+    /// Reads a key from the JSON of a key file; `None` when it is none. The reason is not told, as a
+    /// parser's message could quote the key.
+    pub(crate) fn from_json(json: &[u8]) -> Option<Self> {
+        let json: KeysJson = serde_json::from_slice(json).ok()?;
+        let bytes = |text: &str| BASE64.decode(text).map(Zeroizing::new).ok();
+        let raw = RawKeys {
+            encrypt: bytes(&json.encrypt)?.as_slice().try_into().ok()?,
+            mac_k: bytes(&json.mac.k)?.as_slice().try_into().ok()?,
+            mac_r: bytes(&json.mac.r)?.as_slice().try_into().ok()?,
+        };
+        let is_set = |key: &[u8]| key.iter().any(|&byte| byte != 0);
+        (is_set(&raw.encrypt) && is_set(&raw.mac_k) && is_set(&raw.mac_r)).then(|| Self::new(raw))
+    }
+
+    fn cipher(&self, nonce: &[u8; NONCE]) -> Ctr128BE<&Aes256Enc> {
+        Ctr128BE::from_core(CtrCore::inner_iv_init(&self.0.encrypt, nonce.into()))
+    }
+
+    fn mac(&self, nonce: &[u8; NONCE]) -> Poly1305 {
+        let mut block = (*nonce).into();
+        self.0.mac.encrypt_block(&mut block);
+        let mut key = Zeroizing::new([0u8; 32]);
+        key[..16].copy_from_slice(&self.0.raw.mac_r);
+        key[16..].copy_from_slice(&block);
+        Poly1305::new((&*key).into())
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("MasterKey(***)")
+    }
+}
+
+/// Feeds whole blocks to the MAC. `bytes` is a multiple of 64 bytes long.
+fn absorb(mac: &mut Poly1305, bytes: &[u8]) {
+    let (blocks, rest) = poly1305::Block::slice_as_chunks(bytes);
+    debug_assert!(rest.is_empty());
+    mac.update(blocks);
+}
+
+/// Feeds the last bytes, padded as the MAC demands, and returns the tag.
+fn finish(mut mac: Poly1305, bytes: &[u8]) -> [u8; TAG] {
+    let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % 64);
+    absorb(&mut mac, whole);
+    mac.compute_unpadded(rest).into()
+}
+
+/// How many nonces a thread draws at once: a system call for each would cost a tenth of sealing a
+/// small page. Kept short, because a virtual machine that is cloned while it runs clones them too.
+const NONCES_AT_ONCE: usize = 16;
+
+struct Nonces {
+    bytes: [u8; NONCE * NONCES_AT_ONCE],
+    used: usize,
+}
+
+thread_local! {
+    static NONCES: RefCell<Nonces> =
+        const { RefCell::new(Nonces { bytes: [0; NONCE * NONCES_AT_ONCE], used: NONCE * NONCES_AT_ONCE }) };
+}
+
+/// Returns 16 random bytes that nobody else got.
+fn next_nonce() -> Result<[u8; NONCE]> {
+    NONCES.with_borrow_mut(|nonces| {
+        if nonces.used == nonces.bytes.len() {
+            fill_random(&mut nonces.bytes)?;
+            nonces.used = 0;
+        }
+        let mut nonce = [0; NONCE];
+        nonce.copy_from_slice(&nonces.bytes[nonces.used..nonces.used + NONCE]);
+        nonces.used += NONCE;
+        Ok(nonce)
+    })
+}
+
+/// Fills `bytes` from the operating system's generator.
+pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    SystemRandom::new().fill(bytes).map_err(|_| Error::Random)
+}

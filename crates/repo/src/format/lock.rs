@@ -1,0 +1,81 @@
+//! Lock files: somebody uses the repository.
+//!
+//! Source: restic's design document, "Locks". `program` and `host_id` are ours; restic ignores them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{FormatResult, is_zero};
+
+/// The word that marks a lock as written by dbkeep.
+pub const PROGRAM: &str = "dbkeep";
+
+/// The contents of a lock file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFile {
+    /// When the lock was taken or last refreshed, by the holder's clock.
+    pub time: Timestamp,
+    /// Whether nobody else may use the repository.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// On which host the holder runs.
+    #[serde(default)]
+    pub hostname: String,
+    /// Under which user.
+    #[serde(default)]
+    pub username: String,
+    /// As which process.
+    #[serde(default)]
+    pub pid: u32,
+    /// With which user id.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uid: u32,
+    /// With which group id.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gid: u32,
+    /// The program that wrote it; restic says nothing here.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub program: String,
+    /// The machine and its present boot. A host name may belong to several machines.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host_id: String,
+}
+
+impl LockFile {
+    /// Says whether dbkeep wrote it.
+    pub fn is_ours(&self) -> bool {
+        self.program == PROGRAM
+    }
+
+    /// Says whether this lock and a wanted one cannot be held at once.
+    pub fn conflicts_with(&self, exclusive: bool) -> bool {
+        exclusive || self.exclusive
+    }
+
+    /// Returns the JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings and numbers always become JSON")
+    }
+
+    /// Reads the JSON.
+    pub fn decode(json: &[u8]) -> FormatResult<Self> {
+        Ok(serde_json::from_slice(json)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_of_restic_is_read_and_is_not_ours() {
+        let json = br#"{"time":"2015-06-27T12:18:51.759239612+02:00","exclusive":false,"hostname":"kasimir",
+            "username":"fd0","pid":13607,"uid":1000,"gid":100}"#;
+        let lock = LockFile::decode(json).unwrap();
+        assert_eq!((lock.pid, lock.uid, lock.is_ours()), (13607, 1000, false));
+        assert!(lock.conflicts_with(true) && !lock.conflicts_with(false));
+        let ours = LockFile { program: PROGRAM.to_owned(), exclusive: true, ..lock };
+        let read = LockFile::decode(&ours.encode()).unwrap();
+        assert!(read.is_ours() && read.conflicts_with(false));
+    }
+}
