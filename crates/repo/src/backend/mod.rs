@@ -4,6 +4,9 @@
 //! their contents. Every implementation runs the suite in `conformance.rs`.
 
 use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::Id;
 use crate::error::Result;
@@ -14,6 +17,13 @@ mod memory;
 
 pub use local::LocalBackend;
 pub use memory::MemoryBackend;
+
+/// The most bytes that an object may have to be read whole; packs end at 128 MiB or so.
+pub const OBJECT_LIMIT: u64 = 1 << 30;
+
+/// How long storage that is not known better may take to show one client what another has written.
+/// Stock restic waits as long.
+pub const SETTLING_TIME: Duration = Duration::from_millis(200);
 
 /// The kinds of objects in a repository, each in a folder of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +82,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Makes the folders of an empty repository. Nothing happens where they are.
     fn create(&self) -> Result<()>;
 
-    /// Says whether there is anything at the location besides what dbkeep's own, interrupted `create` may leave.
+    /// Says whether there is nothing at the location besides what dbkeep's own, interrupted `init` may leave:
+    /// empty folders, keys, temporary files.
     fn is_empty(&self) -> Result<bool>;
 
     /// Lists all objects of a kind, in no order.
@@ -108,6 +119,18 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Removes temporary files that writers who are gone have left. Returns how many.
     fn clean_temporary(&self) -> Result<usize>;
+
+    /// Returns how long to wait until every client sees what was just written.
+    fn settling_time(&self) -> Duration {
+        SETTLING_TIME
+    }
+
+    /// Returns when an object was written, by the clock of the storage, where it can tell. Comparable
+    /// only with times of the same storage.
+    fn modified(&self, kind: FileKind, id: &Id) -> Result<Option<Timestamp>> {
+        let _ = (kind, id);
+        Ok(None)
+    }
 }
 
 /// Holds a lock file for as long as it lives and the process runs.

@@ -1,0 +1,219 @@
+//! A repository in memory, for tests: it can be damaged, copied, and made to fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Backend, FileInfo, FileKind, LockHolder};
+use crate::Id;
+use crate::error::{Error, Result};
+
+/// Keeps objects in memory. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryBackend(Arc<Mutex<State>>);
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    objects: BTreeMap<(FileKind, Id), Vec<u8>>,
+    held: BTreeSet<Id>,
+    /// How many more changes succeed; all do when unset.
+    changes_left: Option<u64>,
+    changes: u64,
+    unlistable: BTreeSet<FileKind>,
+    is_created: bool,
+}
+
+impl MemoryBackend {
+    /// Makes an empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns an independent copy of what is stored, as it would be found after a crash: no lock is held.
+    pub fn after_crash(&self) -> Self {
+        let mut state = self.state().clone();
+        state.held.clear();
+        state.changes_left = None;
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Lets `changes` more writes and removals succeed, and all others fail.
+    pub fn fail_after(&self, changes: u64) {
+        self.state().changes_left = Some(changes);
+    }
+
+    /// Lets everything succeed again.
+    pub fn recover(&self) {
+        let mut state = self.state();
+        state.changes_left = None;
+        state.unlistable.clear();
+    }
+
+    /// Makes listings of a kind fail.
+    pub fn fail_listing(&self, kind: FileKind) {
+        self.state().unlistable.insert(kind);
+    }
+
+    /// Returns how many writes and removals succeeded so far.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Returns the names of all objects of a kind.
+    pub fn names(&self, kind: FileKind) -> Vec<Id> {
+        self.state().objects.keys().filter(|key| key.0 == kind).map(|key| key.1).collect()
+    }
+
+    /// Changes the bytes of an object behind the repository's back; none is no error.
+    pub fn alter(&self, kind: FileKind, id: &Id, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(contents) = self.state().objects.get_mut(&(kind, *id)) {
+            change(contents);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count_change(&mut self, action: &str) -> Result<()> {
+        if self.changes_left == Some(0) {
+            let source = io::Error::other("made to fail");
+            return Err(Error::Io { what: format!("{action} in memory"), source });
+        }
+        self.changes_left = self.changes_left.map(|left| left - 1);
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn insert(&mut self, kind: FileKind, id: &Id, contents: &[u8]) -> Result<()> {
+        match self.objects.get(&(kind, *id)) {
+            Some(stored) if is_same(kind, stored, contents) => Ok(()),
+            Some(_) => Err(Error::Taken { kind, id: *id }),
+            None => {
+                self.count_change("write")?;
+                self.objects.insert((kind, *id), contents.to_vec());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Says whether a stored object is what was to be written. The config's name says nothing of its contents.
+fn is_same(kind: FileKind, stored: &[u8], contents: &[u8]) -> bool {
+    if kind == FileKind::Config { stored == contents } else { stored.len() == contents.len() }
+}
+
+impl Backend for MemoryBackend {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn create(&self) -> Result<()> {
+        self.state().is_created = true;
+        Ok(())
+    }
+
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.state().objects.keys().all(|key| key.0 == FileKind::Key))
+    }
+
+    fn list(&self, kind: FileKind) -> Result<Vec<FileInfo>> {
+        let state = self.state();
+        if !state.is_created || state.unlistable.contains(&kind) {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(Error::Listing { what: format!("{}s in memory", kind.word()), source });
+        }
+        let objects = state.objects.iter().filter(|(key, _)| key.0 == kind);
+        Ok(objects.map(|(key, contents)| FileInfo { id: key.1, size: contents.len() as u64 }).collect())
+    }
+
+    fn read(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
+        let missing = Error::Missing { kind, id: *id };
+        self.state().objects.get(&(kind, *id)).cloned().ok_or(missing)
+    }
+
+    fn read_range(&self, kind: FileKind, id: &Id, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let state = self.state();
+        let contents = state.objects.get(&(kind, *id)).ok_or(Error::Missing { kind, id: *id })?;
+        let end = offset.saturating_add(buffer.len() as u64);
+        let range = usize::try_from(offset).ok().zip(usize::try_from(end).ok());
+        let bytes = range.and_then(|(start, end)| contents.get(start..end));
+        buffer.copy_from_slice(bytes.ok_or(Error::Short { kind, id: *id, end })?);
+        Ok(())
+    }
+
+    fn write(&self, kind: FileKind, id: &Id, contents: &[u8]) -> Result<()> {
+        self.state().insert(kind, id, contents)
+    }
+
+    fn remove(&self, kind: FileKind, id: &Id) -> Result<()> {
+        let mut state = self.state();
+        if state.objects.contains_key(&(kind, *id)) {
+            state.count_change("remove")?;
+            state.objects.remove(&(kind, *id));
+        }
+        Ok(())
+    }
+
+    fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
+        let mut state = self.state();
+        state.insert(FileKind::Lock, id, contents)?;
+        state.held.insert(*id);
+        Ok(Box::new(Holder { backend: self.clone(), id: *id }))
+    }
+
+    fn is_abandoned(&self, id: &Id) -> Result<Option<bool>> {
+        Ok(Some(!self.state().held.contains(id)))
+    }
+
+    fn free_space(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn clean_temporary(&self) -> Result<usize> {
+        Ok(0)
+    }
+
+    fn settling_time(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+#[derive(Debug)]
+struct Holder {
+    backend: MemoryBackend,
+    id: Id,
+}
+
+impl LockHolder for Holder {}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.backend.state().held.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_conforms() {
+        super::super::conformance::run(&|| Arc::new(MemoryBackend::new()));
+    }
+
+    #[test]
+    fn copy_after_a_crash_holds_no_lock_and_fails_no_more() {
+        let memory = MemoryBackend::new();
+        memory.create().unwrap();
+        let _holder = memory.write_held_lock(&Id::of(b"l"), b"l").unwrap();
+        memory.fail_after(0);
+        assert!(memory.write(FileKind::Pack, &Id::of(b"p"), b"p").is_err());
+        let copy = memory.after_crash();
+        assert_eq!(copy.is_abandoned(&Id::of(b"l")).unwrap(), Some(true));
+        copy.write(FileKind::Pack, &Id::of(b"p"), b"p").unwrap();
+        assert!(memory.names(FileKind::Pack).is_empty());
+    }
+}

@@ -1,0 +1,327 @@
+//! Files that are whole after a crash: the only place that renames and syncs.
+//!
+//! A file is written under a random name, synced, renamed, and its folder is synced. When a sync fails
+//! the file is given up: the kernel may have dropped the bytes and a second sync would not tell.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::io::Errno;
+
+use crate::Id;
+use crate::crypto::fill_random;
+
+/// The ending of the names of files that are being written.
+pub const STAGED_ENDING: &str = "tmp";
+
+/// A file under a random name that becomes a real one, or vanishes when dropped.
+///
+/// It is locked with `flock` while it lives, so that [`remove_abandoned`] knows the files of writers that are gone.
+#[derive(Debug)]
+pub struct Staged {
+    file: File,
+    path: PathBuf,
+    is_published: bool,
+}
+
+impl Staged {
+    /// Makes an empty file in `folder`, for this user only, whatever the umask.
+    pub fn create(folder: &Path) -> io::Result<Self> {
+        loop {
+            let path = folder.join(random_name()?);
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            let staged = Self { file, path, is_published: false };
+            set_mode(&staged.file, 0o600)?;
+            rustix::fs::flock(&staged.file, FlockOperation::LockExclusive)?;
+            // Between creation and lock somebody may have taken the file for an abandoned one.
+            if staged.file.metadata()?.nlink() > 0 {
+                return Ok(staged);
+            }
+        }
+    }
+
+    /// Returns the open file, to be written.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns the path that the file has until it is published.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file its name, unless there is one already ([`io::ErrorKind::AlreadyExists`]).
+    ///
+    /// On return the file and its name survive a power cut. Returns the open file, still locked.
+    pub fn publish_new(mut self, path: &Path) -> io::Result<File> {
+        self.file.sync_all()?;
+        rename_no_replace(&self.path, path)?;
+        self.is_published = true;
+        if let Err(error) = sync_parent(path) {
+            // The name may or may not survive, and nobody may rely on it.
+            _ = fs::remove_file(path);
+            return Err(error);
+        }
+        self.file.try_clone()
+    }
+
+    /// Gives the file its name in place of the one that has it.
+    ///
+    /// A crash leaves the old file or the new one under the name.
+    pub fn publish_over(mut self, path: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        rename(&self.path, path)?;
+        self.is_published = true;
+        sync_parent(path)
+    }
+
+    /// Gives the file its name without making sure that the name survives a power cut: for a lock,
+    /// whose holder does not survive it either. The contents are synced, so that what survives is whole.
+    pub(crate) fn publish_new_for_this_boot(mut self, path: &Path) -> io::Result<File> {
+        self.file.sync_all()?;
+        rename_no_replace(&self.path, path)?;
+        self.is_published = true;
+        self.file.try_clone()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_published {
+            _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Stores a file that is not there yet. A crash leaves nothing or all of it; on return it survives a power cut.
+pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let staged = Staged::create(parent(path))?;
+    staged.file().write_all(contents)?;
+    staged.publish_new(path).map(drop)
+}
+
+/// Replaces `path` so that a crash leaves the old contents or the new, never a mix.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let staged = Staged::create(parent(path))?;
+    staged.file().write_all(contents)?;
+    staged.publish_over(path)
+}
+
+/// Removes the name of a file so that it stays removed after a power cut. No file is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder for this user only, whatever the umask, and the folders above it that are missing.
+///
+/// On return they survive a power cut. A folder that is there is left as it is.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {
+            set_mode(&File::open(path)?, 0o700)?;
+            sync_parent(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
+            create_folder(parent(path))?;
+            create_folder(path)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a file another name, which must be free ([`io::ErrorKind::AlreadyExists`] otherwise).
+///
+/// Only [`sync_parent`] of both makes it durable.
+pub fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        // Not every file system knows the flag; a second link never replaces either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a file another name, in place of the file that has it.
+///
+/// Only [`sync_parent`] of both makes it durable.
+#[expect(clippy::disallowed_methods, reason = "this is the module that may rename")]
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Exchanges the names of two files or folders at one instant.
+///
+/// Only [`sync_parent`] of both makes it durable. Not every file system can do it.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+/// Makes the names in the folder of `path` survive a power cut.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_folder(parent(path))
+}
+
+/// Makes the names in a folder survive a power cut.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems have nothing to sync for a folder and say so.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes the staged files in `folder` whose writers are gone. Returns how many; no folder means none.
+pub fn remove_abandoned(folder: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == STAGED_ENDING) && remove_if_abandoned(&path)? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn remove_if_abandoned(path: &Path) -> io::Result<bool> {
+    let file = match open_no_follow(path) {
+        // Published or removed since the listing, or something that is no staged file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(false),
+        file => file?,
+    };
+    if !file.metadata()?.is_file() || !try_flock(&file)? {
+        return Ok(false);
+    }
+    // It may have been published before we got the lock: then the name is gone.
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a file for reading, but not through a symbolic link.
+pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits())
+        .expect("the flags of open(2) fit an int");
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Takes the exclusive `flock` of a file if nobody holds it.
+pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    fill_random(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:.32}.{STAGED_ENDING}", Id::new(bytes)))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn new_file_never_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_new(&path, b"one").unwrap();
+        assert_eq!(write_new(&path, b"two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        replace(&path, b"three").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        assert_eq!(names(folder.path()), ["a"]);
+        assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn folders_are_made_for_this_user_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/c");
+        create_folder(&path).unwrap();
+        create_folder(&path).unwrap();
+        for made in [&path, path.parent().unwrap()] {
+            assert_eq!(made.metadata().unwrap().mode() & 0o7777, 0o700);
+        }
+        fs::write(folder.path().join("file"), b"").unwrap();
+        assert!(create_folder(&folder.path().join("file")).is_err());
+    }
+
+    #[test]
+    fn staged_file_vanishes_unless_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let staged = Staged::create(folder.path()).unwrap();
+        assert_eq!(names(folder.path()).len(), 1);
+        drop(staged);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn only_files_without_a_writer_are_abandoned() {
+        let folder = tempfile::tempdir().unwrap();
+        let alive = Staged::create(folder.path()).unwrap();
+        fs::write(folder.path().join("dead.tmp"), b"half").unwrap();
+        fs::write(folder.path().join("other"), b"not ours").unwrap();
+        fs::create_dir(folder.path().join("folder.tmp")).unwrap();
+        std::os::unix::fs::symlink("other", folder.path().join("link.tmp")).unwrap();
+        assert_eq!(remove_abandoned(folder.path()).unwrap(), 1);
+        assert_eq!(names(folder.path()).len(), 4);
+        assert!(alive.path().exists());
+        assert_eq!(remove_abandoned(&folder.path().join("absent")).unwrap(), 0);
+    }
+
+    #[test]
+    fn names_are_exchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&a, b"a").unwrap();
+        fs::write(&b, b"b").unwrap();
+        exchange(&a, &b).unwrap();
+        assert_eq!((fs::read(&a).unwrap(), fs::read(&b).unwrap()), (b"b".to_vec(), b"a".to_vec()));
+    }
+}
