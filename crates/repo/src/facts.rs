@@ -1,0 +1,236 @@
+//! What happened to the snapshots of a repository, as far as its facts tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::Id;
+use crate::backend::FileKind;
+use crate::error::{Error, Result};
+use crate::format::fact::{Fact, FactFile, SnapshotRef, VERSION};
+use crate::format::snapshot::Snapshot;
+use crate::process::Process;
+use crate::repository::{Repository, damaged};
+
+/// All facts of a repository that can be read.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The facts, each after all of its predecessors.
+    records: Vec<Record>,
+    damaged: Vec<(Id, String)>,
+}
+
+/// One fact.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The name of the object.
+    pub id: Id,
+    /// What it says.
+    pub file: FactFile,
+}
+
+/// The last word on whether a snapshot is sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It was verified at that time, to that level, and not found damaged since.
+    Verified {
+        /// When.
+        at: Timestamp,
+        /// How thoroughly.
+        level: String,
+    },
+    /// It was found damaged at that time, and not verified since.
+    Damaged {
+        /// When.
+        at: Timestamp,
+        /// What was found.
+        findings: Vec<String>,
+    },
+}
+
+impl Repository {
+    /// Reads all facts. One that is damaged is kept aside (see [`Facts::damaged`]); a listing or a read
+    /// that fails is an error.
+    pub fn facts(&self) -> Result<Facts> {
+        let mut records = Vec::new();
+        let mut unreadable = Vec::new();
+        for info in self.list(FileKind::Fact)? {
+            let file = self.load_unpacked(FileKind::Fact, &info.id).and_then(|json| {
+                FactFile::decode(&json).map_err(|error| damaged(FileKind::Fact, &info.id, &error))
+            });
+            match file {
+                Ok(file) => records.push(Record { id: info.id, file }),
+                Err(Error::Damaged { id, what, .. }) => unreadable.push((id, what)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Facts { records: in_order(records), damaged: unreadable })
+    }
+
+    /// Stores a fact that follows `known_heads`, and returns its name, which is then the only head of those
+    /// known. On return it survives a power cut.
+    pub fn append_fact(&self, fact: Fact, known_heads: &[Id], now: Timestamp) -> Result<Id> {
+        let file = FactFile {
+            version: VERSION,
+            time: now,
+            hostname: Process::current().hostname.clone(),
+            previous: known_heads.to_vec(),
+            fact,
+        };
+        self.save_unpacked(FileKind::Fact, &file.encode())
+    }
+}
+
+impl Facts {
+    /// Returns the facts, each after all of its predecessors.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Returns the facts that cannot be read, each with the reason.
+    pub fn damaged(&self) -> &[(Id, String)] {
+        &self.damaged
+    }
+
+    /// Returns the facts that no other one names as a predecessor: what a new fact follows.
+    pub fn heads(&self) -> Vec<Id> {
+        let followed: BTreeSet<&Id> = self.records.iter().flat_map(|record| &record.file.previous).collect();
+        self.records.iter().map(|record| record.id).filter(|id| !followed.contains(id)).collect()
+    }
+
+    /// Returns the facts that others, or `known_heads` that were remembered elsewhere, name and that are
+    /// gone. A fact that is damaged is not gone.
+    pub fn missing(&self, known_heads: &[Id]) -> Vec<Id> {
+        let present: BTreeSet<&Id> = self
+            .records
+            .iter()
+            .map(|record| &record.id)
+            .chain(self.damaged.iter().map(|(id, _)| id))
+            .collect();
+        let named = self.records.iter().flat_map(|record| &record.file.previous).chain(known_heads);
+        let missing: BTreeSet<Id> = named.filter(|id| !present.contains(id)).copied().collect();
+        missing.into_iter().collect()
+    }
+
+    /// Returns the snapshots that were acknowledged, not dropped on purpose, and are not among `present`.
+    ///
+    /// A stock tool that changes tags stores a snapshot anew: one with the same tree that says from which
+    /// snapshot it comes, or that is of the same database, stands for it.
+    pub fn acknowledged_but_absent(&self, present: &[Snapshot]) -> Vec<SnapshotRef> {
+        let mut expected: BTreeMap<Id, &SnapshotRef> = BTreeMap::new();
+        for record in &self.records {
+            match &record.file.fact {
+                Fact::Acknowledged { snapshots, .. } => {
+                    expected.extend(snapshots.iter().map(|snapshot| (snapshot.id, snapshot)));
+                }
+                Fact::Forgotten { snapshots, .. } | Fact::Accepted { snapshots, .. } => {
+                    for snapshot in snapshots {
+                        forget(&mut expected, snapshot);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let is_absent = |wanted: &&SnapshotRef| !present.iter().any(|snapshot| stands_for(snapshot, wanted));
+        expected.into_values().filter(is_absent).cloned().collect()
+    }
+
+    /// Returns the last word on a snapshot, if it was ever verified or found damaged.
+    pub fn judgement(&self, snapshot: &Id) -> Option<Judgement> {
+        self.records.iter().rev().find_map(|record| {
+            let at = record.file.time;
+            match &record.file.fact {
+                Fact::Verified { snapshot: verified, level } if verified.id == *snapshot => {
+                    Some(Judgement::Verified { at, level: level.clone() })
+                }
+                Fact::Damaged { snapshots, findings } if names(snapshots, snapshot) => {
+                    Some(Judgement::Damaged { at, findings: findings.clone() })
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Returns when a snapshot was last verified, if it was not found damaged since.
+    pub fn verified_at(&self, snapshot: &Id) -> Option<Timestamp> {
+        match self.judgement(snapshot) {
+            Some(Judgement::Verified { at, .. }) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Says whether a snapshot was found damaged and not verified since.
+    pub fn is_damaged(&self, snapshot: &Id) -> bool {
+        matches!(self.judgement(snapshot), Some(Judgement::Damaged { .. }))
+    }
+
+    /// Says whether a snapshot is kept whatever the retention says.
+    pub fn is_pinned(&self, snapshot: &Id) -> bool {
+        let last = self.records.iter().rev().find_map(|record| match &record.file.fact {
+            Fact::Pinned { snapshot: pinned, .. } if pinned.id == *snapshot => Some(true),
+            Fact::Unpinned { snapshot: unpinned } if unpinned.id == *snapshot => Some(false),
+            _ => None,
+        });
+        last.unwrap_or(false)
+    }
+}
+
+fn names(snapshots: &[SnapshotRef], id: &Id) -> bool {
+    snapshots.iter().any(|snapshot| snapshot.id == *id)
+}
+
+/// Takes a dropped snapshot off the expected ones; after a change of tags it has another id.
+fn forget(expected: &mut BTreeMap<Id, &SnapshotRef>, dropped: &SnapshotRef) {
+    if expected.remove(&dropped.id).is_some() {
+        return;
+    }
+    let same =
+        expected.values().find(|known| known.tree == dropped.tree && known.database == dropped.database);
+    if let Some(id) = same.map(|known| known.id) {
+        expected.remove(&id);
+    }
+}
+
+fn stands_for(snapshot: &Snapshot, wanted: &SnapshotRef) -> bool {
+    if snapshot.id == Some(wanted.id) {
+        return true;
+    }
+    snapshot.tree == wanted.tree
+        && (snapshot.original == Some(wanted.id) || snapshot.tag("database") == Some(&wanted.database))
+}
+
+/// Sorts facts so that each comes after its predecessors; those that do not depend on each other by time.
+fn in_order(records: Vec<Record>) -> Vec<Record> {
+    let mut waiting: BTreeMap<Id, usize> = BTreeMap::new();
+    let mut followers: BTreeMap<Id, Vec<Id>> = BTreeMap::new();
+    let present: BTreeSet<Id> = records.iter().map(|record| record.id).collect();
+    for record in &records {
+        let previous: BTreeSet<&Id> = record.file.previous.iter().filter(|id| present.contains(id)).collect();
+        waiting.insert(record.id, previous.len());
+        for id in previous {
+            followers.entry(*id).or_default().push(record.id);
+        }
+    }
+    let mut records: BTreeMap<Id, Record> = records.into_iter().map(|record| (record.id, record)).collect();
+    let mut ready: BTreeSet<(Timestamp, Id)> = records
+        .values()
+        .filter(|record| waiting.get(&record.id) == Some(&0))
+        .map(|record| (record.file.time, record.id))
+        .collect();
+    let mut ordered = Vec::with_capacity(records.len());
+    while let Some((_, id)) = ready.pop_first() {
+        for follower in followers.remove(&id).unwrap_or_default() {
+            let Some(left) = waiting.get_mut(&follower) else { continue };
+            *left -= 1;
+            if *left == 0
+                && let Some(record) = records.get(&follower)
+            {
+                ready.insert((record.file.time, follower));
+            }
+        }
+        ordered.extend(records.remove(&id));
+    }
+    // A circle cannot be made, as names are hashes of contents; nothing is left out all the same.
+    ordered.extend(records.into_values());
+    ordered
+}
