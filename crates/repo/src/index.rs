@@ -1,0 +1,420 @@
+//! Which blob is where.
+//!
+//! The union of all index files, in memory, small enough for a hundred million blobs
+//! on a big machine and cheap enough to grow while a backup runs. Reading the files is
+//! here as well; writing them is `write/`.
+//!
+//! Source: restic's design document, "Indexing".
+
+use std::mem::size_of;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+
+use crate::backend::FileKind;
+use crate::error::{Error, Result};
+use crate::format::index::IndexFile;
+use crate::format::pack::{BlobKind, PackBlob};
+use crate::observe::Observer;
+use crate::repository::damaged;
+use crate::{Id, Repository};
+
+/// Tables of entry numbers, one for each first byte of an id: only one of them is copied at a time when it grows.
+const SHARDS: usize = 256;
+/// Entries in one piece of the store. Pieces are never moved, so growing costs no second copy.
+const SEGMENT: usize = 2048;
+/// The bit of [`Entry::pack`] that says that the blob is a tree.
+const TREE: u32 = 1 << 31;
+
+/// Where a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The pack that holds it.
+    pub pack: Id,
+    /// Where in the pack it begins, in bytes.
+    pub offset: u32,
+    /// Its sealed length, in bytes.
+    pub length: u32,
+    /// Its length before compression, in bytes; `None` when it is stored uncompressed.
+    pub uncompressed_length: Option<u32>,
+}
+
+/// One blob: 48 bytes.
+#[derive(Clone, Copy)]
+struct Entry {
+    id: Id,
+    pack: u32,
+    offset: u32,
+    length: u32,
+    /// 0 stands for "not compressed": the format has no compressed blob of nothing.
+    uncompressed: u32,
+}
+
+/// A pack as the index knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The name.
+    pub id: Id,
+    /// A prune has marked it: its blobs may be read, but no new snapshot may rely on them.
+    pub marked: bool,
+}
+
+/// The index of a repository in memory: at most 64 bytes a blob, also while it grows.
+///
+/// Not synchronised; [`SharedIndex`] is.
+pub struct Index {
+    entries: Vec<Box<[Entry]>>,
+    len: usize,
+    shards: Vec<Shard>,
+    packs: Vec<IndexedPack>,
+}
+
+/// Open addressing with linear probing; a slot holds an entry's number plus one, 0 is empty.
+#[derive(Default)]
+struct Shard {
+    slots: Box<[u32]>,
+    used: usize,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Index {
+    /// Makes an index that knows nothing.
+    pub fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        Self { entries: Vec::new(), len: 0, shards, packs: Vec::new() }
+    }
+
+    /// Reads all index files.
+    ///
+    /// One that cannot be read or does not say what an index says is an error: a blob that
+    /// seems absent would be taken for lost. List the snapshots *before*, so that every
+    /// snapshot seen has its blobs in the index files seen.
+    pub fn load(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
+        let files = repository.backend().list(FileKind::Index)?;
+        watch.phase("reading the index", files.iter().map(|file| file.size).sum());
+        let mut index = Self::new();
+        let next = AtomicUsize::new(0);
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(files.len());
+        let (sender, decoded) = crossbeam_channel::bounded(threads);
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let sender = sender.clone();
+                scope.spawn(|| {
+                    let sender = sender;
+                    while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if sender.send((file.size, read_file(repository, &file.id))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (size, file) in &decoded {
+                if watch.cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                index.add_file(&file?)?;
+                watch.advance(size);
+            }
+            Ok(())
+        })?;
+        Ok(index)
+    }
+
+    /// Adds what one index file says.
+    pub fn add_file(&mut self, file: &IndexFile) -> Result<()> {
+        for pack in &file.packs {
+            self.add_pack(pack.id, &pack.blobs, false)?;
+        }
+        for pack in &file.packs_to_delete {
+            self.add_pack(pack.id, &pack.blobs, true)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a pack with its blobs. A `marked` pack is about to be deleted.
+    ///
+    /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one.
+    pub fn add_pack(&mut self, pack: Id, blobs: &[PackBlob], marked: bool) -> Result<()> {
+        let number = u32::try_from(self.packs.len()).ok().filter(|number| number & TREE == 0);
+        let number = number.ok_or_else(|| too_many("packs"))?;
+        self.packs.push(IndexedPack { id: pack, marked });
+        for blob in blobs {
+            let entry = Entry {
+                id: blob.id,
+                pack: number | tree_bit(blob.kind),
+                offset: blob.offset,
+                length: blob.length,
+                uncompressed: blob.uncompressed_length.unwrap_or(0),
+            };
+            match self.position(blob.kind, &blob.id) {
+                None => self.push(entry)?,
+                Some(position) if !marked && self.is_marked(self.entry(position)) => {
+                    *self.entry_mut(position) = entry;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether a new snapshot may rely on this blob: it is stored, in a pack that no prune has marked.
+    pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
+        self.position(kind, id).is_some_and(|position| !self.is_marked(self.entry(position)))
+    }
+
+    /// Returns where a blob is, also when its pack is marked: for reading only.
+    pub fn get(&self, kind: BlobKind, id: &Id) -> Option<Location> {
+        self.position(kind, id).map(|position| self.location(position))
+    }
+
+    /// Returns the number of blobs.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Says whether no blob is known.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns all packs, in the order in which they were added; one that several index files name, as often.
+    pub fn packs(&self) -> &[IndexedPack] {
+        &self.packs
+    }
+
+    /// Returns all blobs, each once, in no order.
+    pub fn blobs(&self) -> impl Iterator<Item = (BlobKind, Id, Location)> + '_ {
+        (0..self.len).map(|position| {
+            let entry = self.entry(position);
+            let kind = if entry.pack & TREE != 0 { BlobKind::Tree } else { BlobKind::Data };
+            (kind, entry.id, self.location(position))
+        })
+    }
+
+    /// Returns the bytes of memory that this index has allocated.
+    pub fn memory(&self) -> usize {
+        self.entries.len() * SEGMENT * size_of::<Entry>()
+            + self.entries.capacity() * size_of::<Box<[Entry]>>()
+            + self.shards.iter().map(|shard| shard.slots.len() * size_of::<u32>()).sum::<usize>()
+            + self.shards.capacity() * size_of::<Shard>()
+            + self.packs.capacity() * size_of::<IndexedPack>()
+    }
+
+    /// Returns a number for this blob, dense from 0 and stable while the index lives.
+    pub(crate) fn position(&self, kind: BlobKind, id: &Id) -> Option<usize> {
+        let shard = &self.shards[usize::from(id.as_bytes()[0])];
+        let tree = tree_bit(kind);
+        let mut slots = shard.probe(id);
+        slots.find_map(|slot| {
+            let position = slot as usize - 1;
+            let entry = self.entry(position);
+            (entry.id == *id && entry.pack & TREE == tree).then_some(position)
+        })
+    }
+
+    /// Returns the number of the pack that holds the blob with this number, as in [`Index::packs`].
+    pub(crate) fn pack_number(&self, position: usize) -> usize {
+        (self.entry(position).pack & !TREE) as usize
+    }
+
+    /// Returns where the blob with this number is.
+    pub(crate) fn location(&self, position: usize) -> Location {
+        let entry = self.entry(position);
+        Location {
+            pack: self.packs[self.pack_number(position)].id,
+            offset: entry.offset,
+            length: entry.length,
+            uncompressed_length: (entry.uncompressed != 0).then_some(entry.uncompressed),
+        }
+    }
+
+    fn entry(&self, position: usize) -> &Entry {
+        &self.entries[position / SEGMENT][position % SEGMENT]
+    }
+
+    fn entry_mut(&mut self, position: usize) -> &mut Entry {
+        &mut self.entries[position / SEGMENT][position % SEGMENT]
+    }
+
+    fn is_marked(&self, entry: &Entry) -> bool {
+        self.packs[(entry.pack & !TREE) as usize].marked
+    }
+
+    fn push(&mut self, entry: Entry) -> Result<()> {
+        let slot = u32::try_from(self.len + 1).map_err(|_| too_many("blobs"))?;
+        if self.len == self.entries.len() * SEGMENT {
+            self.entries.push(vec![entry; SEGMENT].into_boxed_slice());
+        }
+        *self.entry_mut(self.len) = entry;
+        self.len += 1;
+        let shard = &mut self.shards[usize::from(entry.id.as_bytes()[0])];
+        if shard.is_full() {
+            shard.grow(&self.entries);
+        }
+        shard.insert(&entry.id, slot);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Index({} blobs in {} packs)", self.len, self.packs.len())
+    }
+}
+
+impl Shard {
+    /// Seven eighths full: probes stay short and no more than 9.2 bytes a blob are spent after a doubling.
+    fn is_full(&self) -> bool {
+        self.used >= self.slots.len() / 8 * 7
+    }
+
+    fn grow(&mut self, entries: &[Box<[Entry]>]) {
+        let size = (self.slots.len() * 2).max(8);
+        let old = std::mem::replace(&mut self.slots, vec![0; size].into_boxed_slice());
+        self.used = 0;
+        for slot in old.into_iter().filter(|slot| *slot != 0) {
+            let position = slot as usize - 1;
+            self.insert(&entries[position / SEGMENT][position % SEGMENT].id, slot);
+        }
+    }
+
+    fn insert(&mut self, id: &Id, slot: u32) {
+        let mask = self.slots.len() - 1;
+        let mut at = home(id) & mask;
+        while self.slots[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = slot;
+        self.used += 1;
+    }
+
+    /// Returns the slots in use from an id's home on, up to the first empty one.
+    fn probe(&self, id: &Id) -> impl Iterator<Item = u32> + '_ {
+        let mask = self.slots.len().wrapping_sub(1);
+        let home = home(id);
+        (0..self.slots.len()).map(move |step| self.slots[(home + step) & mask]).take_while(|slot| *slot != 0)
+    }
+}
+
+/// Returns where an id's probing starts. Ids are hashes, so any of their bytes will do.
+fn home(id: &Id) -> usize {
+    let bytes = id.as_bytes();
+    u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize
+}
+
+fn tree_bit(kind: BlobKind) -> u32 {
+    match kind {
+        BlobKind::Tree => TREE,
+        BlobKind::Data => 0,
+    }
+}
+
+fn too_many(what: &str) -> Error {
+    Error::Unsupported { what: format!("the repository has more {what} than fit into an index") }
+}
+
+fn read_file(repository: &Repository, id: &Id) -> Result<IndexFile> {
+    let json = repository.load_unpacked(FileKind::Index, id)?;
+    IndexFile::decode(&json).map_err(|error| damaged(FileKind::Index, id, &error))
+}
+
+/// An index that a writer adds to while readers use it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SharedIndex(Arc<RwLock<Index>>);
+
+impl SharedIndex {
+    /// Gives access to look things up.
+    pub fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives access to add packs.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Index> for SharedIndex {
+    fn from(index: Index) -> Self {
+        Self(Arc::new(RwLock::new(index)))
+    }
+}
+
+impl From<&SharedIndex> for SharedIndex {
+    fn from(index: &SharedIndex) -> Self {
+        index.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> Id {
+        Id::of(&number.to_le_bytes())
+    }
+
+    fn blob(number: u64, kind: BlobKind) -> PackBlob {
+        PackBlob { id: id(number), kind, offset: 7, length: 1000, uncompressed_length: Some(65536) }
+    }
+
+    #[test]
+    fn blobs_are_found_by_kind_and_id() {
+        let mut index = Index::new();
+        let mut plain = blob(2, BlobKind::Data);
+        plain.uncompressed_length = None;
+        index.add_pack(id(100), &[blob(1, BlobKind::Data), plain], false).unwrap();
+        index.add_pack(id(101), &[blob(1, BlobKind::Tree)], false).unwrap();
+        assert_eq!(index.get(BlobKind::Data, &id(1)).unwrap().pack, id(100));
+        assert_eq!(index.get(BlobKind::Tree, &id(1)).unwrap().pack, id(101));
+        assert_eq!(index.get(BlobKind::Data, &id(2)).unwrap().uncompressed_length, None);
+        assert_eq!(index.get(BlobKind::Tree, &id(2)), None);
+        assert_eq!((index.len(), index.packs().len(), index.blobs().count()), (3, 2, 3));
+    }
+
+    #[test]
+    fn marked_packs_are_for_reading_only() {
+        let mut index = Index::new();
+        index.add_pack(id(100), &[blob(1, BlobKind::Data), blob(2, BlobKind::Data)], true).unwrap();
+        assert!(!index.contains(BlobKind::Data, &id(1)));
+        assert_eq!(index.get(BlobKind::Data, &id(1)).unwrap().pack, id(100));
+
+        // Stored again by someone: from now on it may be relied on, from there.
+        index.add_pack(id(101), &[blob(1, BlobKind::Data)], false).unwrap();
+        assert!(index.contains(BlobKind::Data, &id(1)));
+        assert_eq!(index.get(BlobKind::Data, &id(1)).unwrap().pack, id(101));
+        assert!(!index.contains(BlobKind::Data, &id(2)));
+
+        // The order in which index files are read makes no difference.
+        index.add_pack(id(100), &[blob(1, BlobKind::Data)], true).unwrap();
+        assert_eq!(index.get(BlobKind::Data, &id(1)).unwrap().pack, id(101));
+    }
+
+    #[test]
+    fn index_takes_at_most_64_bytes_a_blob_while_it_grows() {
+        let mut index = Index::new();
+        let mut number = 0u64;
+        let mut worst = 0.0f64;
+        while number < 1_000_000 {
+            // Packs of 16 MiB hold about 400 blobs of 64 KiB.
+            let blobs: Vec<_> = (number..number + 400).map(|number| blob(number, BlobKind::Data)).collect();
+            number += 400;
+            index.add_pack(id(number), &blobs, false).unwrap();
+            if number >= 50_000 {
+                // The transient copy of one table of numbers counts as well.
+                let copied = index.shards.iter().map(|shard| shard.slots.len()).max().unwrap() * 4 / 2;
+                worst = worst.max((index.memory() + copied) as f64 / index.len() as f64);
+            }
+        }
+        assert_eq!(index.len(), 1_000_000);
+        assert!((0..1_000_000).step_by(997).all(|number| index.contains(BlobKind::Data, &id(number))));
+        assert!(!index.contains(BlobKind::Data, &id(1_000_001)));
+        assert!(worst <= 64.0, "{worst:.1} bytes a blob");
+    }
+}

@@ -1,0 +1,186 @@
+//! Reading: from a snapshot to bytes, each blob's MAC, length and SHA-256 checked.
+//!
+//! A [`Reader`] fetches single blobs, trees and files; [`Reader::restore`] brings back a whole
+//! image by plan (`plan.rs`, `restore.rs`), and [`Reader::random`] reads any part of one (`random.rs`).
+//! Nothing here writes into the repository.
+
+mod blob;
+mod image;
+mod plan;
+mod random;
+mod restore;
+
+pub(crate) use blob::{Expected, Opener, plain_length};
+pub use image::Image;
+use image::ImageBuilder;
+pub use random::{FirstRead, ImageReader};
+pub use restore::ImageSink;
+
+use crate::backend::FileKind;
+use crate::error::{Error, Result};
+use crate::format::pack::BlobKind;
+use crate::format::snapshot::Snapshot;
+use crate::format::tree::{Node, NodeKind, Tree};
+use crate::index::{Location, SharedIndex};
+use crate::write::{PARTS_SUFFIX, part_name};
+use crate::{Id, Repository};
+
+/// Reads what snapshots hold. Clones share the index.
+#[derive(Clone)]
+pub struct Reader {
+    repository: Repository,
+    index: SharedIndex,
+}
+
+impl Repository {
+    /// Makes a reader. List the snapshots before the index is loaded, so that it knows their blobs.
+    pub fn reader(&self, index: impl Into<SharedIndex>) -> Reader {
+        Reader { repository: self.clone(), index: index.into() }
+    }
+}
+
+impl Reader {
+    /// Returns the index in use.
+    pub fn index(&self) -> &SharedIndex {
+        &self.index
+    }
+
+    /// Returns the plain bytes of a blob.
+    pub fn blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
+        blob::read(&self.repository, &self.locate(kind, id)?, id)
+    }
+
+    /// Returns a directory.
+    pub fn tree(&self, id: &Id) -> Result<Tree> {
+        let location = self.locate(BlobKind::Tree, id)?;
+        let json = blob::read(&self.repository, &location, id)?;
+        Tree::decode(&json).map_err(|error| Error::Damaged {
+            kind: FileKind::Pack,
+            id: location.pack,
+            what: format!("tree {id:.8}: {error}"),
+        })
+    }
+
+    /// Returns the contents of a file that is at most `limit` bytes long.
+    pub fn file(&self, node: &Node, limit: u64) -> Result<Vec<u8>> {
+        let image = self.image_of(node)?;
+        if image.size() > limit {
+            return Err(Error::Unsupported {
+                what: format!("{} has {} bytes, {limit} were expected at most", node.name, image.size()),
+            });
+        }
+        let mut contents = Vec::new();
+        for id in image.ids() {
+            contents.extend_from_slice(&self.blob(BlobKind::Data, id)?);
+        }
+        Ok(contents)
+    }
+
+    /// Returns the node at a path of a snapshot, as `/shop/manifest.json`; `None` when there is none.
+    pub fn find(&self, snapshot: &Snapshot, path: &str) -> Result<Option<Node>> {
+        let mut tree = snapshot.tree;
+        let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            let Some(node) = self.tree(&tree)?.nodes.into_iter().find(|node| node.name == name) else {
+                return Ok(None);
+            };
+            if names.peek().is_none() {
+                return Ok(Some(node));
+            }
+            match node.subtree {
+                Some(subtree) => tree = subtree,
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the image `name` in a directory of a snapshot, whether it is one file or in
+    /// parts; `None` when there is neither.
+    pub fn image(&self, snapshot: &Snapshot, directory: &str, name: &str) -> Result<Option<Image>> {
+        let path = format!("{directory}/{name}");
+        if let Some(node) = self.find(snapshot, &path)?.filter(|node| node.kind == NodeKind::File) {
+            return self.image_of(&node).map(Some);
+        }
+        match self.find(snapshot, &format!("{path}{PARTS_SUFFIX}"))? {
+            Some(node) => self.image_of(&node).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the image that a node holds: a file, or the directory of an image's parts.
+    pub fn image_of(&self, node: &Node) -> Result<Image> {
+        let mut builder = ImageBuilder::default();
+        match &node.subtree {
+            None => self.add_file(node, &mut builder)?,
+            Some(parts) => self.add_parts(parts, &mut builder)?,
+        }
+        Ok(builder.finish())
+    }
+
+    /// Adds the parts in order. A part that is missing, or anything else in their place, is an error:
+    /// what would come out is not the image.
+    fn add_parts(&self, parts: &Id, builder: &mut ImageBuilder) -> Result<()> {
+        let odd = |what: String| self.odd(parts, what);
+        for (number, directory) in self.tree(parts)?.nodes.iter().enumerate() {
+            let expected = part_name(number);
+            if directory.name != expected {
+                return Err(odd(format!("{:?} where part {expected} should be", directory.name)));
+            }
+            let Some(subtree) = &directory.subtree else {
+                return Err(odd(format!("part {expected} is no directory")));
+            };
+            match self.tree(subtree)?.nodes.as_slice() {
+                [part] => self.add_file(part, builder)?,
+                nodes => return Err(odd(format!("part {expected} holds {} files", nodes.len()))),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&self, node: &Node, builder: &mut ImageBuilder) -> Result<()> {
+        let Some(content) = node.content.as_ref().filter(|_| node.kind == NodeKind::File) else {
+            return Err(Error::Unsupported { what: format!("{} is not a file", node.name) });
+        };
+        let before = builder.size();
+        let index = self.index.read();
+        for id in content {
+            let location = index.get(BlobKind::Data, id).ok_or_else(|| lost(BlobKind::Data, id))?;
+            let length = plain_length(&location).ok_or_else(|| Error::Damaged {
+                kind: FileKind::Pack,
+                id: location.pack,
+                what: format!("blob {id:.8} has an impossible length"),
+            })?;
+            builder.push(*id, length);
+        }
+        let size = builder.size() - before;
+        if size != node.size {
+            return Err(Error::Unsupported {
+                what: format!("{} claims {} bytes and has {size}", node.name, node.size),
+            });
+        }
+        Ok(())
+    }
+
+    fn locate(&self, kind: BlobKind, id: &Id) -> Result<Location> {
+        self.index.read().get(kind, id).ok_or_else(|| lost(kind, id))
+    }
+
+    fn odd(&self, tree: &Id, what: String) -> Error {
+        match self.locate(BlobKind::Tree, tree) {
+            Ok(location) => Error::Damaged { kind: FileKind::Pack, id: location.pack, what },
+            Err(error) => error,
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Reader({:?})", self.index.read())
+    }
+}
+
+/// Makes the error for a blob that no index file names.
+fn lost(kind: BlobKind, id: &Id) -> Error {
+    Error::BlobMissing { kind, id: *id }
+}

@@ -1,0 +1,307 @@
+//! Storing: from plain bytes to packs, index and snapshot, in this order.
+//!
+//! One [`Writer`] serves a whole session of many databases. The caller's thread reads the
+//! sources and hands stretches of them to worker threads (`work.rs`), which recognise, hash,
+//! compress, seal and verify chunks (`seal.rs`) and append them to packs (`pack.rs`); uploading
+//! threads (`upload.rs`) store full packs. All channels between them are bounded, and so is memory:
+//! two stretches of 1 MiB a worker and at most five packs.
+//!
+//! Crash cases: what is stored before the snapshot is unreachable, and a later prune removes
+//! it. Nothing but [`Writer::commit`] makes a snapshot, and it does so last.
+
+mod chunk;
+mod image;
+mod pack;
+mod seal;
+mod upload;
+mod work;
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use jiff::Timestamp;
+
+pub use chunk::{DamagedKnownChunks, ImageOptions, ImageSource, KnownChunk, KnownChunks, StoredImage};
+pub(crate) use chunk::{digest_of, root};
+pub(crate) use image::part_name;
+pub use image::{NodeMeta, PART_CHUNKS, PARTS_SUFFIX};
+pub use seal::Fingerprint;
+pub(crate) use seal::is_zero;
+pub use upload::Totals;
+
+use crate::backend::FileKind;
+use crate::error::{Error, Result};
+use crate::format::index::{IndexFile, IndexPack};
+use crate::format::pack::BlobKind;
+use crate::format::snapshot::Snapshot;
+use crate::format::tree::Tree;
+use crate::index::SharedIndex;
+use crate::observe::Observer;
+use crate::{Id, Repository, SharedLock};
+use pack::Packer;
+use seal::Sealer;
+use upload::Session;
+use work::{Batch, Job, Line};
+
+/// Index files are cut at about so many blobs, as stock tools do.
+const INDEX_BLOBS: usize = 50_000;
+/// Bytes of an image that go to a worker at once.
+const BATCH: usize = 1 << 20;
+/// Packs stored at the same time: one waits for the disk while the other is hashed.
+const UPLOADS: usize = 2;
+/// Packs of trees are smaller: stock tools fetch and cache them whole.
+const TREE_PACK: usize = 4 << 20;
+
+/// How to store.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WriterOptions {
+    /// The zstd level, -7 to 19.
+    pub compression: i32,
+    /// Worker threads.
+    pub workers: usize,
+    /// The size at which a pack is stored, in bytes; at most 128 MiB.
+    pub pack_size: usize,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        Self { compression: 3, workers, pack_size: 16 << 20 }
+    }
+}
+
+impl WriterOptions {
+    /// Sets the zstd level.
+    #[must_use]
+    pub fn compression(mut self, level: i32) -> Self {
+        self.compression = level;
+        self
+    }
+
+    /// Sets the number of worker threads.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Sets the size of packs, in bytes.
+    #[must_use]
+    pub fn pack_size(mut self, bytes: usize) -> Self {
+        self.pack_size = bytes;
+        self
+    }
+}
+
+/// Stores databases into a repository, one after the other, for one session.
+///
+/// The first error of storage ends the session: every later call fails. An error of a
+/// source does not. Dropping the writer stops and joins its threads; what was not committed is
+/// unreachable then.
+pub struct Writer<'l> {
+    lock: &'l SharedLock,
+    line: Arc<Line>,
+    /// For trees and small files, on the caller's thread.
+    sealer: Sealer,
+    jobs: Option<Sender<Job>>,
+    finished: Receiver<Batch>,
+    idle: Vec<Batch>,
+    busy: usize,
+    workers: Vec<JoinHandle<()>>,
+    uploaders: Vec<JoinHandle<()>>,
+}
+
+impl Repository {
+    /// Starts a session that stores.
+    ///
+    /// The lock proves that no prune runs. `index` decides what is stored already; blobs that
+    /// the session stores are added to it.
+    pub fn writer<'l>(
+        &self,
+        lock: &'l SharedLock,
+        index: impl Into<SharedIndex>,
+        options: &WriterOptions,
+        watch: Arc<dyn Observer>,
+    ) -> Result<Writer<'l>> {
+        Writer::start(self, lock, index.into(), options, watch)
+    }
+}
+
+impl<'l> Writer<'l> {
+    fn start(
+        repository: &Repository,
+        lock: &'l SharedLock,
+        index: SharedIndex,
+        options: &WriterOptions,
+        watch: Arc<dyn Observer>,
+    ) -> Result<Self> {
+        if !(-7..=19).contains(&options.compression) {
+            return Err(Error::Unsupported { what: format!("compression level {}", options.compression) });
+        }
+        // Goes into the index as a remark for rustic's prune; nothing of ours is decided by it.
+        let session = Session::new(repository.clone(), index, watch, Timestamp::now());
+        let workers = options.workers.max(1);
+        let pack_size = options.pack_size.clamp(1, pack::MAX_PACK);
+        let (full, to_upload) = bounded(1);
+        let (emptied, reusable) = bounded(UPLOADS + 1);
+        let line = Arc::new(Line {
+            session: Arc::new(session),
+            data: Packer::new(pack_size, full.clone(), reusable),
+            trees: Packer::new(pack_size.min(TREE_PACK), full, crossbeam_channel::never()),
+        });
+        let (jobs, to_do) = bounded(workers * 2);
+        let (done, finished) = unbounded();
+        let mut writer = Self {
+            lock,
+            sealer: Sealer::new(repository.key(), options.compression)?,
+            line,
+            jobs: Some(jobs),
+            finished,
+            idle: (0..workers * 2 + 1).map(|_| Batch::default()).collect(),
+            busy: 0,
+            workers: Vec::new(),
+            uploaders: Vec::new(),
+        };
+        for number in 0..UPLOADS {
+            let session = Arc::clone(&writer.line.session);
+            let (to_upload, emptied) = (to_upload.clone(), emptied.clone());
+            let body = move || upload::run(&session, &to_upload, &emptied);
+            writer.uploaders.push(spawn(format!("upload-{number}"), body)?);
+        }
+        for number in 0..workers {
+            let line = Arc::clone(&writer.line);
+            let sealer = Sealer::new(repository.key(), options.compression)?;
+            let (to_do, done) = (to_do.clone(), done.clone());
+            let body = move || work::run(&line, sealer, &to_do, &done);
+            writer.workers.push(spawn(format!("seal-{number}"), body)?);
+        }
+        Ok(writer)
+    }
+
+    /// Stores a tree. Returns its id, by which a directory node or a snapshot names it.
+    pub fn save_tree(&mut self, tree: &Tree) -> Result<Id> {
+        let json = tree.encode().map_err(|error| Error::Unsupported { what: error.to_string() })?;
+        self.save_blob(BlobKind::Tree, &json)
+    }
+
+    /// Stores all packs and then the index files that name them. On return everything saved so
+    /// far is durable and can be read through [`Writer::shared_index`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.line.session.wait();
+        let session = &self.line.session;
+        for packer in [&self.line.data, &self.line.trees] {
+            // A closed packer has left an error, which is checked below.
+            let _ = packer.send(|| session.sent());
+        }
+        session.wait();
+        session.check()?;
+        self.save_index(0)
+    }
+
+    /// Makes a snapshot, durably, after everything that it needs. Returns it with its id.
+    pub fn commit(&mut self, mut snapshot: Snapshot) -> Result<Snapshot> {
+        self.flush()?;
+        if self.watch().cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.lock.ensure_valid()?;
+        let id = self.line.session.repository.save_unpacked(FileKind::Snapshot, &snapshot.encode())?;
+        self.watch().step("backup.snapshot-stored");
+        snapshot.id = Some(id);
+        Ok(snapshot)
+    }
+
+    /// Returns the index, which knows each blob from the moment when its pack is stored.
+    pub fn shared_index(&self) -> SharedIndex {
+        self.line.session.index.clone()
+    }
+
+    /// Returns what this session has done so far; exact after a flush.
+    pub fn totals(&self) -> Totals {
+        self.line.session.totals()
+    }
+
+    fn watch(&self) -> &dyn Observer {
+        &*self.line.session.watch
+    }
+
+    /// Stores a blob on the caller's thread, unless it is stored.
+    fn save_blob(&mut self, kind: BlobKind, plain: &[u8]) -> Result<Id> {
+        self.line.session.check()?;
+        let fingerprint = self.sealer.fingerprint(plain);
+        let id = self.sealer.id(plain, &fingerprint);
+        if self.line.session.claim(kind, &id)
+            && let Err(error) = self.line.store(&mut self.sealer, kind, id, plain, &fingerprint)
+        {
+            // The blob stays claimed, so nobody may go on as if it were stored.
+            self.line.session.fail(Some(error));
+            self.line.session.check()?;
+        }
+        Ok(id)
+    }
+
+    /// Writes index files for packs that are stored, when they hold more than `blobs` blobs.
+    fn save_index(&self, blobs: u64) -> Result<()> {
+        let session = &self.line.session;
+        if session.unlisted_blobs() <= blobs {
+            return Ok(());
+        }
+        self.lock.ensure_valid()?;
+        for packs in split(session.take_unlisted()) {
+            let file = IndexFile { packs, ..IndexFile::default() };
+            if let Err(error) = session.repository.save_unpacked(FileKind::Index, &file.encode()) {
+                // The packs are forgotten: nothing may be built on them.
+                session.fail(Some(error));
+                return session.check();
+            }
+            session.watch.step("backup.index-stored");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // What is still on its way is of no use any more: nothing can refer to it.
+        self.line.session.fail(None);
+        self.jobs = None;
+        for worker in self.workers.drain(..) {
+            drop(worker.join());
+        }
+        self.line.data.close();
+        self.line.trees.close();
+        for uploader in self.uploaders.drain(..) {
+            drop(uploader.join());
+        }
+    }
+}
+
+impl std::fmt::Debug for Writer<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Writer({:?})", self.totals())
+    }
+}
+
+/// Cuts packs into index files.
+fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
+    let mut files = Vec::new();
+    let mut blobs = INDEX_BLOBS;
+    for pack in packs {
+        if blobs >= INDEX_BLOBS {
+            files.push(Vec::new());
+            blobs = 0;
+        }
+        blobs += pack.blobs.len();
+        if let Some(file) = files.last_mut() {
+            file.push(pack);
+        }
+    }
+    files
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let started = thread::Builder::new().name(name).spawn(body);
+    started.map_err(|source| Error::Io { what: "start a thread".to_owned(), source })
+}
