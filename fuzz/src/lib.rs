@@ -1,0 +1,161 @@
+//! What each fuzz target does with its bytes: parse them, and hold what was parsed to its invariants.
+//!
+//! A target panics when an invariant is broken; an error is a right answer. `fuzz_targets/` hands these
+//! functions to the fuzzer; `tests/replay.rs` runs them over the corpora on any toolchain.
+
+use dbkeep_repo::format::config::Config;
+use dbkeep_repo::format::fact::FactFile;
+use dbkeep_repo::format::index::IndexFile;
+use dbkeep_repo::format::key::KeyFile;
+use dbkeep_repo::format::lock::LockFile;
+use dbkeep_repo::format::snapshot::Snapshot;
+use dbkeep_repo::format::tree::Tree;
+use dbkeep_repo::format::{pack, unpacked};
+use dbkeep_repo::write::KnownChunks;
+use dbkeep_sqlite::header::{HEADER_SIZE, Header};
+use dbkeep_sqlite::inspect::TableRoot;
+use dbkeep_sqlite::rows::RowCounter;
+use dbkeep_sqlite::wal;
+
+/// One target: its name, which is also that of its corpus, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 13] = [
+    ("pack_header", pack_header),
+    ("index", index),
+    ("tree", tree),
+    ("snapshot", snapshot),
+    ("key_file", key_file),
+    ("config", config),
+    ("lock", lock),
+    ("fact", fact),
+    ("unpacked", unpacked),
+    ("known_chunks", known_chunks),
+    ("sqlite_header", sqlite_header),
+    ("wal", wal),
+    ("rows", rows),
+];
+
+/// The header of a pack: blobs lie one behind the other, inside the pack, and the header fills the rest.
+///
+/// The first four bytes say how long the pack is beyond its header.
+pub fn pack_header(data: &[u8]) {
+    let Some((size, header)) = data.split_first_chunk::<4>() else { return };
+    let pack_size = u64::from(u32::from_le_bytes(*size)) + header.len() as u64;
+    let Ok(blobs) = pack::decode_header(header, pack_size) else { return };
+    let mut offset = 0;
+    for blob in &blobs {
+        assert_eq!(u64::from(blob.offset), offset);
+        offset = blob.end();
+        assert!(offset <= pack_size);
+    }
+    assert_eq!(pack::encode_header(&blobs), header);
+}
+
+/// An index file: what was read is written and read again as the same.
+pub fn index(data: &[u8]) {
+    let Ok(file) = IndexFile::decode(data) else { return };
+    for blob in file.packs.iter().chain(&file.packs_to_delete).flat_map(|pack| &pack.blobs) {
+        assert!(blob.end() >= u64::from(blob.offset));
+    }
+    assert_eq!(IndexFile::decode(&file.encode()).expect("what we wrote is read"), file);
+}
+
+/// A tree: names can be written again, and are written the same.
+pub fn tree(data: &[u8]) {
+    let Ok(tree) = Tree::decode(data) else { return };
+    let Ok(encoded) = tree.encode() else { return };
+    let again = Tree::decode(&encoded).expect("what we wrote is read");
+    assert_eq!(again.encode().expect("what was written once is written again"), encoded);
+}
+
+/// A snapshot.
+pub fn snapshot(data: &[u8]) {
+    let Ok(snapshot) = Snapshot::decode(data) else { return };
+    let again = Snapshot::decode(&snapshot.encode()).expect("what we wrote is read");
+    assert_eq!(again.encode(), snapshot.encode());
+}
+
+/// A key file: the cost it asks for is one we are ready to pay.
+pub fn key_file(data: &[u8]) {
+    let Ok(key) = KeyFile::decode(data) else { return };
+    let Ok(cost) = key.cost() else { return };
+    let memory = (128u64 << cost.log_n) * u64::from(cost.r);
+    assert!(memory <= 256 << 20, "{memory} bytes for one key");
+}
+
+/// The config.
+pub fn config(data: &[u8]) {
+    let Ok(config) = Config::decode(data) else { return };
+    assert!(Config::decode(&config.encode()).is_ok());
+}
+
+/// A lock.
+pub fn lock(data: &[u8]) {
+    let Ok(lock) = LockFile::decode(data) else { return };
+    assert!(LockFile::decode(&lock.encode()).is_ok());
+}
+
+/// A fact.
+pub fn fact(data: &[u8]) {
+    let Ok(fact) = FactFile::decode(data) else { return };
+    assert!(FactFile::decode(&fact.encode()).is_ok());
+}
+
+/// The envelope of sealed JSON: bounded decompression.
+pub fn unpacked(data: &[u8]) {
+    let Ok(json) = unpacked::decode(data) else { return };
+    assert!(json.len() <= 128 << 20);
+}
+
+/// The local list of known chunks.
+pub fn known_chunks(data: &[u8]) {
+    let Ok(known) = KnownChunks::decode(data) else { return };
+    assert_eq!(known.encode(), data);
+}
+
+/// The header of a SQLite database.
+pub fn sqlite_header(data: &[u8]) {
+    let Some(bytes) = data.first_chunk::<HEADER_SIZE>() else { return };
+    let Ok(header) = Header::parse(bytes) else { return };
+    assert!(header.page_size.is_power_of_two() && (512..=65536).contains(&header.page_size));
+    assert!(header.lock_page() > 1);
+    let _ = (header.pages_in(u64::MAX), header.affected_by_wal_reset_bug(), header.sqlite_version_text());
+}
+
+/// A write-ahead log: whatever is called committed lies inside of it.
+///
+/// The first byte chooses the page size.
+pub fn wal(data: &[u8]) {
+    let Some((choice, log)) = data.split_first() else { return };
+    let page_size = 512u32 << (choice % 8);
+    let mut read = |offset: u64, buffer: &mut [u8]| {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(log.len());
+        let length = buffer.len().min(log.len() - start);
+        buffer[..length].copy_from_slice(&log[start..start + length]);
+        Ok(length)
+    };
+    let Ok(Some(scan)) = wal::scan(&mut read, page_size, wal::Until::LastCommit) else { return };
+    let frame_size = u64::from(page_size) + wal::FRAME_HEADER_SIZE;
+    let end = wal::WAL_HEADER_SIZE + u64::from(scan.mark.frame) * frame_size;
+    assert!(end <= log.len() as u64, "the last commit lies beyond the log");
+    for &(page, frame) in scan.map.between(1, u32::MAX) {
+        assert!(frame >= 1 && frame <= scan.mark.frame && page <= scan.mark.page_count);
+    }
+}
+
+/// The pages of a hostile image: counting rows ends, and takes memory in proportion.
+///
+/// The first byte chooses the page size, the second the reserved bytes.
+pub fn rows(data: &[u8]) {
+    let Some(([choice, reserved], pages)) = data.split_first_chunk::<2>() else { return };
+    let page_size = 512u32 << (choice % 8);
+    let mut counter = RowCounter::new(page_size, *reserved);
+    let whole = pages.len() - pages.len() % page_size as usize;
+    counter.feed(0, &pages[..whole]);
+    for root in 0..8 {
+        let _ = counter.rows(&[TableRoot { name: format!("t{root}"), root }]);
+    }
+    assert!(counter.memory() <= 64 * 1024 + pages.len() * 4);
+}

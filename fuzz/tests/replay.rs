@@ -1,0 +1,171 @@
+//! Runs every fuzz target over its corpus, over what our own encoders write, and over damaged versions of both.
+//!
+//! The corpora are what fuzzing found worth keeping; `scripts/campaign fuzz` goes on from them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::path::Path;
+
+use dbkeep_fuzz::{TARGETS, Target};
+use dbkeep_repo::Id;
+use dbkeep_repo::format::config::Config;
+use dbkeep_repo::format::fact::{Fact, FactFile, SnapshotRef};
+use dbkeep_repo::format::index::{IndexFile, IndexPack};
+use dbkeep_repo::format::pack::{self, BlobKind, PackBlob};
+use dbkeep_repo::format::snapshot::Snapshot;
+use dbkeep_repo::format::tree::{Node, Tree};
+use dbkeep_repo::format::unpacked;
+use dbkeep_repo::write::{KnownChunk, KnownChunks};
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+fn blobs() -> Vec<PackBlob> {
+    let blob = |number: u8, offset, uncompressed_length| PackBlob {
+        id: Id::of(&[number]),
+        kind: if number.is_multiple_of(2) { BlobKind::Data } else { BlobKind::Tree },
+        offset,
+        length: 100,
+        uncompressed_length,
+    };
+    vec![blob(0, 0, Some(4096)), blob(1, 100, None), blob(2, 200, Some(65536))]
+}
+
+/// A database of a few pages, and the log that a writer who was stopped left beside it.
+fn database() -> (Vec<u8>, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seed.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 512; PRAGMA journal_mode = WAL; CREATE TABLE t (a INTEGER PRIMARY KEY, b);
+             CREATE TABLE w (k TEXT PRIMARY KEY, v) WITHOUT ROWID; CREATE INDEX tb ON t (b);
+             PRAGMA wal_checkpoint(TRUNCATE);",
+        )
+        .unwrap();
+    for row in 0..60 {
+        connection.execute("INSERT INTO t (b) VALUES (?1)", [format!("row {row}").repeat(5)]).unwrap();
+        connection.execute("INSERT INTO w VALUES (?1, 1)", [format!("key {row}")]).unwrap();
+    }
+    let log = fs::read(path.with_extension("db-wal")).unwrap();
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    (fs::read(&path).unwrap(), log)
+}
+
+/// Returns what our own encoders give a target to read.
+fn seeds(name: &str) -> Vec<Vec<u8>> {
+    let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+    let tree = || {
+        let file = Node::file("app.db", now, 65536, vec![Id::of(b"chunk"), Id::of(b"another")]);
+        Tree { nodes: vec![file, Node::directory("app.db.parts", now, Id::of(b"tree"))] }
+    };
+    match name {
+        "pack_header" => {
+            let mut bytes = 336u32.to_le_bytes().to_vec();
+            bytes.extend(pack::encode_header(&blobs()));
+            vec![bytes]
+        }
+        "index" => {
+            let pack = |number: u8| IndexPack { id: Id::of(&[number]), time: Some(now), blobs: blobs() };
+            let file = IndexFile { packs: vec![pack(1)], packs_to_delete: vec![pack(2)], ..Default::default() };
+            vec![file.encode(), IndexFile::default().encode()]
+        }
+        "tree" => vec![tree().encode().unwrap()],
+        "snapshot" => vec![Snapshot::new(now, Id::of(b"tree")).encode()],
+        "config" => vec![Config::generate().unwrap().encode()],
+        "fact" => {
+            let snapshot =
+                SnapshotRef { id: Id::of(b"s"), tree: Id::of(b"t"), database: "app".to_owned() };
+            let fact = Fact::Acknowledged { session: "20260102_030405".to_owned(), snapshots: vec![snapshot] };
+            let file =
+                FactFile { version: 1, time: now, hostname: "host".to_owned(), previous: vec![Id::of(b"f")], fact };
+            vec![file.encode()]
+        }
+        "unpacked" => vec![unpacked::encode(br#"{"packs":[]}"#), b"{}".to_vec()],
+        "known_chunks" => {
+            let chunk = KnownChunk { fingerprint: [7; 32], id: Id::of(b"chunk") };
+            vec![KnownChunks { chunk_size: 65536, chunks: vec![chunk; 3] }.encode()]
+        }
+        "sqlite_header" => vec![database().0[..100].to_vec()],
+        "wal" => vec![[&[0], database().1.as_slice()].concat()],
+        "rows" => vec![[&[0, 0], database().0.as_slice()].concat()],
+        // Keys and locks name their fields as stock tools do: text is the clearer seed.
+        "key_file" => vec![br#"{"created":"2026-01-02T03:04:05Z","username":"u","hostname":"h","kdf":"scrypt","N":32768,"r":8,"p":1,"salt":"c2FsdA==","data":"ZGF0YQ=="}"#.to_vec()],
+        "lock" => vec![br#"{"time":"2026-01-02T03:04:05Z","exclusive":false,"hostname":"h","username":"u","pid":7,"uid":1,"gid":1}"#.to_vec()],
+        _ => panic!("{name} has no seed"),
+    }
+}
+
+/// Returns the files that fuzzing kept for a target.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
+    entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
+}
+
+/// Gives `target` the bytes whole, cut at every length and with every byte changed in turn.
+///
+/// Long inputs are cut and changed at about a thousand places.
+fn with_damage(run: fn(&[u8]), bytes: &[u8]) {
+    run(bytes);
+    let step = bytes.len() / 1000 + 1;
+    for at in (0..bytes.len()).step_by(step) {
+        run(&bytes[..at]);
+        for change in [0x01, 0x80, 0xff] {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= change;
+            run(&damaged);
+        }
+    }
+}
+
+#[test]
+fn no_target_breaks_on_seeds_corpus_or_damage() {
+    for (name, run) in TARGETS {
+        for input in seeds(name) {
+            with_damage(run, &input);
+        }
+        for input in corpus(name) {
+            run(&input);
+        }
+    }
+}
+
+#[test]
+fn every_seed_is_really_parsed() {
+    // A target that refuses its own seed would test nothing.
+    let accepted = |name: &str, bytes: &[u8]| match name {
+        "pack_header" => pack::decode_header(&bytes[4..], 336 + bytes.len() as u64 - 4).is_ok(),
+        "index" => IndexFile::decode(bytes).is_ok(),
+        "tree" => Tree::decode(bytes).is_ok(),
+        "snapshot" => Snapshot::decode(bytes).is_ok(),
+        "config" => Config::decode(bytes).is_ok(),
+        "fact" => FactFile::decode(bytes).is_ok(),
+        "unpacked" => unpacked::decode(bytes).is_ok(),
+        "known_chunks" => KnownChunks::decode(bytes).is_ok(),
+        "key_file" => dbkeep_repo::format::key::KeyFile::decode(bytes).is_ok_and(|key| key.cost().is_ok()),
+        "lock" => dbkeep_repo::format::lock::LockFile::decode(bytes).is_ok(),
+        "sqlite_header" => dbkeep_sqlite::header::Header::parse(bytes.try_into().unwrap()).is_ok(),
+        "wal" => bytes.len() > 33 && bytes[1..5] == [0x37, 0x7f, 0x06, 0x82],
+        "rows" => bytes[2..].starts_with(b"SQLite format 3\0"),
+        _ => false,
+    };
+    for (name, _) in TARGETS {
+        for seed in seeds(name) {
+            assert!(accepted(name, &seed), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_target_has_a_program_for_the_fuzzer() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
+    let mut programs: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    programs.sort();
+    let mut names: Vec<&str> = TARGETS.iter().map(|(name, _): &Target| *name).collect();
+    names.sort_unstable();
+    assert_eq!(programs, names);
+}
