@@ -242,3 +242,119 @@ fn next_nonce() -> Result<[u8; NONCE]> {
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
     SystemRandom::new().fill(bytes).map_err(|_| Error::Random)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> MasterKey {
+        let bytes: Vec<u8> = (1..=64).collect();
+        MasterKey::from_bytes(bytes.as_slice().try_into().unwrap())
+    }
+
+    fn sealed(key: &MasterKey, plain: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        key.seal(plain, &mut out).unwrap();
+        out
+    }
+
+    /// Opens a message block by block, as the design document describes it.
+    fn open_slowly(key: &MasterKey, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, rest) = sealed.split_first_chunk::<16>()?;
+        let (text, tag) = rest.split_last_chunk::<16>()?;
+        let mut s = (*nonce).into();
+        key.0.mac.encrypt_block(&mut s);
+        let mut mac_key = key.0.raw.mac_r.to_vec();
+        mac_key.extend_from_slice(&s);
+        let mac_key: [u8; 32] = mac_key.try_into().unwrap();
+        let expected: [u8; 16] = Poly1305::new(&mac_key.into()).compute_unpadded(text).into();
+        let mut counter = u128::from_be_bytes(*nonce);
+        let mut plain = Vec::new();
+        for block in text.chunks(16) {
+            let mut stream = counter.to_be_bytes().into();
+            key.0.encrypt.encrypt_block(&mut stream);
+            plain.extend(block.iter().zip(stream).map(|(byte, key)| byte ^ key));
+            counter = counter.wrapping_add(1);
+        }
+        (expected == *tag).then_some(plain)
+    }
+
+    #[test]
+    fn every_length_is_sealed_as_documented() {
+        let key = key();
+        let plain: Vec<u8> = (0..40_000u32).map(|number| number.to_le_bytes()[0]).collect();
+        let around = |edge: usize| edge - 70..edge + 70;
+        for length in (0..200).chain(around(STRIPE)).chain(around(3 * STRIPE)).chain([40_000]) {
+            let mut message = sealed(&key, &plain[..length]);
+            assert_eq!(message.len(), length + OVERHEAD);
+            assert_eq!(open_slowly(&key, &message).as_deref(), Some(&plain[..length]), "{length}");
+            assert_eq!(key.open(&mut message).unwrap(), &plain[..length], "{length}");
+        }
+    }
+
+    #[test]
+    fn counter_has_128_bits() {
+        let key = key();
+        let mut stream = [0; 48];
+        key.cipher(&[0xff; 16]).apply_keystream(&mut stream);
+        let mut second = [0; 16].into();
+        key.0.encrypt.encrypt_block(&mut second);
+        assert_eq!(stream[16..32], second[..]);
+    }
+
+    #[test]
+    fn message_is_appended() {
+        let mut out = b"before".to_vec();
+        key().seal(b"plain", &mut out).unwrap();
+        assert!(out.starts_with(b"before"));
+        assert_eq!(key().open(&mut out[6..]).unwrap(), b"plain");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_found_and_changes_nothing() {
+        let key = key();
+        let message = sealed(&key, b"some plain text of more than two blocks");
+        for position in 0..message.len() {
+            for bit in 0..8 {
+                let mut damaged = message.clone();
+                damaged[position] ^= 1 << bit;
+                let before = damaged.clone();
+                assert_eq!(key.open(&mut damaged), Err(OpenError::Forged));
+                assert_eq!(damaged, before);
+            }
+        }
+        for length in 0..message.len() {
+            let expected = if length < OVERHEAD { OpenError::TooShort } else { OpenError::Forged };
+            assert_eq!(key.open(&mut message[..length].to_vec()), Err(expected));
+        }
+        let other = MasterKey::generate().unwrap();
+        assert_eq!(other.open(&mut message.clone()), Err(OpenError::Forged));
+    }
+
+    #[test]
+    fn no_two_nonces_are_the_same() {
+        let nonces: Vec<_> = (0..4)
+            .map(|_| std::thread::spawn(|| (0..500).map(|_| next_nonce().unwrap()).collect::<Vec<_>>()))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
+        let distinct: std::collections::HashSet<_> = nonces.iter().collect();
+        assert_eq!(distinct.len(), 2000);
+        assert!(!distinct.contains(&[0; NONCE]));
+    }
+
+    #[test]
+    fn key_survives_json_and_nothing_else_passes() {
+        let key = key();
+        let json = key.to_json();
+        let read = MasterKey::from_json(&json).unwrap();
+        assert_eq!(read.fingerprint_key(), key.fingerprint_key());
+        assert_eq!(format!("{read:?}"), "MasterKey(***)");
+        for length in 0..json.len() {
+            assert!(MasterKey::from_json(&json[..length]).is_none());
+        }
+        let zero = MasterKey::from_bytes(&[0; 64]).to_json();
+        assert!(MasterKey::from_json(&zero).is_none());
+    }
+}

@@ -234,3 +234,154 @@ fn in_order(records: Vec<Record>) -> Vec<Record> {
     ordered.extend(records.into_values());
     ordered
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::{Backend, MemoryBackend};
+    use crate::repository::InitOptions;
+    use crate::secret::Secret;
+
+    fn repository() -> (MemoryBackend, Repository) {
+        let memory = MemoryBackend::new();
+        let (backend, password) = (Arc::new(memory.clone()), Secret::from("x"));
+        let now = Timestamp::UNIX_EPOCH;
+        let repository = Repository::init(backend, &password, &InitOptions::cheap(), now).unwrap();
+        (memory, repository)
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn snapshot(name: &str) -> SnapshotRef {
+        SnapshotRef {
+            id: Id::of(name.as_bytes()),
+            tree: Id::of(format!("{name} tree").as_bytes()),
+            database: name.to_owned(),
+        }
+    }
+
+    fn stored(name: &str) -> Snapshot {
+        let named = snapshot(name);
+        Snapshot {
+            id: Some(named.id),
+            tags: vec![format!("database={name}")],
+            ..Snapshot::new(at(0), named.tree)
+        }
+    }
+
+    fn acknowledged(names: &[&str]) -> Fact {
+        let snapshots = names.iter().map(|name| snapshot(name)).collect();
+        Fact::Acknowledged { session: "20260301_140500".to_owned(), snapshots }
+    }
+
+    #[test]
+    fn each_fact_follows_the_heads_and_becomes_the_head() {
+        let (_, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(9)).unwrap();
+        let second = repository.append_fact(acknowledged(&["b"]), &[first], at(5)).unwrap();
+        let facts = repository.facts().unwrap();
+        assert_eq!(facts.heads(), [second]);
+        let order: Vec<_> = facts.records().iter().map(|record| record.id).collect();
+        assert_eq!(order, [first, second], "the chain counts, not the clock");
+        assert!(facts.missing(&[second]).is_empty());
+    }
+
+    #[test]
+    fn two_hosts_that_do_not_know_of_each_other_make_two_heads_that_are_joined() {
+        let (_, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let one = repository.append_fact(acknowledged(&["b"]), &[first], at(2)).unwrap();
+        let two = repository.append_fact(acknowledged(&["c"]), &[first], at(3)).unwrap();
+        let heads = repository.facts().unwrap().heads();
+        assert_eq!(heads, [one, two]);
+        let joined = repository.append_fact(acknowledged(&["d"]), &heads, at(4)).unwrap();
+        assert_eq!(repository.facts().unwrap().heads(), [joined]);
+    }
+
+    #[test]
+    fn fact_that_was_removed_leaves_a_hole() {
+        let (memory, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let second = repository.append_fact(acknowledged(&["b"]), &[first], at(2)).unwrap();
+        memory.remove(FileKind::Fact, &first).unwrap();
+        assert_eq!(repository.facts().unwrap().missing(&[]), [first]);
+        memory.remove(FileKind::Fact, &second).unwrap();
+        let facts = repository.facts().unwrap();
+        assert!(facts.missing(&[]).is_empty(), "only who remembers the head knows");
+        assert_eq!(facts.missing(&[second]), [second]);
+    }
+
+    #[test]
+    fn damaged_fact_is_named_and_the_others_are_read() {
+        let (memory, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let second = repository.append_fact(acknowledged(&["b"]), &[first], at(2)).unwrap();
+        memory.alter(FileKind::Fact, &first, |contents| contents[20] ^= 1);
+        let facts = repository.facts().unwrap();
+        assert_eq!(facts.damaged()[0].0, first);
+        assert_eq!(facts.heads(), [second]);
+        assert!(facts.missing(&[]).is_empty());
+    }
+
+    #[test]
+    fn snapshot_that_vanished_is_told_from_one_that_was_dropped() {
+        let (_, repository) = repository();
+        let facts = [
+            acknowledged(&["a", "b", "c", "d", "e"]),
+            Fact::Forgotten { snapshots: vec![snapshot("b")], reason: String::new() },
+            Fact::Accepted { snapshots: vec![snapshot("c")], why: String::new() },
+        ];
+        let mut heads = Vec::new();
+        for (second, fact) in (1..).zip(facts) {
+            heads = vec![repository.append_fact(fact, &heads, at(second)).unwrap()];
+        }
+        let absent = repository.facts().unwrap().acknowledged_but_absent(&[stored("a"), stored("e")]);
+        assert_eq!(absent, [snapshot("d")]);
+    }
+
+    #[test]
+    fn snapshot_whose_tags_restic_changed_is_not_gone() {
+        let (_, repository) = repository();
+        repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let facts = repository.facts().unwrap();
+        let absent = |changed: Snapshot| facts.acknowledged_but_absent(&[changed]).len();
+        let changed = Snapshot { id: Some(Id::of(b"new")), tags: Vec::new(), ..stored("a") };
+        assert_eq!(absent(Snapshot { original: Some(snapshot("a").id), ..changed.clone() }), 0);
+        assert_eq!(absent(Snapshot { tags: vec!["database=a".to_owned()], ..changed.clone() }), 0);
+        assert_eq!(absent(changed.clone()), 1, "the same tree of something else");
+        assert_eq!(absent(Snapshot { tree: Id::NULL, original: Some(snapshot("a").id), ..changed }), 1);
+    }
+
+    #[test]
+    fn last_judgement_counts() {
+        let (_, repository) = repository();
+        let verified = || Fact::Verified { snapshot: snapshot("a"), level: "full".to_owned() };
+        let damaged =
+            Fact::Damaged { snapshots: vec![snapshot("a")], findings: vec!["pack gone".to_owned()] };
+        let mut heads = Vec::new();
+        let mut judge = |second, fact| {
+            heads = vec![repository.append_fact(fact, &heads, at(second)).unwrap()];
+            let facts = repository.facts().unwrap();
+            (facts.verified_at(&snapshot("a").id), facts.is_damaged(&snapshot("a").id))
+        };
+        assert_eq!(judge(1, acknowledged(&["a"])), (None, false));
+        assert_eq!(judge(2, verified()), (Some(at(2)), false));
+        assert_eq!(judge(3, damaged), (None, true));
+        assert_eq!(judge(4, verified()), (Some(at(4)), false));
+    }
+
+    #[test]
+    fn pin_holds_until_it_is_taken_off() {
+        let (_, repository) = repository();
+        let pin = Fact::Pinned { snapshot: snapshot("a"), reason: String::new() };
+        let first = repository.append_fact(pin, &[], at(1)).unwrap();
+        assert!(repository.facts().unwrap().is_pinned(&snapshot("a").id));
+        repository.append_fact(Fact::Unpinned { snapshot: snapshot("a") }, &[first], at(1)).unwrap();
+        let facts = repository.facts().unwrap();
+        assert!(!facts.is_pinned(&snapshot("a").id) && !facts.is_pinned(&snapshot("b").id));
+    }
+}

@@ -262,3 +262,265 @@ fn decode_config(key: &MasterKey, sealed: &[u8]) -> Result<Config> {
     let json = key.open(&mut sealed).map_err(|error| damaged(error.to_string()))?;
     Config::decode(json).map_err(|error| damaged(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn password() -> Secret {
+        Secret::from("secret")
+    }
+
+    fn repository() -> (MemoryBackend, Repository) {
+        let memory = MemoryBackend::new();
+        let backend = Arc::new(memory.clone());
+        let repository = Repository::init(backend, &password(), &InitOptions::cheap(), NOW).unwrap();
+        (memory, repository)
+    }
+
+    fn open(memory: &MemoryBackend, password: &str) -> Result<Repository> {
+        Repository::open(Arc::new(memory.clone()), &[Secret::from(password)])
+    }
+
+    fn save(repository: &Repository, second: i64, tags: &[&str]) -> Id {
+        let time = Timestamp::from_second(second).unwrap();
+        let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+        let snapshot = Snapshot { tags, ..Snapshot::new(time, Id::of(b"tree")) };
+        repository.save_unpacked(FileKind::Snapshot, &snapshot.encode()).unwrap()
+    }
+
+    #[test]
+    fn new_repository_is_opened_with_its_password_only() {
+        let (memory, repository) = repository();
+        let opened = open(&memory, "secret").unwrap();
+        assert_eq!((opened.id(), opened.key_id()), (repository.id(), repository.key_id()));
+        assert!(matches!(open(&memory, "wrong"), Err(Error::WrongPassword)));
+        assert!(matches!(Repository::open(Arc::new(memory), &[]), Err(Error::NoKey)));
+    }
+
+    #[test]
+    fn init_refuses_a_place_where_something_is() {
+        let (memory, _) = repository();
+        let again = Repository::init(Arc::new(memory), &password(), &InitOptions::cheap(), NOW);
+        assert!(matches!(again, Err(Error::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn init_interrupted_after_any_write_can_be_repeated() {
+        let mut changes = 0;
+        loop {
+            let memory = MemoryBackend::new();
+            memory.fail_after(changes);
+            let backend = || Arc::new(memory.clone());
+            let first = Repository::init(backend(), &password(), &InitOptions::cheap(), NOW);
+            memory.recover();
+            if first.is_ok() {
+                break;
+            }
+            assert!(matches!(open(&memory, "secret"), Err(Error::NoRepository { .. })));
+            let second = Repository::init(backend(), &password(), &InitOptions::cheap(), NOW).unwrap();
+            assert_eq!(memory.names(FileKind::Key), [second.key_id()], "no key of the first try is left");
+            open(&memory, "secret").unwrap();
+            changes += 1;
+        }
+        assert_eq!(changes, 2);
+    }
+
+    #[test]
+    fn place_without_a_repository_is_told_from_one_that_lost_its_config() {
+        let memory = MemoryBackend::new();
+        assert!(matches!(open(&memory, "secret"), Err(Error::NoRepository { .. })));
+        let (memory, repository) = repository();
+        save(&repository, 0, &[]);
+        memory.remove(FileKind::Config, &Id::NULL).unwrap();
+        assert!(matches!(open(&memory, "secret"), Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn version_1_is_refused() {
+        let (memory, repository) = repository();
+        let config = Config { version: 1, ..Config::generate().unwrap() };
+        let mut sealed = Vec::new();
+        repository.key().seal(&config.encode(), &mut sealed).unwrap();
+        memory.alter(FileKind::Config, &Id::NULL, |contents| *contents = sealed);
+        let error = open(&memory, "secret").unwrap_err();
+        assert!(matches!(error, Error::Version { found: 1 }));
+        assert!(error.hint().unwrap().contains("upgrade_repo_v2"));
+    }
+
+    #[test]
+    fn every_damage_to_the_config_is_found() {
+        let (memory, _) = repository();
+        let config = memory.read(FileKind::Config, &Id::NULL).unwrap();
+        for position in 0..config.len() {
+            let copy = memory.after_crash();
+            copy.alter(FileKind::Config, &Id::NULL, |contents| contents[position] ^= 1);
+            let opened = open(&copy, "secret");
+            assert!(matches!(opened, Err(Error::Damaged { kind: FileKind::Config, .. })), "{opened:?}");
+            copy.alter(FileKind::Config, &Id::NULL, |contents| contents.truncate(position));
+            assert!(open(&copy, "secret").is_err());
+        }
+    }
+
+    #[test]
+    fn every_damage_to_the_only_key_is_called_damage_or_harmless() {
+        let (memory, repository) = repository();
+        let id = repository.key_id();
+        let length = memory.read(FileKind::Key, &id).unwrap().len();
+        for position in 0..length {
+            for bit in [0, 5] {
+                let copy = memory.after_crash();
+                copy.alter(FileKind::Key, &id, |contents| contents[position] ^= 1 << bit);
+                match open(&copy, "secret") {
+                    // A flip in the maker's name, for example, keeps nobody out.
+                    Ok(opened) => assert_eq!(opened.id(), repository.id()),
+                    Err(Error::KeyDamaged { id: damaged }) => assert_eq!(damaged, id),
+                    other => panic!("byte {position}: {other:?}"),
+                }
+            }
+            let copy = memory.after_crash();
+            copy.alter(FileKind::Key, &id, |contents| contents.truncate(position));
+            assert!(matches!(open(&copy, "secret"), Err(Error::KeyDamaged { .. })));
+        }
+    }
+
+    #[test]
+    fn damaged_key_does_not_keep_another_from_opening() {
+        let (memory, repository) = repository();
+        repository.add_key(&Secret::from("second"), &KeyOptions::cheap(), NOW).unwrap();
+        memory.alter(FileKind::Key, &repository.key_id(), |contents| contents.truncate(20));
+        let opened = open(&memory, "second").unwrap();
+        assert!(matches!(open(&memory, "secret"), Err(Error::KeyDamaged { .. })));
+        let problems: Vec<bool> = opened.keys().unwrap().iter().map(|key| key.problem.is_some()).collect();
+        assert_eq!(problems.iter().filter(|problem| **problem).count(), 1);
+    }
+
+    #[test]
+    fn any_password_of_several_opens_any_key_of_several() {
+        let (memory, repository) = repository();
+        for second in 1..4 {
+            let now = Timestamp::from_second(second).unwrap();
+            repository.add_key(&Secret::from(&*format!("p{second}")), &KeyOptions::cheap(), now).unwrap();
+        }
+        for password in ["secret", "p1", "p2", "p3"] {
+            open(&memory, password).unwrap();
+        }
+        let passwords = [Secret::from("wrong"), Secret::from("p2")];
+        let opened = Repository::open(Arc::new(memory.clone()), &passwords).unwrap();
+        let current: Vec<_> = opened.keys().unwrap().into_iter().map(|key| key.is_current).collect();
+        assert_eq!(current, [false, false, true, false]);
+    }
+
+    #[test]
+    fn only_the_newest_keys_are_tried() {
+        let (memory, repository) = repository();
+        for second in 1..=20 {
+            let now = Timestamp::from_second(second).unwrap();
+            repository.add_key(&Secret::from("other"), &KeyOptions::cheap(), now).unwrap();
+        }
+        let error = open(&memory, "secret").unwrap_err();
+        assert!(matches!(error, Error::TooManyKeys { tried: 20, keys: 21 }), "{error:?}");
+        open(&memory, "other").unwrap();
+    }
+
+    #[test]
+    fn key_in_use_is_never_removed() {
+        let (memory, repository) = repository();
+        let own = repository.key_id();
+        assert!(matches!(repository.remove_key(&own), Err(Error::KeyNeeded { .. })));
+        let second = repository.add_key(&Secret::from("second"), &KeyOptions::cheap(), NOW).unwrap();
+        repository.remove_key(&second).unwrap();
+        assert!(matches!(repository.remove_key(&second), Err(Error::Missing { .. })));
+        let third = repository.add_key(&Secret::from("third"), &KeyOptions::cheap(), NOW).unwrap();
+        open(&memory, "third").unwrap().remove_key(&own).unwrap();
+        assert!(matches!(repository.remove_key(&third), Err(Error::KeyNeeded { .. })));
+        assert_eq!(memory.names(FileKind::Key), [third]);
+    }
+
+    #[test]
+    fn key_of_another_repository_with_the_same_password_is_passed_over() {
+        let (memory, repository) = repository();
+        let now = Timestamp::from_second(1).unwrap();
+        let other = MasterKey::generate().unwrap();
+        keys::store(&memory, &other, &password(), &KeyOptions::cheap(), now).unwrap();
+        assert_eq!(open(&memory, "secret").unwrap().key_id(), repository.key_id());
+    }
+
+    #[test]
+    fn snapshots_come_oldest_first_and_damage_is_named() {
+        let (memory, repository) = repository();
+        let ids: Vec<_> = [3, 1, 2].map(|second| save(&repository, second, &["database=shop"])).to_vec();
+        let listed: Vec<_> = repository.snapshots().unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(listed, [Some(ids[1]), Some(ids[2]), Some(ids[0])]);
+
+        let size = memory.read(FileKind::Snapshot, &ids[1]).unwrap().len();
+        for position in 0..size {
+            let copy = memory.after_crash();
+            copy.alter(FileKind::Snapshot, &ids[1], |contents| contents[position] ^= 0x10);
+            let opened = open(&copy, "secret").unwrap();
+            let error = opened.snapshots().unwrap_err();
+            assert!(matches!(error, Error::Damaged { kind: FileKind::Snapshot, id, .. } if id == ids[1]));
+            let each = opened.each_snapshot().unwrap();
+            assert_eq!(each.iter().filter(|(_, snapshot)| snapshot.is_ok()).count(), 2);
+            assert_eq!(each[2].0, ids[1], "the damaged one comes last");
+        }
+    }
+
+    #[test]
+    fn object_under_the_name_of_another_is_found() {
+        let (memory, repository) = repository();
+        let (one, other) = (save(&repository, 1, &[]), save(&repository, 2, &[]));
+        let swapped = memory.read(FileKind::Snapshot, &other).unwrap();
+        memory.alter(FileKind::Snapshot, &one, |contents| *contents = swapped);
+        assert!(matches!(repository.snapshot(&one), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn listing_that_fails_is_an_error() {
+        let (memory, repository) = repository();
+        save(&repository, 1, &[]);
+        memory.fail_listing(FileKind::Snapshot);
+        assert!(matches!(repository.snapshots(), Err(Error::Listing { .. })));
+        memory.fail_listing(FileKind::Fact);
+        assert!(repository.facts().is_err());
+        memory.fail_listing(FileKind::Lock);
+        assert!(repository.lock_shared(NOW).is_err());
+        memory.fail_listing(FileKind::Key);
+        assert!(matches!(open(&memory, "secret"), Err(Error::Foreign { .. } | Error::Listing { .. })));
+    }
+
+    #[test]
+    fn forget_interrupted_after_any_write_never_drops_without_the_fact() {
+        for changes in 0..4 {
+            let (memory, repository) = repository();
+            let ids = [save(&repository, 1, &["database=a"]), save(&repository, 2, &["database=b"])];
+            let lock = repository.lock_shared(NOW).unwrap();
+            memory.fail_after(changes);
+            let outcome = repository.forget(&ids, "test", &lock, NOW);
+            assert_eq!(outcome.is_ok(), changes == 3);
+            let copy = open(&memory.after_crash(), "secret").unwrap();
+            let left = copy.snapshots().unwrap().len();
+            let facts = copy.facts().unwrap();
+            assert_eq!(left, [2, 2, 1, 0][usize::try_from(changes).unwrap()]);
+            assert_eq!(facts.records().len(), usize::from(changes > 0));
+            if let Some(record) = facts.records().first() {
+                let Fact::Forgotten { snapshots, reason } = &record.file.fact else { panic!("{record:?}") };
+                assert_eq!((snapshots.len(), &*snapshots[0].database, &**reason), (2, "a", "test"));
+            }
+            memory.recover();
+        }
+    }
+
+    #[test]
+    fn forget_of_a_snapshot_that_is_not_there_changes_nothing() {
+        let (memory, repository) = repository();
+        let there = save(&repository, 1, &[]);
+        let lock = repository.lock_exclusive(NOW).unwrap();
+        let before = memory.changes();
+        assert!(repository.forget(&[there, Id::of(b"absent")], "test", &lock, NOW).is_err());
+        assert_eq!(memory.changes(), before);
+    }
+}

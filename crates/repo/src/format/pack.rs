@@ -82,7 +82,7 @@ pub fn encode_header(blobs: &[PackBlob]) -> Vec<u8> {
 /// Reads the last four bytes of a pack of `pack_size` bytes: the length of the sealed header before them.
 pub fn decode_trailer(trailer: [u8; TRAILER], pack_size: u64) -> FormatResult<u32> {
     let length = u32::from_le_bytes(trailer);
-    if length < OVERHEAD_32 || length > HEADER_LIMIT {
+    if !(OVERHEAD_32..=HEADER_LIMIT).contains(&length) {
         return Err(FormatError::new(format!("a header of {length} bytes is impossible")));
     }
     if u64::from(length) + TRAILER as u64 > pack_size {
