@@ -133,6 +133,48 @@ pub enum Error {
     /// The consumer of the data failed.
     #[error("{0}")]
     Consumer(#[source] BoxError),
+    /// A restore in place cannot change the size of a database's pages.
+    #[error("{path} has pages of {target} bytes, the image pages of {image}", path = path.display())]
+    PageSizeDiffers {
+        /// The database to be restored.
+        path: PathBuf,
+        /// Its bytes in a page.
+        target: u32,
+        /// The image's bytes in a page.
+        image: u32,
+    },
+    /// What was written is not what is read back; nothing was committed.
+    #[error("{path} does not hold what was just written: {what}", path = path.display())]
+    ReadBack {
+        /// The database that was being restored.
+        path: PathBuf,
+        /// Where the difference is.
+        what: String,
+    },
+    /// The image has no such table.
+    #[error("no table {name} in the image")]
+    NoSuchTable {
+        /// The name that was asked for.
+        name: String,
+        /// Tables with similar names.
+        candidates: Vec<String>,
+    },
+    /// The name is that of something whose rows cannot be taken out.
+    #[error("{name} is {what}")]
+    NotATable {
+        /// The name that was asked for.
+        name: String,
+        /// `a view`, `part of the virtual table words` …
+        what: String,
+    },
+    /// A table could not be written to its new place; nothing was changed there.
+    #[error("could not restore table {table}: {message}")]
+    Table {
+        /// The table.
+        table: String,
+        /// What SQLite said.
+        message: String,
+    },
     /// The source of an image failed while SQLite or we read from it.
     #[error("could not read the image")]
     Source(#[source] io::Error),
@@ -178,9 +220,24 @@ impl Error {
             Error::WalMismatch { .. } => {
                 "run the backup again; if it stays, check the database and its disk".into()
             }
+            Error::PageSizeDiffers { path, .. } => format!(
+                "restore to a new file, stop the application, and put that file in the place of {} \
+                 and its -wal, -shm and -journal",
+                path.display()
+            ),
+            Error::ReadBack { .. } => {
+                "nothing was changed; check the disk and its cable or driver before trying again".into()
+            }
+            Error::NoSuchTable { candidates, .. } if candidates.is_empty() => return None,
+            Error::NoSuchTable { candidates, .. } => format!("did you mean {}?", candidates.join(", ")),
+            Error::NotATable { .. } => "give the name of a table".into(),
             Error::Unsupported { hint, .. } => return hint.clone(),
             Error::Io { source, .. } => return io_hint(source),
-            Error::Sqlite { .. } | Error::Cancelled | Error::Consumer(_) | Error::Source(_) => return None,
+            Error::Sqlite { .. }
+            | Error::Cancelled
+            | Error::Consumer(_)
+            | Error::Source(_)
+            | Error::Table { .. } => return None,
         };
         Some(hint)
     }
@@ -217,6 +274,10 @@ impl Error {
             _ if code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK => Error::HotJournal { path },
             _ => Error::Sqlite { path, code, message },
         }
+    }
+
+    pub(crate) fn unsupported(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Unsupported { path: path.to_path_buf(), what: what.into(), hint: Some(hint.into()) }
     }
 
     /// Says whether SQLite found the contents damaged, so that only a raw copy can save them.

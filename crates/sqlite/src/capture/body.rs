@@ -1,0 +1,138 @@
+//! The ways to read an image, behind one set of questions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::capture::at_rest::AtRest;
+use crate::capture::image::{self, Layout};
+use crate::capture::locked::Locked;
+use crate::capture::raw_copy::RawCopy;
+use crate::capture::reflink::Clone;
+use crate::capture::{Inspection, Method, dbpage};
+use crate::identify::Identity;
+use crate::live::{Live, Moment};
+use crate::vfs::{PageSource, open_image};
+use crate::{Error, Result};
+
+/// A database that is being read in one of the ways of `Method`.
+pub(crate) enum Body {
+    /// The read transaction is open until the end.
+    Locked(Locked),
+    /// The same, read page by page through SQLite.
+    DbPage(Locked),
+    /// SHARED is held until the first read, which copies everything.
+    BeforeCopy(Locked),
+    /// Everything is in memory, no lock is held.
+    InMemory(Arc<Vec<u8>>),
+    /// No lock is held, the clone is ours.
+    Reflink(Arc<Clone>, Moment),
+    /// First pass: no lock is held; the moment is that of the opening.
+    FirstPass(Live, Moment),
+    /// Both passes are done, no lock is held.
+    Settled,
+    /// Nobody has it open.
+    AtRest(AtRest),
+    /// Bytes as they are.
+    Raw(RawCopy),
+}
+
+impl Body {
+    pub(crate) fn method(&self) -> Method {
+        match self {
+            Body::Locked(_) => Method::LockedImage,
+            Body::DbPage(_) => Method::DbPage,
+            Body::BeforeCopy(_) | Body::InMemory(_) => Method::MemoryCopy,
+            Body::Reflink(..) => Method::Reflink,
+            Body::FirstPass(..) | Body::Settled => Method::TwoPass,
+            Body::AtRest(_) => Method::AtRest,
+            Body::Raw(_) => Method::Raw,
+        }
+    }
+
+    /// Fills `buffer` with the image's bytes from `offset` on.
+    pub(crate) fn read(&mut self, identity: &Identity, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if matches!(self, Body::BeforeCopy(_)) {
+            self.copy_to_memory()?;
+        }
+        match self {
+            Body::Locked(locked) | Body::BeforeCopy(locked) => locked.read(offset, buffer),
+            Body::DbPage(locked) => {
+                dbpage::read(locked.live().connection(), &identity.path, locked.layout(), offset, buffer)
+            }
+            Body::InMemory(bytes) => {
+                bytes.read_at(offset, buffer).map_err(|error| Error::io("read", &identity.path, error))
+            }
+            Body::Reflink(clone, moment) => {
+                let clone = ClonedBytes { clone, identity };
+                image::fill(layout(moment), &clone, None, offset, buffer)
+            }
+            Body::FirstPass(live, moment) => image::fill(layout(moment), &live.main(), None, offset, buffer),
+            Body::AtRest(at_rest) => at_rest.read(offset, buffer),
+            Body::Raw(copy) => copy.read(offset, buffer),
+            Body::Settled => Err(Error::Changed { path: identity.path.clone() }),
+        }
+    }
+
+    /// Copies the whole image and gives the lock back: as short a hold as can be.
+    fn copy_to_memory(&mut self) -> Result<()> {
+        let Body::BeforeCopy(locked) = self else { return Ok(()) };
+        let size = usize::try_from(locked.layout().size()).map_err(|_| Error::Damaged {
+            what: "the database is larger than the memory of this machine can address".into(),
+        })?;
+        let mut bytes = vec![0u8; size];
+        locked.read(0, &mut bytes)?;
+        *self = Body::InMemory(Arc::new(bytes));
+        Ok(())
+    }
+
+    pub(crate) fn inspection(&self) -> Result<Option<Inspection>> {
+        match self {
+            Body::Locked(locked) | Body::DbPage(locked) | Body::BeforeCopy(locked) => {
+                Ok(locked.same_moment()?.map(Inspection::live))
+            }
+            Body::InMemory(bytes) => image_inspection(Arc::<Vec<u8>>::clone(bytes)),
+            Body::Reflink(clone, _) => image_inspection(Arc::<Clone>::clone(clone)),
+            Body::FirstPass(..) | Body::Settled | Body::AtRest(_) | Body::Raw(_) => Ok(None),
+        }
+    }
+
+    /// Waits for the lock of the second pass. From then on the body is a locked image.
+    pub(crate) fn lock_again(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<&mut Locked> {
+        let mut live = match std::mem::replace(self, Body::Settled) {
+            Body::FirstPass(live, _) => live,
+            _ => Live::open(identity)?,
+        };
+        let moment = live.begin(busy_timeout)?;
+        *self = Body::Locked(Locked::new(live, moment));
+        match self {
+            Body::Locked(locked) => Ok(locked),
+            _ => Err(Error::Changed { path: identity.path.clone() }),
+        }
+    }
+
+    pub(crate) fn wal_growth(&self) -> u64 {
+        match self {
+            Body::Locked(locked) | Body::DbPage(locked) => locked.wal_growth(),
+            _ => 0,
+        }
+    }
+}
+
+pub(crate) fn layout(moment: &Moment) -> Layout {
+    Layout { page_size: moment.page_size, page_count: moment.page_count }
+}
+
+fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Inspection>> {
+    open_image(source).map(Inspection::image).map(Some)
+}
+
+struct ClonedBytes<'a> {
+    clone: &'a Clone,
+    identity: &'a Identity,
+}
+
+impl image::Bytes for ClonedBytes<'_> {
+    fn fill(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clone.fill(&self.identity.path, offset, buffer)
+    }
+}

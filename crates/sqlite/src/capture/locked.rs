@@ -1,0 +1,105 @@
+//! The locked image: SQLite takes the read lock, the files are read past its page cache.
+//!
+//! In WAL mode the frames up to the transaction's mark are laid over the main file. All of
+//! them, not only those that no checkpoint has copied yet: the bytes are the same, and a
+//! checkpoint in the middle of its work does not matter. The chain of checksums up to the
+//! value in the index proves that these are exactly the frames that SQLite saw.
+
+use crate::capture::image::{self, Layout, Overlay};
+use crate::header::{HEADER_SIZE, Header};
+use crate::live::{Live, Moment, SameMoment};
+use crate::wal::{self, PageMap, Until};
+use crate::{Error, Result};
+
+/// An open read transaction and what lies over the main file in it.
+pub(crate) struct Locked {
+    live: Live,
+    moment: Moment,
+    map: Option<PageMap>,
+}
+
+impl Locked {
+    pub(crate) fn new(live: Live, moment: Moment) -> Self {
+        Locked { live, moment, map: None }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { page_size: self.moment.page_size, page_count: self.moment.page_count }
+    }
+
+    pub(crate) fn moment(&self) -> &Moment {
+        &self.moment
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    pub(crate) fn into_parts(self) -> (Live, Moment) {
+        (self.live, self.moment)
+    }
+
+    /// Fills `buffer` with the image's bytes from `offset` on. The first call reads the log.
+    pub(crate) fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.prepare()?;
+        let main = self.live.main();
+        match (&self.map, self.live.wal()) {
+            (Some(map), Some(log)) if !map.is_empty() => {
+                let overlay = Overlay { map, log: &log };
+                image::fill(self.layout(), &main, Some(&overlay), offset, buffer)
+            }
+            (Some(map), None) if !map.is_empty() => Err(self.mismatch("the log is gone")),
+            _ => image::fill(self.layout(), &main, None, offset, buffer),
+        }
+    }
+
+    /// Reads the log and proves that it is the one of the transaction.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        if self.map.is_some() {
+            return Ok(());
+        }
+        self.map = Some(match &self.moment.wal {
+            None => PageMap::default(),
+            Some(index) => {
+                let log = self.live.wal().ok_or_else(|| self.mismatch("there is no log"))?;
+                let mut read = |offset: u64, buffer: &mut [u8]| log.read_some(offset, buffer);
+                match wal::scan(&mut read, index.page_size, Until::Mark(index.mark)) {
+                    Ok(Some(scan)) => scan.map,
+                    Ok(None) => return Err(self.mismatch("the log is empty")),
+                    Err(Error::Damaged { what }) => return Err(self.mismatch(&what)),
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Returns the header of the image.
+    pub(crate) fn header(&mut self) -> Result<Header> {
+        if self.moment.wal.is_none() {
+            return Header::parse(&self.moment.main_header);
+        }
+        // SQLite finds page 1 in the log by its index, without reading all of the log.
+        let through_sqlite = super::dbpage::first_page(self.live.connection());
+        if let Some(bytes) = through_sqlite {
+            return Header::parse(&bytes);
+        }
+        let mut bytes = [0u8; HEADER_SIZE];
+        self.read(0, &mut bytes)?;
+        Header::parse(&bytes)
+    }
+
+    pub(crate) fn same_moment(&self) -> Result<Option<SameMoment>> {
+        self.live.same_moment(&self.moment)
+    }
+
+    /// Returns by how many bytes the log grew since the transaction began.
+    pub(crate) fn wal_growth(&self) -> u64 {
+        let now = self.live.wal().and_then(|log| log.size().ok()).unwrap_or(0);
+        now.saturating_sub(self.moment.wal_size)
+    }
+
+    fn mismatch(&self, what: &str) -> Error {
+        Error::WalMismatch { path: self.live.identity().path.clone(), what: what.to_string() }
+    }
+}

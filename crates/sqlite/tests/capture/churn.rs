@@ -1,0 +1,130 @@
+//! Images taken while another process writes as fast as it can, checkpoints and vacuums.
+//!
+//! The writer keeps a balanced ledger: the sum over all accounts is zero in every committed
+//! state, and the number of transactions is stored with each of them.
+
+use std::time::Duration;
+
+use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
+use rusqlite::Connection;
+
+use crate::support::{Other, assert_same, dbpage, integrity, make, open, place, read_in};
+
+const SCHEMA: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, v INTEGER, filler);
+     CREATE INDEX by_value ON account(v);
+     CREATE TABLE counter(n INTEGER);
+     INSERT INTO counter VALUES(0);
+     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 2000)
+     INSERT INTO account SELECT i, 0, randomblob(300) FROM n;";
+
+/// The role `churn`: writes until it is killed.
+pub(crate) fn churn(path: &str) {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(Duration::from_secs(20)).unwrap();
+    connection.execute_batch("PRAGMA synchronous = off; PRAGMA wal_autocheckpoint = 200").unwrap();
+    println!("ready");
+    let mut random = 88172645463325252u64;
+    let mut next = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below) as i64
+    };
+    for round in 0u64.. {
+        let (from, to, amount) = (next(2000) + 1, next(2000) + 1, next(1000));
+        connection
+            .execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 UPDATE account SET v = v - {amount}, filler = randomblob(300) WHERE id = {from};
+                 UPDATE account SET v = v + {amount} WHERE id = {to};
+                 INSERT INTO account VALUES(10000 + {round} % 500, 0, randomblob(500))
+                     ON CONFLICT DO UPDATE SET filler = randomblob({});
+                 UPDATE counter SET n = n + 1;
+                 COMMIT",
+                next(3000)
+            ))
+            .unwrap();
+        let extra = match round % 400 {
+            50 => "PRAGMA wal_checkpoint(passive)",
+            150 => "PRAGMA wal_checkpoint(truncate)",
+            250 => "DELETE FROM account WHERE id >= 10000",
+            350 => "VACUUM",
+            399 => "CREATE TABLE IF NOT EXISTS extra(x); DROP TABLE extra",
+            _ => continue,
+        };
+        // A checkpoint or a VACUUM that a reader is in the way of may fail.
+        connection.busy_timeout(Duration::from_millis(50)).unwrap();
+        let _ = connection.execute_batch(extra);
+        connection.busy_timeout(Duration::from_secs(20)).unwrap();
+    }
+}
+
+fn check(image: &[u8], last: &mut i64) {
+    assert_eq!(integrity(image), "ok");
+    let database = open(image);
+    let (sum, count): (i64, i64) = database
+        .query_row("SELECT sum(v), (SELECT n FROM counter) FROM account", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!(sum, 0, "half a transaction is in the image");
+    assert!(count >= *last, "time went back");
+    *last = count;
+}
+
+fn under_churn(mode: &str, force_method: Option<Method>, rounds: u32, expected: Method) {
+    let (_folder, path) = place("churn.db");
+    make(&path, &format!("PRAGMA journal_mode = {mode}; {SCHEMA}"));
+    let writer = Other::start("churn", &path);
+    let options = CaptureOptions {
+        busy_timeout: Duration::from_secs(20),
+        force_method,
+        memory_limit: 1 << 30,
+        ..CaptureOptions::default()
+    };
+    let (mut last, mut first, mut compared) = (0, None, 0);
+    for round in 0..rounds {
+        let mut capture = Capture::open(&path, &options).unwrap();
+        assert_eq!(capture.method(), expected);
+        let inspection = if round % 2 == 0 { capture.inspection().unwrap() } else { None };
+        let image = read_in(&mut capture, 70_001 + 1000 * round as usize);
+        if let Some(connection) = inspection.or_else(|| capture.inspection().unwrap()) {
+            assert_same(&image, &dbpage(&connection));
+            compared += 1;
+        }
+        check(&image, &mut last);
+        first.get_or_insert(last);
+        capture.finish().unwrap();
+    }
+    // A checkpoint that waits for readers keeps a second reader out.
+    assert!(compared * 2 > rounds || expected == Method::TwoPass, "only {compared} compared");
+    assert!(Some(last) > first, "the writer stood still");
+    writer.kill();
+}
+
+#[test]
+fn locked_image_under_churn_is_what_sqlite_sees() {
+    under_churn("wal", None, 25, Method::LockedImage);
+}
+
+#[test]
+fn page_by_page_under_churn_is_what_sqlite_sees() {
+    under_churn("wal", Some(Method::DbPage), 8, Method::DbPage);
+}
+
+#[test]
+fn memory_copy_under_churn_is_what_sqlite_sees() {
+    for mode in ["delete", "truncate", "persist"] {
+        under_churn(mode, None, 8, Method::MemoryCopy);
+    }
+}
+
+#[test]
+fn locked_image_in_rollback_mode_under_churn_is_what_sqlite_sees() {
+    under_churn("delete", Some(Method::LockedImage), 10, Method::LockedImage);
+}
+
+#[test]
+fn two_passes_under_churn_give_one_committed_state() {
+    under_churn("delete", Some(Method::TwoPass), 15, Method::TwoPass);
+}

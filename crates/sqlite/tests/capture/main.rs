@@ -1,0 +1,14 @@
+//! Captures of databases that other processes are using.
+//!
+//! Other processes are this same test binary, started again with a role (`support::Other`).
+
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stdout)]
+
+mod churn;
+mod support;
+
+/// The entry of a started process; does nothing in a normal run.
+#[test]
+fn role_of_a_started_process() {
+    support::play_role();
+}
