@@ -5,20 +5,21 @@
 //! file layer (`raw`, `live`): a second descriptor on the same file, once closed, would
 //! cancel the POSIX locks of every SQLite connection in this process.
 
-pub mod capture;
 pub mod apply;
+pub mod capture;
 pub mod error;
 pub mod header;
 pub mod holders;
-pub mod inspect;
-pub mod page;
-pub mod rows;
 pub mod identify;
+pub mod inspect;
 pub mod live;
+pub mod page;
 pub mod position;
 pub mod raw;
-pub mod wal;
+pub mod retire;
+pub mod rows;
 pub mod vfs;
+pub mod wal;
 
 pub use error::{BoxError, Error, Result};
 
