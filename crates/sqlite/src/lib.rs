@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod capture;
 pub mod error;
+pub mod extract;
 pub mod header;
 pub mod holders;
 pub mod identify;

@@ -50,7 +50,7 @@ pub(crate) fn run(connection: &Connection, sql: &str) {
         );
         text.replace_range(start..=end, &query);
     }
-    connection.execute_batch(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    connection.execute_batch(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
 }
 
 /// Returns `length` bytes that follow from `seed` and do not compress.
