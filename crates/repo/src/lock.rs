@@ -170,7 +170,7 @@ fn ensure_no_conflict(
             Some(own) if is_old && is_stale(&**backend, &info.id, own)? => {
                 backend.remove(FileKind::Lock, &info.id)?;
             }
-            _ => return Err(locked(info.id, lock)),
+            _ => return Err(locked(lock)),
         }
     }
     Ok(())
@@ -185,13 +185,12 @@ fn is_stale(backend: &dyn Backend, id: &Id, own: &Id) -> Result<bool> {
     Ok(matches!(times, (Some(theirs), Some(ours)) if ours.duration_since(theirs) > STALE_AFTER))
 }
 
-fn locked(id: Id, lock: LockFile) -> Error {
+fn locked(lock: LockFile) -> Error {
     Error::Locked {
-        id,
+        host: lock.host().to_owned(),
         exclusive: lock.exclusive,
         program: if lock.program.is_empty() { "restic".to_owned() } else { lock.program },
         pid: lock.pid,
-        host: lock.hostname,
         user: lock.username,
         since: lock.time,
     }
@@ -230,6 +229,10 @@ impl Held {
     fn acquire(repository: &Repository, exclusive: bool, now: Timestamp) -> Result<Self> {
         remove_abandoned(repository)?;
         ensure_no_conflict(repository, exclusive, None, now)?;
+        // Whoever cannot clean up may still be able to do what it came for.
+        if let Err(error) = repository.backend().clean_temporary() {
+            tracing::warn!(event = "temporary-files-not-removed", %error);
+        }
 
         let lock = Lock::write(repository, exclusive, now)?;
         thread::sleep(repository.backend().settling_time());
@@ -290,7 +293,7 @@ impl Lock {
         let file = LockFile {
             time: now,
             exclusive,
-            hostname: process.hostname.clone(),
+            hostname: LockFile::mark_host(&process.hostname),
             username: process.username.clone(),
             pid: process.pid,
             uid: process.uid,
@@ -482,6 +485,41 @@ mod tests {
         repository.lock_shared(NOW).unwrap();
         let left: Vec<_> = backend.list(FileKind::Lock).unwrap().into_iter().map(|info| info.id).collect();
         assert_eq!(left, [foreign]);
+    }
+
+    #[test]
+    fn reading_goes_on_in_a_folder_that_may_not_be_written() {
+        // Root may write everywhere, so the test runs itself in a namespace where it has no privileges.
+        if let Ok(folder) = std::env::var("DBKEEP_TEST_READ_ONLY") {
+            let backend = Arc::new(LocalBackend::new(folder));
+            let repository = Repository::open(backend, &[Secret::from("x")]).unwrap();
+            let warnings = Warnings(AtomicUsize::new(0));
+            assert!(!repository.lock_for_reading(&warnings, NOW).unwrap().is_locked());
+            assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+            assert!(repository.lock_shared(NOW).unwrap_err().is_read_only());
+            assert!(repository.snapshots().unwrap().is_empty());
+            let hidden = repository.list(FileKind::Index);
+            assert!(matches!(hidden, Err(Error::Listing { .. })), "{hidden:?}");
+            return;
+        }
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("r");
+        repository_on(Arc::new(LocalBackend::new(&folder)));
+        for (name, mode) in [("locks", 0o500), ("dbkeep/tmp", 0o500), ("index", 0o300)] {
+            std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let output = std::process::Command::new("unshare")
+            .args(["--user".as_ref(), std::env::current_exe().unwrap().as_os_str()])
+            .args(["--exact", "lock::tests::reading_goes_on_in_a_folder_that_may_not_be_written"])
+            .env("DBKEEP_TEST_READ_ONLY", &folder)
+            .output();
+        match output {
+            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
+                assert!(output.status.success(), "{output:?}");
+            }
+            other => println!("skipped: no namespace without privileges: {other:?}"),
+        }
     }
 
     #[test]

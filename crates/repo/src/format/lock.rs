@@ -1,6 +1,10 @@
 //! Lock files: somebody uses the repository.
 //!
 //! Source: restic's design document, "Locks". `program` and `host_id` are ours; restic ignores them.
+//!
+//! The host name of our locks is not the plain one. On the host that a lock names, `restic unlock` sends
+//! SIGHUP to its process to see whether it is there (`processExists` in restic's `lock_unix.go`). That
+//! would end a dbkeep, or the program that it is a part of.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,6 +14,9 @@ use super::{FormatResult, is_zero};
 /// The word that marks a lock as written by dbkeep.
 pub const PROGRAM: &str = "dbkeep";
 
+/// What follows the host name in our locks. People see it in restic's messages.
+const HOST_MARK: &str = " (dbkeep)";
+
 /// The contents of a lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockFile {
@@ -18,7 +25,7 @@ pub struct LockFile {
     /// Whether nobody else may use the repository.
     #[serde(default)]
     pub exclusive: bool,
-    /// On which host the holder runs.
+    /// On which host the holder runs; see [`LockFile::host`].
     #[serde(default)]
     pub hostname: String,
     /// Under which user.
@@ -45,6 +52,16 @@ impl LockFile {
     /// Says whether dbkeep wrote it.
     pub fn is_ours(&self) -> bool {
         self.program == PROGRAM
+    }
+
+    /// Returns the plain name of the holder's host.
+    pub fn host(&self) -> &str {
+        self.hostname.strip_suffix(HOST_MARK).unwrap_or(&self.hostname)
+    }
+
+    /// Returns the host name to write into a lock of ours.
+    pub fn mark_host(host: &str) -> String {
+        format!("{host}{HOST_MARK}")
     }
 
     /// Says whether this lock and a wanted one cannot be held at once.
@@ -77,5 +94,15 @@ mod tests {
         let ours = LockFile { program: PROGRAM.to_owned(), exclusive: true, ..lock };
         let read = LockFile::decode(&ours.encode()).unwrap();
         assert!(read.is_ours() && read.conflicts_with(false));
+    }
+
+    #[test]
+    fn host_name_is_not_the_plain_one() {
+        let json = br#"{"time":"2015-06-27T12:18:51Z","hostname":"kasimir"}"#;
+        let lock = LockFile::decode(json).unwrap();
+        assert_eq!(lock.host(), "kasimir");
+        let ours = LockFile { hostname: LockFile::mark_host("kasimir"), ..lock };
+        assert_ne!(ours.hostname, "kasimir");
+        assert_eq!(ours.host(), "kasimir");
     }
 }
