@@ -20,7 +20,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum Error {
     /// An object that was asked for is not there.
-    #[error("{} {id} is missing", .kind.word())]
+    #[error("{} is missing", name(*.kind, .id))]
     Missing {
         /// What kind of object.
         kind: FileKind,
@@ -36,7 +36,7 @@ pub enum Error {
         id: Id,
     },
     /// An object ends before the bytes that were asked for.
-    #[error("{} {id} ends before byte {end}", .kind.word())]
+    #[error("{} ends before byte {end}", name(*.kind, .id))]
     Short {
         /// What kind of object.
         kind: FileKind,
@@ -72,7 +72,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An object is not what was once written.
-    #[error("{} {id:.8} is damaged: {what}", .kind.word())]
+    #[error("{} is damaged: {what}", name(*.kind, .id))]
     Damaged {
         /// What kind of object.
         kind: FileKind,
@@ -82,7 +82,7 @@ pub enum Error {
         what: String,
     },
     /// A different object is stored under the name already.
-    #[error("another {} is stored under the name {id:.8} already", .kind.word())]
+    #[error("another {} is there already", name(*.kind, .id))]
     Taken {
         /// What kind of object.
         kind: FileKind,
@@ -149,8 +149,6 @@ pub enum Error {
         if *exclusive { " exclusively" } else { "" }
     )]
     Locked {
-        /// The name of the lock.
-        id: Id,
         /// Whether that lock is exclusive.
         exclusive: bool,
         /// Which program wrote it.
@@ -223,7 +221,7 @@ impl Error {
             Self::Version { found: 1 } => "upgrade it with `restic migrate upgrade_repo_v2`",
             Self::Version { .. } => "it was made by a newer program: use that one, or a newer dbkeep",
             Self::Foreign { .. } => "was the repository copied completely?",
-            Self::WrongPassword => "check the password or the key file; `restic key list` shows the keys",
+            Self::WrongPassword => "is it the password or key file of this repository?",
             Self::NoKey => {
                 "give a password file with --password-file, or restore the folder `keys` from a copy"
             }
@@ -248,6 +246,14 @@ impl Error {
     }
 }
 
+/// Returns how messages name an object; there is only one config.
+fn name(kind: FileKind, id: &Id) -> String {
+    match kind {
+        FileKind::Config => kind.word().to_owned(),
+        _ => format!("{} {id:.8}", kind.word()),
+    }
+}
+
 /// Says whether the error means a full disk or an exhausted quota.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -266,9 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn objects_are_named_by_the_start_of_their_id() {
+        let damaged = |kind| Error::Damaged { kind, id: Id::NULL, what: "odd".to_owned() }.to_string();
+        assert_eq!(damaged(FileKind::Snapshot), "snapshot 00000000 is damaged: odd");
+        assert_eq!(damaged(FileKind::Config), "config is damaged: odd");
+    }
+
+    #[test]
     fn lock_of_a_dbkeep_and_of_restic_get_different_hints() {
         let locked = |program: &str| Error::Locked {
-            id: Id::NULL,
             exclusive: true,
             program: program.to_owned(),
             pid: 7,
