@@ -125,7 +125,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub fn create_folder(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
-            set_mode(&File::open(path)?, 0o700)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
             sync_parent(path)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -313,6 +313,59 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 4);
         assert!(alive.path().exists());
         assert_eq!(remove_abandoned(&folder.path().join("absent")).unwrap(), 0);
+    }
+
+    #[test]
+    fn name_that_may_not_survive_is_not_left_behind() {
+        // A folder that may be written but not opened cannot be synced. Root may open any, so the test
+        // runs itself in a namespace where it has no privileges.
+        if let Ok(folder) = std::env::var("DBKEEP_TEST_UNSYNCABLE") {
+            let path = Path::new(&folder).join("closed/a");
+            let staged = Staged::create(Path::new(&folder)).unwrap();
+            assert_eq!(staged.publish_new(&path).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            assert!(!path.exists());
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let closed = folder.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o300)).unwrap();
+        let output = std::process::Command::new("unshare")
+            .args(["--user".as_ref(), std::env::current_exe().unwrap().as_os_str()])
+            .args(["--exact", "durable::tests::name_that_may_not_survive_is_not_left_behind", "--nocapture"])
+            .env("DBKEEP_TEST_UNSYNCABLE", folder.path())
+            .output();
+        match output {
+            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
+                assert!(output.status.success(), "{output:?}");
+            }
+            other => println!("skipped: no namespace without privileges: {other:?}"),
+        }
+        assert_eq!(names(&closed).len(), 0);
+    }
+
+    #[test]
+    fn modes_do_not_depend_on_the_umask() {
+        if let Ok(folder) = std::env::var("DBKEEP_TEST_UMASK") {
+            create_folder(&Path::new(&folder).join("a/b")).unwrap();
+            write_new(&Path::new(&folder).join("a/b/file"), b"x").unwrap();
+            return;
+        }
+        for umask in ["0", "077", "0777"] {
+            let folder = tempfile::tempdir().unwrap();
+            let output = std::process::Command::new("sh")
+                .args(["-c".to_owned(), format!("umask {umask} && exec \"$@\""), "sh".to_owned()])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "durable::tests::modes_do_not_depend_on_the_umask"])
+                .env("DBKEEP_TEST_UMASK", folder.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            for (path, mode) in [("a", 0o700), ("a/b", 0o700), ("a/b/file", 0o600)] {
+                let found = folder.path().join(path).metadata().unwrap().mode() & 0o7777;
+                assert_eq!(found, mode, "{path} under umask {umask}");
+            }
+        }
     }
 
     #[test]
