@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dbkeep_repo::observe::Observer;
+use dbkeep_repo::Observer;
 
 use crate::config::{self, Config};
 use crate::dotenv;

@@ -13,6 +13,8 @@ use jiff::tz::TimeZone;
 pub struct Environment {
     /// The environment variables that are valid text.
     pub variables: BTreeMap<String, String>,
+    /// The values of the `.env` file, for `env:NAME` only.
+    pub env_file: BTreeMap<String, String>,
     /// The user's home; `None` for users without one.
     pub home: Option<PathBuf>,
     /// What relative paths of the command line start from.
@@ -80,6 +82,7 @@ impl Environment {
             .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
         Self {
             variables,
+            env_file: BTreeMap::new(),
             home,
             working_directory,
             config_directory,
@@ -94,6 +97,12 @@ impl Environment {
     /// Returns the value of a variable; an empty one counts as not set.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Returns what `env:NAME` stands for: the variable, else the value in the `.env` file.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.variable(name)
+            .or_else(|| self.env_file.get(name).map(String::as_str).filter(|value| !value.is_empty()))
     }
 
     /// Returns `path` with `~` replaced by the home and, when relative, below `base`.
@@ -116,7 +125,8 @@ mod tests {
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Environment::assemble(
             variables,
             Some("/home/ada".into()),

@@ -40,12 +40,6 @@ pub enum Error {
         /// Who owns it, or who can write it.
         why: String,
     },
-    /// A file that holds a secret can be read by others.
-    #[error("{} can be read by others", file.display())]
-    LaxSecret {
-        /// The file.
-        file: PathBuf,
-    },
 
     /// The source is neither a configured name nor a file, a directory or a URL.
     #[error("no database called {name:?} is configured, and there is no such file")]
@@ -138,16 +132,6 @@ pub enum Error {
         location: String,
         /// When this host last saw it.
         last_used: Option<Timestamp>,
-    },
-    /// Another repository is here than before.
-    #[error("{location} holds another repository than before: {found}, not {known}")]
-    OtherRepository {
-        /// Where.
-        location: String,
-        /// The id that is known here.
-        known: String,
-        /// The id that was found.
-        found: String,
     },
     /// There is no repository, and this operation makes none.
     #[error("no repository at {location}")]
@@ -271,7 +255,7 @@ impl Error {
         match self {
             Self::Usage { .. } => "usage",
             Self::Config { .. } => "config",
-            Self::UnsafeFile { .. } | Self::LaxSecret { .. } => "unsafe-file",
+            Self::UnsafeFile { .. } => "unsafe-file",
             Self::UnknownSource { .. } => "unknown-source",
             Self::NoDatabases { .. } => "no-databases",
             Self::NotADatabase { .. } => "not-a-database",
@@ -281,7 +265,6 @@ impl Error {
             Self::NoSnapshot { .. } => "no-snapshot",
             Self::AmbiguousSnapshot { .. } | Self::AmbiguousDatabase { .. } => "ambiguous",
             Self::RepositoryGone { .. } => "repository-gone",
-            Self::OtherRepository { .. } => "other-repository",
             Self::NoRepository { .. } => "no-repository",
             Self::NoPassword { .. } => "no-password",
             Self::PasswordCommand { .. } => "password-command",
@@ -327,14 +310,14 @@ impl Error {
                 "it can run commands, so it must belong to you and nobody else may write it: `chmod go-w {}`, or name it with --config",
                 file.display()
             )),
-            Self::LaxSecret { file } => Some(format!("chmod 600 {}", file.display())),
             Self::UnknownSource { suggestion, .. } => Some(match suggestion {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => "give a path to a SQLite file, a directory, or a name from the configuration".to_owned(),
             }),
             Self::NoDatabases { .. } => Some("files are recognised by content, not by suffix".to_owned()),
             Self::NameTaken { .. } => Some(
-                "give this database a name of its own with --name, or in the configuration".to_owned(),
+                "give this database a name of its own with --name; if it is the same one in a new place, add --adopt-name"
+                    .to_owned(),
             ),
             Self::SameName { .. } => {
                 Some("back them up one by one with --name, or name them in the configuration".to_owned())
@@ -346,9 +329,6 @@ impl Error {
             Self::RepositoryGone { .. } => Some(
                 "is the disk mounted? Nothing was made there. `dbkeep init` makes a new repository if the old one is really gone"
                     .to_owned(),
-            ),
-            Self::OtherRepository { .. } => Some(
-                "is the right disk mounted? If this is meant, `dbkeep status` at this location accepts it".to_owned(),
             ),
             Self::NoRepository { .. } => {
                 Some("name the right place with --repo, or make a repository with `dbkeep init`".to_owned())
@@ -404,12 +384,15 @@ fn repo_kind(error: &dbkeep_repo::Error) -> &'static str {
         Repo::NoRepository { .. } => "no-repository",
         Repo::NotEmpty { .. } => "not-empty",
         Repo::Version { .. } => "version",
-        Repo::WrongPassword { .. } => "wrong-password",
-        Repo::NoKey { .. } => "no-password",
+        Repo::WrongPassword | Repo::TooManyKeys { .. } => "wrong-password",
+        Repo::NoKey => "no-password",
         Repo::Locked { .. } => "locked",
         Repo::NoSpace { .. } => "no-space",
         Repo::Cancelled => "interrupted",
-        Repo::Missing { .. } | Repo::Short { .. } | Repo::Damaged { .. } | Repo::KeyDamaged { .. } => "damaged",
+        Repo::Missing { .. } | Repo::Short { .. } | Repo::Damaged { .. } | Repo::KeyDamaged { .. } => {
+            "damaged"
+        }
+        Repo::Foreign { .. } => "foreign",
         _ => "repository",
     }
 }
@@ -418,7 +401,12 @@ fn repo_kind(error: &dbkeep_repo::Error) -> &'static str {
 fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
     use dbkeep_sqlite::Error as Sqlite;
     match error {
-        Sqlite::NotADatabase { .. } => "not-a-database",
+        Sqlite::Missing { .. } => "missing",
+        Sqlite::NotADatabase { .. } | Sqlite::NotAFile { .. } => "not-a-database",
+        Sqlite::Empty { .. } | Sqlite::EmptyWithSibling { .. } => "empty",
+        Sqlite::Encrypted { .. } => "encrypted",
+        Sqlite::Permission { .. } => "permission",
+        Sqlite::Damaged { .. } => "damaged",
         Sqlite::Busy { .. } => "busy",
         Sqlite::Cancelled => "interrupted",
         Sqlite::Unsupported { .. } => "unsupported",
@@ -429,7 +417,9 @@ fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
 /// Returns what to do about an I/O error that people meet.
 fn io_hint(error: &io::Error) -> Option<String> {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Some("check the permissions, or run as the user that owns it".to_owned()),
+        io::ErrorKind::PermissionDenied => {
+            Some("check the permissions, or run as the user that owns it".to_owned())
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("free some space, or choose another place".to_owned())
         }

@@ -80,7 +80,7 @@ pub struct InitReport {
     pub setup: Vec<SetupItem>,
     /// The first backup of `init --setup`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupReport>,
+    pub backup: Option<Box<BackupReport>>,
 }
 
 /// One thing that `init --setup` took care of.
@@ -129,7 +129,7 @@ pub struct BackupReport {
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Why the session failed, when all of it did.
+    /// Why the session failed when all of it did, or that it was interrupted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
     /// The repository that this backup made, when it made one.
@@ -145,7 +145,8 @@ impl BackupReport {
     /// 3 (some failed), 4 (a source is corrupt), 130.
     pub fn exit_code(&self) -> u8 {
         match self.status {
-            SessionStatus::Failed => self.error.as_ref().map_or(1, |error| error.exit_code),
+            _ if self.error.is_some() => self.error.as_ref().map_or(1, |error| error.exit_code),
+            SessionStatus::Failed => 1,
             SessionStatus::Partial => 3,
             SessionStatus::Ok if self.copies.iter().any(|copy| copy.error.is_some()) => 3,
             SessionStatus::Ok => match self.databases.iter().any(|one| one.status == BackupStatus::Corrupt) {

@@ -1,0 +1,65 @@
+//! What a backup would do. Nothing is written, and no repository is made.
+
+use dbkeep_sqlite::capture::{Capture, CaptureOptions};
+
+use super::{BackupRequest, unresolved};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::context::{Context, Watch};
+use crate::report::{BackupReport, BackupStatus, DatabaseBackup, Engine, ErrorReport};
+use crate::repository::{self, Store};
+use crate::source::{Source, Unresolved};
+use crate::{Error, Result, session};
+
+/// Opens each source for a moment, and writes into the report what a backup would do with it.
+pub(crate) fn plan(
+    context: &Context,
+    _request: &BackupRequest,
+    sources: Vec<Result<Source, Unresolved>>,
+    clock: &Clock,
+    watch: &Watch,
+    report: &mut BackupReport,
+) -> Result<()> {
+    let known = match repository::exists(context)? {
+        true => {
+            let store = repository::open(context, clock.began(), watch)?;
+            let catalog = Catalog::load(&store)?;
+            Some((store, catalog))
+        }
+        false => {
+            repository::may_be_made(context)?;
+            None
+        }
+    };
+    let taken = known.as_ref().map(|(_, catalog)| catalog.sessions()).unwrap_or_default();
+    report.session = session::next_id(clock.began(), &taken);
+    for source in sources {
+        report.databases.push(match source {
+            Ok(source) => look(&source, known.as_ref(), clock),
+            Err(source) => unresolved(source),
+        });
+    }
+    Ok(())
+}
+
+fn look(source: &Source, known: Option<&(Store, Catalog)>, clock: &Clock) -> DatabaseBackup {
+    let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
+    let capture = match Capture::open(&source.path, &options) {
+        Ok(capture) => capture,
+        Err(error) => return DatabaseBackup::failed(source, ErrorReport::from(&Error::from(error))),
+    };
+    let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
+    let position = known.and_then(|(store, _)| store.state().position(&source.name));
+    let unchanged = position
+        .filter(|saved| Some(saved.snapshot) == parent)
+        .is_some_and(|saved| capture.is_unchanged_since(&saved.position));
+    let status = if unchanged { BackupStatus::Unchanged } else { BackupStatus::Ok };
+    DatabaseBackup {
+        parent,
+        bytes_source: capture.size(),
+        bytes_read: if unchanged { 0 } else { capture.size() },
+        method: Some(capture.method().to_string()),
+        notes: capture.warnings().to_vec(),
+        ..DatabaseBackup::empty(source.name.clone(), Engine::Sqlite, source.shown.clone(), status, None)
+    }
+}

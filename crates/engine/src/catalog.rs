@@ -1,0 +1,468 @@
+//! The snapshots of a repository, with what is known of each, and how one of them is chosen.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use dbkeep_repo::Id;
+use dbkeep_repo::format::fact::{Fact, SnapshotRef};
+use dbkeep_repo::format::snapshot::Snapshot;
+use jiff::Timestamp;
+
+use crate::manifest::IntegrityResult;
+use crate::report::Engine;
+use crate::repository::Store;
+use crate::suggest::nearest;
+use crate::{Error, Result, name};
+
+/// The reason of the backup that a restore in place takes first.
+pub(crate) const PRE_RESTORE: &str = "pre-restore";
+
+/// The tags that are ours.
+pub(crate) const OUR_TAGS: [&str; 5] = ["session", "database", "engine", "reason", "integrity"];
+
+/// A snapshot, with what is known of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The snapshot itself.
+    pub snapshot: Snapshot,
+    /// Its id.
+    pub id: Id,
+    /// The true name of its database; `None` when another tool made it.
+    pub database: Option<String>,
+    /// What happened to it.
+    pub history: History,
+}
+
+/// What happened to a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// When it was last proved.
+    pub verified: Option<Timestamp>,
+    /// When it was last restored in a drill, and passed.
+    pub drilled: Option<Timestamp>,
+    /// Whether it is held for good.
+    pub pinned: bool,
+    /// What was found damaged since it was last proved.
+    pub damage: Vec<String>,
+}
+
+impl Entry {
+    /// Returns the session.
+    pub fn session(&self) -> Option<&str> {
+        self.snapshot.tag("session")
+    }
+
+    /// Returns the engine.
+    pub fn engine(&self) -> Option<Engine> {
+        match self.snapshot.tag("engine")? {
+            "sqlite" => Some(Engine::Sqlite),
+            "postgres" => Some(Engine::Postgres),
+            _ => None,
+        }
+    }
+
+    /// Returns why it was taken.
+    pub fn reason(&self) -> Option<String> {
+        self.snapshot.tag("reason").map(|reason| name::decode(reason).unwrap_or_else(|| reason.to_owned()))
+    }
+
+    /// Returns the user's tags.
+    pub fn user_tags(&self) -> Vec<String> {
+        let ours = |tag: &str| tag.split_once('=').is_some_and(|(name, _)| OUR_TAGS.contains(&name));
+        self.snapshot.tags.iter().filter(|tag| !ours(tag)).cloned().collect()
+    }
+
+    /// Returns what the check of the source came to when the snapshot was made.
+    pub fn integrity(&self) -> Option<IntegrityResult> {
+        match self.snapshot.tag("integrity")? {
+            "ok" => Some(IntegrityResult::Ok),
+            "corrupt" => Some(IntegrityResult::Corrupt),
+            _ => Some(IntegrityResult::NotRun),
+        }
+    }
+
+    /// Says whether the source was sound when the snapshot was made, or was proved to be later, and nothing was
+    /// found damaged since. A backup that a restore took first, or of a corrupt source, is never good.
+    pub fn is_good(&self) -> bool {
+        let sound = match self.integrity() {
+            Some(IntegrityResult::Ok) => true,
+            Some(IntegrityResult::NotRun) => self.history.verified.is_some(),
+            Some(IntegrityResult::Corrupt) | None => false,
+        };
+        sound && self.stands_for_latest() && self.history.damage.is_empty()
+    }
+
+    /// Says whether `latest` and `--at` may mean this one.
+    pub fn stands_for_latest(&self) -> bool {
+        self.database.is_some()
+            && self.snapshot.tag("reason") != Some(PRE_RESTORE)
+            && self.integrity() != Some(IntegrityResult::Corrupt)
+    }
+
+    /// Returns how facts name it.
+    pub(crate) fn reference(&self) -> SnapshotRef {
+        SnapshotRef {
+            id: self.id,
+            tree: self.snapshot.tree,
+            database: self.snapshot.tag("database").unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Returns the directory of the database in the snapshot.
+    pub(crate) fn directory(&self) -> String {
+        format!("/{}", name::encode(self.database.as_deref().unwrap_or_default()))
+    }
+
+    /// Returns it in words, for candidates of an ambiguous choice.
+    pub(crate) fn describe(&self) -> String {
+        let database = self.database.as_deref().unwrap_or("made by another tool");
+        let seconds = self.snapshot.time.round(jiff::Unit::Second).unwrap_or(self.snapshot.time);
+        format!("{} ({}, {seconds})", self.id.short(), name::printable(database))
+    }
+}
+
+/// The snapshots of a repository, newest first, and those that should be there.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    /// Those that are there.
+    pub entries: Vec<Entry>,
+    /// Those that were acknowledged, never forgotten, and are gone.
+    pub missing: Vec<SnapshotRef>,
+    /// The newest facts.
+    pub(crate) heads: Vec<Id>,
+}
+
+impl Catalog {
+    /// Lists all snapshots and reads all facts. A snapshot that cannot be read is a warning: it does not make
+    /// the others useless, and `check` names it. A listing that fails is an error.
+    pub fn load(store: &Store) -> Result<Self> {
+        let mut snapshots = Vec::new();
+        for (id, snapshot) in store.repository().each_snapshot()? {
+            match snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => store.watch().warn(&format!("snapshot {} cannot be used: {error}", id.short())),
+            }
+        }
+        let facts = store.repository().facts()?;
+        if let [(id, _), ..] = facts.damaged() {
+            let count = facts.damaged().len();
+            store.watch().warn(&format!(
+                "{count} facts cannot be read, {} among them: run `dbkeep check`",
+                id.short()
+            ));
+        }
+        let histories = histories(facts.records().iter().map(|record| (record.file.time, &record.file.fact)));
+        let missing = facts.acknowledged_but_absent(&snapshots);
+        let mut entries: Vec<Entry> = snapshots
+            .into_iter()
+            .filter_map(|snapshot| Some(entry(snapshot.id?, snapshot, &histories)))
+            .collect();
+        entries.sort_by(|left, right| (right.snapshot.time, right.id).cmp(&(left.snapshot.time, left.id)));
+        Ok(Self { entries, missing, heads: facts.heads() })
+    }
+
+    /// Returns the names of the databases, sorted.
+    pub fn databases(&self) -> Vec<String> {
+        let names: BTreeSet<&String> =
+            self.entries.iter().filter_map(|entry| entry.database.as_ref()).collect();
+        names.into_iter().cloned().collect()
+    }
+
+    /// Returns the ids of all sessions.
+    pub(crate) fn sessions(&self) -> HashSet<String> {
+        self.entries.iter().filter_map(Entry::session).map(str::to_owned).collect()
+    }
+
+    /// Returns the newest snapshot of a database, whatever it was taken for.
+    pub(crate) fn newest(&self, database: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.database.as_deref() == Some(database))
+    }
+
+    /// Returns the snapshot that a new one of the database follows: the newest that was no safety backup.
+    pub(crate) fn parent(&self, database: &str) -> Option<&Entry> {
+        let of_database = self.entries.iter().filter(|entry| entry.database.as_deref() == Some(database));
+        of_database.into_iter().find(|entry| entry.snapshot.tag("reason") != Some(PRE_RESTORE))
+    }
+
+    /// Returns the snapshot with this id.
+    pub(crate) fn get(&self, id: &Id) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.id == *id)
+    }
+
+    /// Chooses a snapshot: the beginning of an id, `latest`, or `latest~N`.
+    ///
+    /// `database` narrows the choice; `latest` needs it where there are several databases.
+    pub fn choose(&self, wanted: &str, database: Option<&str>) -> Result<&Entry> {
+        if let Some(back) = steps_back(wanted) {
+            let database = self.one_database(wanted, database)?;
+            let mut usable = self.usable(&database);
+            return usable.nth(back?).ok_or_else(|| self.none_left(wanted, &database));
+        }
+        self.by_prefix(wanted, database)
+    }
+
+    /// Chooses the newest snapshot of a database that was taken at or before `moment`.
+    pub fn choose_at(&self, moment: Timestamp, database: Option<&str>) -> Result<&Entry> {
+        let wanted = format!("at or before {moment}");
+        let database = self.one_database(&wanted, database)?;
+        let found = self.usable(&database).find(|entry| entry.snapshot.time <= moment);
+        found.ok_or_else(|| {
+            let oldest = self.usable(&database).last().map(|entry| entry.snapshot.time);
+            Error::NoSnapshot {
+                wanted: format!("of {database:?} {wanted}"),
+                hint: oldest.map(|oldest| format!("the oldest is of {oldest}")),
+            }
+        })
+    }
+
+    /// Returns the snapshots of a session, one a database, by name.
+    pub fn of_session(&self, session: &str) -> Result<Vec<&Entry>> {
+        let mut found: Vec<&Entry> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.session() == Some(session) && entry.database.is_some())
+            .collect();
+        if found.is_empty() {
+            let newest = self.entries.iter().find_map(Entry::session);
+            return Err(Error::NoSnapshot {
+                wanted: format!("of session {session:?}"),
+                hint: newest.map(|newest| format!("the newest session is {newest}")),
+            });
+        }
+        found.sort_by(|left, right| left.database.cmp(&right.database));
+        Ok(found)
+    }
+
+    /// Returns the snapshots of a database that `latest` may mean, newest first.
+    pub(crate) fn usable<'a, 'd>(
+        &'a self,
+        database: &'d str,
+    ) -> impl Iterator<Item = &'a Entry> + use<'a, 'd> {
+        self.entries
+            .iter()
+            .filter(move |entry| entry.database.as_deref() == Some(database) && entry.stands_for_latest())
+    }
+
+    /// Returns the database that is meant: the one given, or the only one there is.
+    fn one_database(&self, wanted: &str, given: Option<&str>) -> Result<String> {
+        let mut databases = self.databases();
+        if let Some(given) = given {
+            if databases.iter().any(|database| database == given) {
+                return Ok(given.to_owned());
+            }
+            let near = nearest(given, databases.iter().map(String::as_str));
+            let hint = match near {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("there are: {}", databases.join(", ")),
+            };
+            return Err(Error::NoSnapshot {
+                wanted: format!("of a database called {given:?}"),
+                hint: (!databases.is_empty()).then_some(hint),
+            });
+        }
+        match databases.len() {
+            0 => Err(Error::NoSnapshot {
+                wanted: format!("{wanted:?}: the repository holds no database"),
+                hint: Some("`dbkeep backup` makes one".to_owned()),
+            }),
+            1 => Ok(databases.swap_remove(0)),
+            _ => Err(Error::AmbiguousDatabase { wanted: wanted.to_owned(), candidates: databases }),
+        }
+    }
+
+    fn by_prefix(&self, prefix: &str, database: Option<&str>) -> Result<&Entry> {
+        let is_prefix =
+            !prefix.is_empty() && prefix.len() <= 64 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let fits = |entry: &&Entry| {
+            is_prefix
+                && entry.id.starts_with(prefix)
+                && (database.is_none() || entry.database.as_deref() == database)
+        };
+        let found: Vec<&Entry> = self.entries.iter().filter(fits).collect();
+        match found.as_slice() {
+            [only] => Ok(only),
+            [] => Err(Error::NoSnapshot { wanted: format!("{prefix:?}"), hint: Some(self.hint_for(prefix)) }),
+            several => Err(Error::AmbiguousSnapshot {
+                prefix: prefix.to_owned(),
+                candidates: several.iter().map(|entry| entry.describe()).collect(),
+            }),
+        }
+    }
+
+    /// Says what somebody may have meant by what is no id.
+    fn hint_for(&self, wanted: &str) -> String {
+        if self.databases().iter().any(|database| database == wanted) {
+            return format!("that is a database: latest --database {wanted}");
+        }
+        if self.sessions().contains(wanted) {
+            return format!("that is a session: --session {wanted}");
+        }
+        "`dbkeep list` shows what there is".to_owned()
+    }
+
+    fn none_left(&self, wanted: &str, database: &str) -> Error {
+        let usable = self.usable(database).count();
+        let hint = match usable {
+            0 => format!(
+                "all snapshots of {database:?} are of a corrupt source or were taken before a restore: choose one by its id"
+            ),
+            1 => "there is one: latest".to_owned(),
+            count => format!("there are {count}: latest to latest~{}", count - 1),
+        };
+        Error::NoSnapshot { wanted: format!("{wanted} of {database:?}"), hint: Some(hint) }
+    }
+}
+
+/// Reads `latest` and `latest~N`; `None` for anything else.
+fn steps_back(wanted: &str) -> Option<Result<usize>> {
+    let rest = wanted.strip_prefix("latest")?;
+    if rest.is_empty() {
+        return Some(Ok(0));
+    }
+    let number = rest.strip_prefix('~')?;
+    Some(
+        number
+            .parse()
+            .map_err(|_| Error::usage(format!("{wanted:?} is no snapshot"), "write it as latest~1")),
+    )
+}
+
+fn entry(id: Id, snapshot: Snapshot, histories: &HashMap<Id, History>) -> Entry {
+    let database = snapshot.tag("database").and_then(name::decode);
+    // A stock tool that changes tags gives a snapshot another id; its tree stays.
+    let history = histories.get(&id).or_else(|| histories.get(&snapshot.tree)).cloned().unwrap_or_default();
+    Entry { snapshot, id, database, history }
+}
+
+/// Returns what happened to each snapshot, by its id and by its tree. Trees are unique: each holds a manifest.
+///
+/// The facts come in their own order, each after those that its writer knew; clocks do not matter.
+fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) -> HashMap<Id, History> {
+    let mut histories: HashMap<Id, History> = HashMap::new();
+    let mut change = |snapshot: &SnapshotRef, change: &dyn Fn(&mut History)| {
+        for id in [snapshot.id, snapshot.tree] {
+            change(histories.entry(id).or_default());
+        }
+    };
+    for (time, fact) in facts {
+        match fact {
+            Fact::Verified { snapshot, .. } => change(snapshot, &|history| {
+                history.verified = Some(time);
+                history.damage.clear();
+            }),
+            Fact::Drilled { snapshot, passed: true } => {
+                change(snapshot, &|history| history.drilled = Some(time))
+            }
+            Fact::Pinned { snapshot, .. } => change(snapshot, &|history| history.pinned = true),
+            Fact::Unpinned { snapshot } => change(snapshot, &|history| history.pinned = false),
+            Fact::Damaged { snapshots, findings } => {
+                for snapshot in snapshots {
+                    change(snapshot, &|history| history.damage.extend(findings.iter().cloned()));
+                }
+            }
+            _ => {}
+        }
+    }
+    histories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(time: i64, tags: &[&str]) -> Snapshot {
+        let tree = Id::of(format!("tree {time} {tags:?}").as_bytes());
+        let mut snapshot = Snapshot::new(Timestamp::from_second(time).unwrap(), tree);
+        snapshot.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        snapshot
+    }
+
+    fn catalog(snapshots: &[(u8, i64, &[&str])]) -> Catalog {
+        let mut entries: Vec<Entry> = snapshots
+            .iter()
+            .map(|(first, time, tags)| {
+                let mut id = *Id::of(&[*first]).as_bytes();
+                id[0] = *first;
+                entry(Id::new(id), snapshot(*time, tags), &HashMap::new())
+            })
+            .collect();
+        entries.sort_by(|left, right| right.snapshot.time.cmp(&left.snapshot.time));
+        Catalog { entries, missing: vec![], heads: vec![] }
+    }
+
+    fn time_of(found: Result<&Entry>) -> i64 {
+        found.unwrap().snapshot.time.as_second()
+    }
+
+    const SHOP: &[&str] = &["database=shop", "integrity=ok"];
+
+    #[test]
+    fn latest_is_never_a_safety_backup_or_of_a_corrupt_source() {
+        let catalog = catalog(&[
+            (1, 10, SHOP),
+            (2, 20, &["database=shop", "integrity=not-run"]),
+            (3, 30, &["database=shop", "integrity=corrupt"]),
+            (4, 40, &["database=shop", "integrity=ok", "reason=pre-restore"]),
+            (5, 50, &["made=elsewhere"]),
+        ]);
+        assert_eq!(time_of(catalog.choose("latest", None)), 20);
+        assert_eq!(time_of(catalog.choose("latest~1", None)), 10);
+        let error = catalog.choose("latest~2", None).unwrap_err();
+        assert_eq!(error.to_string(), "no snapshot latest~2 of \"shop\"");
+        assert_eq!(error.hint().as_deref(), Some("there are 2: latest to latest~1"));
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(45).unwrap(), None)), 20);
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(20).unwrap(), None)), 20);
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(19).unwrap(), None)), 10);
+        assert_eq!(catalog.choose_at(Timestamp::from_second(9).unwrap(), None).unwrap_err().exit_code(), 1);
+        let good: Vec<i64> = catalog
+            .entries
+            .iter()
+            .filter(|one| one.is_good())
+            .map(|one| one.snapshot.time.as_second())
+            .collect();
+        assert_eq!(good, [10]);
+        assert_eq!(catalog.parent("shop").unwrap().snapshot.time.as_second(), 30);
+    }
+
+    #[test]
+    fn latest_of_several_databases_is_wrong_usage_with_the_candidates() {
+        let catalog = catalog(&[(1, 10, SHOP), (2, 20, &["database=clinic", "integrity=ok"])]);
+        let error = catalog.choose("latest", None).unwrap_err();
+        assert_eq!((error.exit_code(), error.kind()), (2, "ambiguous"));
+        assert_eq!(error.to_string(), "the repository holds several databases: clinic, shop");
+        assert_eq!(time_of(catalog.choose("latest", Some("shop"))), 10);
+        let error = catalog.choose("latest", Some("shp")).unwrap_err();
+        assert_eq!(error.hint().as_deref(), Some("did you mean \"shop\"?"));
+    }
+
+    #[test]
+    fn prefix_that_fits_two_snapshots_is_an_error_with_the_candidates() {
+        let catalog = catalog(&[(0x4f, 10, SHOP), (0x4e, 20, SHOP), (0xaa, 30, &[])]);
+        let error = catalog.choose("4", None).unwrap_err();
+        assert_eq!((error.exit_code(), error.kind()), (1, "ambiguous"));
+        assert!(error.to_string().contains("fits 2 snapshots: 4e"), "{error}");
+        assert!(error.to_string().contains("(shop, 1970-01-01T00:00:20Z)"), "{error}");
+        assert_eq!(time_of(catalog.choose("4F", None)), 10);
+        assert_eq!(time_of(catalog.choose("aa", None)), 30);
+        for wanted in ["", "b", "zz", "latest~x", "shop"] {
+            assert!(catalog.choose(wanted, None).is_err(), "{wanted}");
+        }
+        assert_eq!(
+            catalog.choose("shop", None).unwrap_err().hint().as_deref(),
+            Some("that is a database: latest --database shop")
+        );
+    }
+
+    #[test]
+    fn damage_counts_until_the_snapshot_is_proved_again() {
+        let reference = SnapshotRef { id: Id::of(b"s"), tree: Id::of(b"t"), database: "shop".to_owned() };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let verified = Fact::Verified { snapshot: reference.clone(), level: "full".to_owned() };
+        let damaged = Fact::Damaged { snapshots: vec![reference.clone()], findings: vec!["gone".to_owned()] };
+        let history =
+            |facts: &[(Timestamp, &Fact)]| histories(facts.iter().copied()).remove(&reference.tree).unwrap();
+        let worse = history(&[(at(1), &verified), (at(2), &damaged)]);
+        assert_eq!((worse.verified, worse.damage.as_slice()), (Some(at(1)), ["gone".to_owned()].as_slice()));
+        let better = history(&[(at(1), &damaged), (at(2), &verified)]);
+        assert_eq!((better.verified, better.damage.len()), (Some(at(2)), 0));
+    }
+}

@@ -1,0 +1,157 @@
+//! How deep a database is checked, and what the check came to.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use dbkeep_repo::read::ImageReader;
+use dbkeep_sqlite::inspect::{self, TableRoot};
+use dbkeep_sqlite::vfs::{self, PageSource};
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Integrity, IntegrityResult};
+use crate::{Error, Result};
+
+/// How deep a database is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Pages, trees and records; time grows with the size.
+    #[default]
+    Quick,
+    /// Each index entry against its row as well.
+    Full,
+    /// Not at all; the report says `not run`.
+    None,
+}
+
+impl Verify {
+    /// Returns the word on the command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+            Self::None => "none",
+        }
+    }
+
+    /// Says whether a check to `level`, as a manifest has it, is as deep as this one.
+    pub(crate) fn is_satisfied_by(self, level: &str) -> bool {
+        match self {
+            Self::None => true,
+            Self::Quick => matches!(level, "quick" | "full"),
+            Self::Full => level == "full",
+        }
+    }
+
+    fn level(self) -> Option<inspect::Level> {
+        match self {
+            Self::Quick => Some(inspect::Level::Quick),
+            Self::Full => Some(inspect::Level::Full),
+            Self::None => None,
+        }
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+impl FromStr for Verify {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "full" => Ok(Self::Full),
+            "none" => Ok(Self::None),
+            _ => Err(Error::usage(format!("{text:?} is no depth of a check"), "quick, full or none")),
+        }
+    }
+}
+
+/// What a look at a database told.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// Whether it is sound.
+    pub(crate) integrity: Integrity,
+    /// Its tables; an error where the schema cannot be read.
+    pub(crate) tables: Result<Vec<TableRoot>>,
+    /// What could not be verified and why.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Looks at a database through a connection. What SQLite says of a damaged one is part of the result.
+pub(crate) fn look(
+    connection: &rusqlite::Connection,
+    verify: Verify,
+    cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Looked> {
+    let tables = inspect::tables(connection);
+    if let Err(dbkeep_sqlite::Error::Source(source)) = tables {
+        return Err(dbkeep_sqlite::Error::Source(source).into());
+    }
+    let mut notes = Vec::new();
+    let integrity = match verify.level() {
+        None => not_run(verify),
+        Some(level) => {
+            let found = inspect::inspect(connection, level, cancelled)?;
+            notes.extend(found.notes);
+            match found.integrity {
+                inspect::Integrity::Ok => Integrity::new(IntegrityResult::Ok, verify, vec![]),
+                inspect::Integrity::Problems(problems) => {
+                    Integrity::new(IntegrityResult::Corrupt, verify, problems)
+                }
+                inspect::Integrity::NotRun(why) => {
+                    notes.push(format!("the integrity check could not run: {why}"));
+                    not_run(verify)
+                }
+            }
+        }
+    };
+    Ok(Looked { integrity, tables: tables.map_err(Error::from), notes })
+}
+
+/// Looks at an image, wherever its bytes are. One that SQLite does not take for a database is corrupt.
+pub(crate) fn look_at_image(
+    source: Arc<dyn PageSource>,
+    verify: Verify,
+    cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Looked> {
+    match vfs::open_image(source) {
+        Ok(connection) => look(&connection, verify, cancelled),
+        Err(error) if error.is_damage() => Ok(Looked {
+            integrity: Integrity::new(IntegrityResult::Corrupt, verify, vec![error.to_string()]),
+            tables: Err(error.into()),
+            notes: Vec::new(),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn not_run(verify: Verify) -> Integrity {
+    Integrity::new(IntegrityResult::NotRun, verify, vec![])
+}
+
+impl Integrity {
+    pub(crate) fn new(result: IntegrityResult, verify: Verify, problems: Vec<String>) -> Self {
+        let problems = problems.into_iter().map(|problem| crate::name::printable(&problem)).collect();
+        Self { result, level: verify.word().to_owned(), problems }
+    }
+}
+
+/// An image in the repository, as SQLite reads it.
+pub(crate) struct StoredPages(pub(crate) ImageReader);
+
+impl PageSource for StoredPages {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buffer).map_err(io::Error::other)
+    }
+}

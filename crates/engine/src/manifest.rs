@@ -1,0 +1,326 @@
+//! What is stored beside each database: what it is, and the proof.
+//!
+//! `/<database>/manifest.json`, format 1. Times are RFC 3339 in UTC, sizes bytes. Fields may be added; a
+//! change of meaning raises the format. What is read back comes from a repository that others may write, so it
+//! is bounded and never trusted further than its own snapshot.
+
+use std::collections::BTreeMap;
+
+use dbkeep_repo::Id;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::report::{Engine, TableRows};
+use crate::{Error, Result};
+
+/// The format that is written.
+pub const FORMAT: u32 = 1;
+
+/// The name of the file.
+pub const FILE: &str = "manifest.json";
+
+/// The largest manifest that is read; a hundred thousand tables fit.
+pub const LIMIT: u64 = 32 << 20;
+
+/// What a snapshot is, and the proof.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format of this document.
+    pub format: u32,
+    /// The version of dbkeep that wrote it.
+    pub dbkeep: String,
+    /// The session it belongs to.
+    pub session: String,
+    /// The true name of the database.
+    pub database: String,
+    /// Its engine.
+    pub engine: Engine,
+    /// What the database is, wherever it is called so.
+    pub identity: Identity,
+    /// Where it was, as the user said; secrets are redacted.
+    pub source: String,
+    /// The label of the configuration.
+    pub environment: Option<String>,
+    /// The moment that the image shows.
+    pub moment: Timestamp,
+    /// When the backup of this database began.
+    pub started: Timestamp,
+    /// When its last byte was stored.
+    pub finished: Timestamp,
+    /// Who took it.
+    pub user: String,
+    /// What the working directory had checked out.
+    pub git: Option<Git>,
+    /// What the file's header says.
+    pub sqlite: Option<SqliteFacts>,
+    /// The image.
+    pub image: ImageFacts,
+    /// Tables and their rows, by name; empty when they could not be counted, which `notes` then says.
+    pub tables: Vec<TableRows>,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Whether the database was sound.
+    pub integrity: Integrity,
+    /// How the snapshot was taken.
+    pub options: Options,
+    /// New content of this snapshot, before compression.
+    pub bytes_added: u64,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What a database says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The host of the file.
+    pub host: String,
+    /// Its path without symbolic links.
+    pub path: String,
+    /// The file system.
+    pub device: u64,
+    /// The file within it.
+    pub inode: u64,
+}
+
+impl Identity {
+    /// Says whether this is the same database as `other`.
+    ///
+    /// Two of host, path and file must agree: a file that was replaced by a restore keeps its path, one that was
+    /// moved keeps its inode, and a container that was made anew has another host name.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let host = self.host == other.host;
+        let path = self.path == other.path;
+        let file = self.device == other.device && self.inode == other.inode;
+        usize::from(host) + usize::from(path) + usize::from(file) >= 2
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} on {}", crate::name::printable(&self.path), crate::name::printable(&self.host))
+    }
+}
+
+/// What the working directory had checked out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Git {
+    /// The branch; `None` when no branch was checked out.
+    pub branch: Option<String>,
+    /// The commit; `None` before the first one.
+    pub commit: Option<String>,
+}
+
+/// What the header of a SQLite file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteFacts {
+    /// Bytes a page.
+    pub page_size: u32,
+    /// How many pages the image has.
+    pub page_count: u64,
+    /// `utf-8`, `utf-16le` or `utf-16be`.
+    pub encoding: String,
+    /// `wal` or `rollback`.
+    pub journal: String,
+    /// The application's own mark.
+    pub application_id: i32,
+    /// The application's own version.
+    pub user_version: i32,
+    /// The SQLite that wrote last, as `3.45.1`.
+    pub written_by: String,
+}
+
+/// The image in the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// The name of the file, or of the directory of parts without `.parts`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes a chunk.
+    pub chunk_size: u32,
+    /// How many chunks.
+    pub chunks: u64,
+    /// How many parts; 0 when it is one file.
+    pub parts: u64,
+    /// SHA-256 over the ordered chunk ids.
+    pub root: Id,
+    /// The plain SHA-256, where it was computed.
+    pub sha256: Option<Id>,
+    /// How it was read.
+    pub method: String,
+    /// Whether the file is a copy of bytes that SQLite could not open.
+    #[serde(default)]
+    pub raw: bool,
+}
+
+/// Whether a database was sound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Integrity {
+    /// What the check came to.
+    pub result: IntegrityResult,
+    /// How deep it went: `quick`, `full`, `none`.
+    pub level: String,
+    /// The problems, at most a hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What an integrity check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IntegrityResult {
+    /// It found nothing.
+    Ok,
+    /// It was not asked for, or could not run.
+    NotRun,
+    /// It found problems.
+    Corrupt,
+}
+
+impl IntegrityResult {
+    /// Returns the word in the tag of a snapshot.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NotRun => "not-run",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+impl Integrity {
+    /// Returns `ok`, `not run`, or the first problem.
+    pub fn summary(&self) -> String {
+        match self.result {
+            IntegrityResult::Ok => "ok".to_owned(),
+            IntegrityResult::NotRun => "not run".to_owned(),
+            IntegrityResult::Corrupt => {
+                self.problems.first().cloned().unwrap_or_else(|| "the database is damaged".to_owned())
+            }
+        }
+    }
+}
+
+/// How a snapshot was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Why.
+    pub reason: String,
+    /// The user's tags.
+    pub tags: Vec<String>,
+    /// The depth of the check that was asked for.
+    pub verify: String,
+    /// Whether all databases of the session show one instant.
+    pub at_once: bool,
+    /// The level of zstd.
+    pub compression: i32,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
+}
+
+impl Manifest {
+    /// Returns the document, for people as well: indented, with a line end.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("a manifest has string keys only");
+        text.push(b'\n');
+        text
+    }
+
+    /// Reads a document; `of` names it in errors.
+    pub fn decode(bytes: &[u8], of: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let damaged =
+            |error: serde_json::Error| Error::Damaged { what: of.to_owned(), finding: error.to_string() };
+        let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version.format != FORMAT {
+            return Err(Error::Unsupported {
+                what: format!("{of} has format {}, this version reads format {FORMAT}", version.format),
+                hint: Some("use a newer dbkeep; stock restic can restore the file as it is".to_owned()),
+            });
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Returns a manifest as a small database has it.
+    pub(crate) fn sample() -> Manifest {
+        Manifest {
+            format: FORMAT,
+            dbkeep: "0.1.0".to_owned(),
+            session: "20260102_030405".to_owned(),
+            database: "app".to_owned(),
+            engine: Engine::Sqlite,
+            identity: identity("host", "/srv/app.db", 7),
+            source: "app.db".to_owned(),
+            environment: None,
+            moment: "2026-01-02T03:04:05Z".parse().unwrap(),
+            started: "2026-01-02T03:04:05Z".parse().unwrap(),
+            finished: "2026-01-02T03:04:06Z".parse().unwrap(),
+            user: "ada".to_owned(),
+            git: None,
+            sqlite: None,
+            image: ImageFacts {
+                name: "app.db".to_owned(),
+                size: 4096,
+                chunk_size: 65536,
+                chunks: 1,
+                parts: 0,
+                root: Id::of(b"root"),
+                sha256: None,
+                method: "locked image".to_owned(),
+                raw: false,
+            },
+            tables: vec![TableRows { name: "users".to_owned(), rows: 11 }],
+            rows: 11,
+            integrity: Integrity { result: IntegrityResult::Ok, level: "quick".to_owned(), problems: vec![] },
+            options: Options {
+                reason: "manual".to_owned(),
+                tags: vec![],
+                verify: "quick".to_owned(),
+                at_once: false,
+                compression: 3,
+                more: BTreeMap::new(),
+            },
+            bytes_added: 4096,
+            notes: vec![],
+        }
+    }
+
+    fn identity(host: &str, path: &str, inode: u64) -> Identity {
+        Identity { host: host.to_owned(), path: path.to_owned(), device: 1, inode }
+    }
+
+    #[test]
+    fn manifest_survives_writing_and_reading() {
+        let manifest = sample();
+        assert_eq!(Manifest::decode(&manifest.encode(), "it").unwrap(), manifest);
+    }
+
+    #[test]
+    fn later_format_and_damage_are_told_apart() {
+        let text = String::from_utf8(sample().encode()).unwrap();
+        let later = text.replace("\"format\": 1", "\"format\": 2");
+        let error = Manifest::decode(later.as_bytes(), "the manifest of 4f2a").unwrap_err();
+        assert_eq!(error.to_string(), "the manifest of 4f2a has format 2, this version reads format 1");
+        assert_eq!(Manifest::decode(&text.as_bytes()[..40], "it").unwrap_err().kind(), "damaged");
+    }
+
+    #[test]
+    fn database_is_the_same_when_two_of_host_path_and_file_agree() {
+        let app = identity("a", "/srv/app.db", 7);
+        assert!(app.is_same(&identity("a", "/srv/app.db", 8)), "replaced by a restore");
+        assert!(app.is_same(&identity("a", "/srv/moved.db", 7)), "moved");
+        assert!(app.is_same(&identity("b", "/srv/app.db", 7)), "a container made anew");
+        assert!(!app.is_same(&identity("a", "/srv/other.db", 8)), "another one of that name");
+        assert!(!app.is_same(&identity("b", "/srv/app.db", 8)), "the same path on another host");
+    }
+}

@@ -1,0 +1,276 @@
+//! Making and opening repositories.
+//!
+//! A repository is made without being asked only where the storage is local and nothing was ever seen
+//! before. Where local state remembers one that is gone, the disk may not be mounted: nothing is made there.
+
+use std::sync::Arc;
+
+use dbkeep_repo::backend::{Backend, FileKind, LocalBackend};
+use dbkeep_repo::index::Index;
+use dbkeep_repo::read::Reader;
+use dbkeep_repo::{Id, InitOptions, KeyOptions, Repository, Secret};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalog::Catalog;
+use crate::context::{Context, KeyCost, Watch};
+use crate::keys;
+use crate::report::InitReport;
+use crate::state::{KnownPlace, RepositoryState, State};
+use crate::{Error, Result};
+
+/// How often it is noted that a place is in use; noting it costs a sync.
+const NOTE_EVERY: SignedDuration = SignedDuration::from_hours(1);
+
+/// What to make.
+#[derive(Clone, Debug, Default)]
+pub struct InitRequest {
+    /// Make a key where nothing gives a password.
+    pub new_key: bool,
+}
+
+/// An open repository, with what this host remembers of it.
+#[derive(Clone)]
+pub struct Store {
+    context: Context,
+    repository: Repository,
+    state: RepositoryState,
+    passwords: Vec<Secret>,
+    watch: Watch,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Store").field("repository", &self.repository).finish_non_exhaustive()
+    }
+}
+
+/// Makes a repository.
+///
+/// Without a source of a password a key is generated, on a terminal or when asked for, and stored in a key
+/// file before anything depends on it. A place that is not empty is refused.
+pub fn init(context: &Context, request: &InitRequest, now: Timestamp, watch: &Watch) -> Result<InitReport> {
+    create(context, request.new_key, now, watch).map(|(_, report)| report)
+}
+
+/// Opens the repository.
+pub fn open(context: &Context, now: Timestamp, watch: &Watch) -> Result<Store> {
+    let backend = backend(context);
+    if !is_repository(&*backend)? {
+        return Err(missing(context));
+    }
+    let passwords = keys::passwords(context, &*backend, &mut |warning| watch.warn(&warning))?;
+    let repository = Repository::open(backend, &passwords)?;
+    let store = Store::new(context, repository, passwords, watch);
+    store.note_use(now);
+    Ok(store)
+}
+
+/// Opens the repository for a backup, or makes it where that is safe. The report is there when it was made.
+pub(crate) fn open_or_init(
+    context: &Context,
+    new_key: bool,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<(Store, Option<InitReport>)> {
+    let backend = backend(context);
+    if is_repository(&*backend)? {
+        return Ok((open(context, now, watch)?, None));
+    }
+    let never_seen = State::new(&context.environment.state_directory).place(&context.location).is_none();
+    if !never_seen || !backend.is_empty()? {
+        return Err(missing(context));
+    }
+    let (store, report) = create(context, new_key, now, watch)?;
+    Ok((store, Some(report)))
+}
+
+/// Says whether a repository could be made here without being asked; for a plan that makes none.
+pub(crate) fn may_be_made(context: &Context) -> Result<()> {
+    let known = State::new(&context.environment.state_directory).place(&context.location);
+    match known.is_none() && backend(context).is_empty()? {
+        true => Ok(()),
+        false => Err(missing(context)),
+    }
+}
+
+/// Says whether there is a repository at the location.
+pub(crate) fn exists(context: &Context) -> Result<bool> {
+    is_repository(&*backend(context))
+}
+
+fn create(context: &Context, new_key: bool, now: Timestamp, watch: &Watch) -> Result<(Store, InitReport)> {
+    let backend = backend(context);
+    if is_repository(&*backend)? {
+        return Err(Error::Usage {
+            message: format!("there is a repository at {} already", backend.location()),
+            hint: Some("`dbkeep status` shows what is in it".to_owned()),
+        });
+    }
+    let (secret, pending) = match keys::given(context, &mut |warning| watch.warn(&warning))? {
+        Some(secret) => (secret, None),
+        None if new_key || context.environment.terminal => {
+            let (pending, secret) = keys::generate(&context.environment)?;
+            (secret, Some(pending))
+        }
+        None => {
+            return Err(Error::usage(
+                format!("no password for a new repository at {}", backend.location()),
+                "--new-key makes a key and keeps it in a file; or give one with --password-file or DBKEEP_PASSWORD_FILE",
+            ));
+        }
+    };
+    watch.step("init.key-stored");
+    let repository = match Repository::init(backend, &secret, &context.init_options(), now) {
+        Ok(repository) => repository,
+        Err(error) => {
+            if let Some(pending) = pending {
+                pending.discard();
+            }
+            return Err(error.into());
+        }
+    };
+    watch.step("init.repository-made");
+    let key_file = pending.map(|pending| pending.name_after(&repository.key_id())).transpose()?;
+    let store = Store::new(context, repository, vec![secret], watch);
+    store.note_use(now);
+    let report = InitReport {
+        repository: store.location(),
+        id: store.repository.id().to_owned(),
+        key_file,
+        setup: Vec::new(),
+        backup: None,
+    };
+    Ok((store, report))
+}
+
+fn backend(context: &Context) -> Arc<dyn Backend> {
+    Arc::new(LocalBackend::new(&context.location))
+}
+
+/// Says whether the place is a repository. Only a clear "not there" is a no; a disk that fails is an error.
+fn is_repository(backend: &dyn Backend) -> Result<bool> {
+    match backend.read(FileKind::Config, &Id::NULL) {
+        Ok(_) => Ok(true),
+        Err(dbkeep_repo::Error::Missing { .. } | dbkeep_repo::Error::NoRepository { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns the error for a place without a repository, which says more where one is remembered.
+fn missing(context: &Context) -> Error {
+    let location = context.location.display().to_string();
+    match State::new(&context.environment.state_directory).place(&context.location) {
+        Some(known) => Error::RepositoryGone { location, last_used: Some(known.last_used) },
+        None => Error::NoRepository { location },
+    }
+}
+
+impl Store {
+    fn new(context: &Context, repository: Repository, passwords: Vec<Secret>, watch: &Watch) -> Self {
+        let state = State::new(&context.environment.state_directory).repository(repository.id());
+        Self { context: context.clone(), repository, state, passwords, watch: Arc::clone(watch) }
+    }
+
+    /// Returns what the store was opened with.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Returns the repository itself.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Returns where the repository is, for people.
+    pub fn location(&self) -> String {
+        self.context.location.display().to_string()
+    }
+
+    /// Returns what the store was opened with to report to.
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Loads the index. Snapshots are listed before, so that the index knows all that they need.
+    pub(crate) fn reader(&self, _listed_before: &Catalog) -> Result<Reader> {
+        let index = Index::load(&self.repository, &*self.watch)?;
+        Ok(self.repository.reader(index))
+    }
+
+    /// Returns what this host remembers of the repository.
+    pub(crate) fn state(&self) -> &RepositoryState {
+        &self.state
+    }
+
+    /// Returns the password that opened the repository.
+    pub(crate) fn password(&self) -> Result<Secret> {
+        if let [only] = self.passwords.as_slice() {
+            return Ok(only.clone());
+        }
+        let file = keys::directory(&self.context.environment).join(self.repository.key_id().to_string());
+        let text = crate::trust::read_named(&file)?
+            .ok_or_else(|| Error::NoPassword { location: self.location(), key_file: Some(file) })?;
+        Ok(Secret::from_file_contents(text))
+    }
+
+    /// Remembers that the recovery sheet was shown.
+    pub(crate) fn mark_sheet_shown(&self) {
+        let host = State::new(&self.context.environment.state_directory);
+        if let Some(mut place) = host.place(&self.context.location) {
+            place.recovery_sheet_shown = true;
+            // Showing it once more is the worst that can happen.
+            let _ = host.remember(&self.context.location, &place);
+        }
+    }
+
+    /// Says whether the recovery sheet was shown on this host.
+    pub(crate) fn sheet_shown(&self) -> bool {
+        let host = State::new(&self.context.environment.state_directory);
+        host.place(&self.context.location).is_some_and(|place| place.recovery_sheet_shown)
+    }
+
+    /// Remembers that this repository is here, and warns when another one was.
+    fn note_use(&self, now: Timestamp) {
+        let host = State::new(&self.context.environment.state_directory);
+        let known = host.place(&self.context.location);
+        let id = self.repository.id();
+        let same = known.as_ref().filter(|known| known.id == id);
+        if let (Some(known), None) = (&known, same) {
+            self.watch.warn(&format!(
+                "another repository than before is at {}: {id:.8}, not {:.8}",
+                self.location(),
+                known.id
+            ));
+        }
+        if same.is_some_and(|known| now.duration_since(known.last_used).abs() < NOTE_EVERY) {
+            return;
+        }
+        let place = KnownPlace {
+            location: self.location(),
+            id: id.to_owned(),
+            last_used: now,
+            recovery_sheet_shown: same.is_some_and(|known| known.recovery_sheet_shown),
+        };
+        if let Err(error) = host.remember(&self.context.location, &place) {
+            self.watch.warn(&format!("this host will not remember the repository: {}", error.full_message()));
+        }
+    }
+}
+
+impl Context {
+    /// Returns how a new repository is made.
+    fn init_options(&self) -> InitOptions {
+        match self.key_cost {
+            KeyCost::Strong => InitOptions::default(),
+            KeyCost::Cheap => InitOptions::cheap(),
+        }
+    }
+
+    /// Returns how a new key is made.
+    pub(crate) fn key_options(&self) -> KeyOptions {
+        match self.key_cost {
+            KeyCost::Strong => KeyOptions::default(),
+            KeyCost::Cheap => KeyOptions::cheap(),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! What a *SOURCE* of the command line means: a configured name, a file, a directory, a URL, `env:NAME`.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::DatabaseConfig;
+use crate::context::Context;
+use crate::report::Engine;
+use crate::suggest::nearest;
+use crate::{Error, Result, name};
+
+/// A database that can be backed up.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// What it is called in the repository.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Where it is, for people.
+    pub(crate) shown: String,
+    /// The label of the configuration.
+    pub(crate) environment: Option<String>,
+}
+
+impl Source {
+    /// Turns it into a source that leads nowhere.
+    pub(crate) fn unreadable(self, error: Error) -> Unresolved {
+        Unresolved { name: self.name, engine: Engine::Sqlite, shown: self.shown, error }
+    }
+}
+
+/// A source that leads to no database.
+#[derive(Debug)]
+pub(crate) struct Unresolved {
+    /// What it would be called.
+    pub(crate) name: String,
+    /// What its engine would be.
+    pub(crate) engine: Engine,
+    /// What was given; secrets are redacted.
+    pub(crate) shown: String,
+    /// Why it leads nowhere.
+    pub(crate) error: Error,
+}
+
+/// Finds out what each of `given` means; none given means all of the configuration.
+///
+/// A source that leads nowhere does not hold back the others. The same file given twice counts once; two
+/// files that would have one name are an error, before anything is read.
+pub(crate) fn resolve(
+    context: &Context,
+    given: &[String],
+    called: Option<&str>,
+    warn: &mut dyn FnMut(String),
+) -> Result<Vec<Result<Source, Unresolved>>> {
+    let mut sources = match given {
+        [] => configured(context)?,
+        _ => given.iter().flat_map(|text| meaning(context, text, warn)).collect(),
+    };
+    drop_repeated(&mut sources);
+    if let Some(called) = called {
+        rename(&mut sources, called)?;
+    }
+    refuse_same_names(&sources)?;
+    Ok(sources)
+}
+
+/// Returns all databases of the configuration.
+fn configured(context: &Context) -> Result<Vec<Result<Source, Unresolved>>> {
+    if context.config.databases.is_empty() {
+        return Err(Error::usage(
+            "nothing to back up: no source is given and none is configured",
+            "give a path, as `dbkeep backup app.db`, or add [databases.app] to dbkeep.toml",
+        ));
+    }
+    let databases = context.config.databases.iter();
+    Ok(databases.map(|(name, database)| from_configuration(context, name, database)).collect())
+}
+
+/// Returns what one word of the command line means; a directory means several databases.
+fn meaning(context: &Context, text: &str, warn: &mut dyn FnMut(String)) -> Vec<Result<Source, Unresolved>> {
+    if let Some(database) = context.config.databases.get(text) {
+        return vec![from_configuration(context, text, database)];
+    }
+    if let Some(variable) = text.strip_prefix("env:") {
+        return vec![from_variable(context, variable, &context.environment.working_directory, None)];
+    }
+    if is_postgres(text) {
+        if redact(text) != text {
+            warn("a password on the command line can be seen by other users: keep the URL in a variable and give env:NAME".to_owned());
+        }
+        return vec![Err(postgres(text, None))];
+    }
+    let path = sqlite_path(text).unwrap_or_else(|| PathBuf::from(text));
+    let path = context.environment.resolve_argument(&path);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => directory(context, text, &path),
+        Ok(_) => vec![Ok(file(context, &path, text))],
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![Err(unknown(context, text))],
+        Err(error) => vec![Err(unresolved(text, Error::io("read", &path)(error)))],
+    }
+}
+
+/// Returns every database in a directory, found by content.
+fn directory(context: &Context, text: &str, path: &Path) -> Vec<Result<Source, Unresolved>> {
+    let found = match dbkeep_sqlite::identify::find_databases(path) {
+        Ok(found) => found,
+        Err(error) => return vec![Err(unresolved(text, error.into()))],
+    };
+    if found.is_empty() {
+        return vec![Err(unresolved(text, Error::NoDatabases { path: path.to_owned() }))];
+    }
+    let shown = |file: &Path| match file.strip_prefix(path) {
+        Ok(inner) => Path::new(text).join(inner).display().to_string(),
+        Err(_) => file.display().to_string(),
+    };
+    found.iter().map(|path| Ok(file(context, path, &shown(path)))).collect()
+}
+
+/// Returns the database in a file. A file of the configuration has the name it has there.
+fn file(context: &Context, path: &Path, shown: &str) -> Source {
+    let base = context.config_base();
+    let same = |database: &DatabaseConfig| {
+        let configured =
+            database.sqlite.as_deref().map(|file| context.environment.resolve(Path::new(file), &base));
+        configured.is_some_and(|configured| is_same_file(&configured, path))
+    };
+    let configured = context.config.databases.iter().find(|(_, database)| same(database));
+    let (name, environment) = match configured {
+        Some((name, database)) => (name.clone(), database.environment.clone()),
+        None => (stem(path), None),
+    };
+    Source { name, path: path.to_owned(), shown: name::printable(shown), environment }
+}
+
+/// Returns the database of a part of the configuration.
+fn from_configuration(
+    context: &Context,
+    name: &str,
+    database: &DatabaseConfig,
+) -> Result<Source, Unresolved> {
+    let base = context.config_base();
+    let text = match (&database.sqlite, &database.postgres) {
+        (Some(file), _) => file,
+        (None, Some(url)) if url.starts_with("env:") => url,
+        (None, url) => return Err(postgres(url.as_deref().unwrap_or_default(), Some(name))),
+    };
+    let source = match text.strip_prefix("env:") {
+        Some(variable) => from_variable(context, variable, &base, Some(name))?,
+        None => {
+            let path = context.environment.resolve(Path::new(text), &base);
+            Source { name: name.to_owned(), path, shown: name::printable(text), environment: None }
+        }
+    };
+    Ok(Source { name: name.to_owned(), environment: database.environment.clone(), ..source })
+}
+
+/// Returns the database that a variable names, as `DATABASE_URL` does.
+fn from_variable(
+    context: &Context,
+    variable: &str,
+    base: &Path,
+    called: Option<&str>,
+) -> Result<Source, Unresolved> {
+    let shown = format!("env:{variable}");
+    let Some(value) = context.environment.value(variable) else {
+        let error = Error::NoVariable { name: variable.to_owned(), hint: variable_hint(context) };
+        let name = called.unwrap_or(variable).to_owned();
+        return Err(Unresolved { name, engine: Engine::Postgres, shown, error });
+    };
+    if is_postgres(value) {
+        return Err(Unresolved { shown, ..postgres(value, called) });
+    }
+    let path = sqlite_path(value).unwrap_or_else(|| PathBuf::from(value));
+    let path = context.environment.resolve(&path, base);
+    let name = called.map_or_else(|| stem(&path), str::to_owned);
+    // Whatever the variable holds may be a secret, so its value is shown nowhere.
+    Ok(Source { name, path, shown, environment: None })
+}
+
+/// Says where a connection string is when only other variables of a hosted database are set.
+fn variable_hint(context: &Context) -> Option<String> {
+    let hosted = context.environment.value("SUPABASE_URL").is_some();
+    Some(match hosted {
+        true => "SUPABASE_URL is the address of the API; the connection string is in the dashboard of the project under Connect".to_owned(),
+        false => "set it, or write it into a `.env` file of the working directory".to_owned(),
+    })
+}
+
+/// Returns the answer to a PostgreSQL URL.
+fn postgres(url: &str, called: Option<&str>) -> Unresolved {
+    let error = Error::Unsupported {
+        what: "PostgreSQL databases are not supported by this version".to_owned(),
+        hint: Some("this version backs up SQLite databases; use pg_dump for this one".to_owned()),
+    };
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let database = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("postgres");
+    Unresolved {
+        name: called.unwrap_or(database).to_owned(),
+        engine: Engine::Postgres,
+        shown: name::printable(&redact(url)),
+        error,
+    }
+}
+
+fn unknown(context: &Context, text: &str) -> Unresolved {
+    let looks_like_path = text.contains(['/', '.']);
+    let error = if looks_like_path {
+        Error::Sqlite(dbkeep_sqlite::Error::Missing {
+            path: context.environment.resolve_argument(Path::new(text)),
+        })
+    } else {
+        let names = context.config.databases.keys().map(String::as_str);
+        Error::UnknownSource { name: text.to_owned(), suggestion: nearest(text, names).map(str::to_owned) }
+    };
+    unresolved(text, error)
+}
+
+fn unresolved(text: &str, error: Error) -> Unresolved {
+    Unresolved { name: stem(Path::new(text)), engine: Engine::Sqlite, shown: name::printable(text), error }
+}
+
+/// Keeps the first of the sources that mean the same file.
+fn drop_repeated(sources: &mut Vec<Result<Source, Unresolved>>) {
+    let mut seen: Vec<PathBuf> = Vec::new();
+    sources.retain(|source| {
+        let Ok(source) = source else { return true };
+        if seen.iter().any(|earlier| is_same_file(earlier, &source.path)) {
+            return false;
+        }
+        seen.push(source.path.clone());
+        true
+    });
+}
+
+/// Gives the only source the name the user wants.
+fn rename(sources: &mut [Result<Source, Unresolved>], called: &str) -> Result<()> {
+    name::check(called).map_err(|why| Error::usage(why, "choose another --name"))?;
+    match sources {
+        [one] => {
+            match one {
+                Ok(source) => source.name = called.to_owned(),
+                Err(source) => source.name = called.to_owned(),
+            }
+            Ok(())
+        }
+        _ => Err(Error::usage(
+            format!("--name goes with one source, not with {}", sources.len()),
+            "give the others names in the configuration",
+        )),
+    }
+}
+
+fn refuse_same_names(sources: &[Result<Source, Unresolved>]) -> Result<()> {
+    let found: Vec<&Source> = sources.iter().flatten().collect();
+    for (position, source) in found.iter().enumerate() {
+        name::check(&source.name).map_err(|why| {
+            Error::usage(
+                format!("{}: {why}", source.shown),
+                "give it a name with --name or in the configuration",
+            )
+        })?;
+        if let Some(earlier) = found[..position].iter().find(|earlier| earlier.name == source.name) {
+            return Err(Error::SameName {
+                name: source.name.clone(),
+                first: earlier.shown.clone(),
+                second: source.shown.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Says whether two paths lead to one file. Nothing is opened.
+fn is_same_file(left: &Path, right: &Path) -> bool {
+    match (std::fs::canonicalize(left), std::fs::canonicalize(right)) {
+        (Ok(left), Ok(right)) => left == right,
+        _ => left == right,
+    }
+}
+
+/// Returns the default name of a database file.
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "database".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// Says whether this is a URL of PostgreSQL, as libpq, SQLAlchemy, Prisma and others write it.
+fn is_postgres(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once("://") else { return false };
+    let engine = scheme.split('+').next().unwrap_or_default();
+    ["postgres", "postgresql", "prisma+postgres", "jdbc:postgresql"]
+        .iter()
+        .any(|known| engine.eq_ignore_ascii_case(known))
+        || scheme.eq_ignore_ascii_case("prisma+postgres")
+}
+
+/// Returns the path in a URL of SQLite, as SQLAlchemy (`sqlite:///app.db`, `sqlite:////srv/app.db`), sqlx
+/// (`sqlite:app.db`) and Prisma (`file:./app.db`) write it.
+fn sqlite_path(text: &str) -> Option<PathBuf> {
+    let (scheme, rest) = text.split_once(':')?;
+    let engine = scheme.split('+').next().unwrap_or_default();
+    if !engine.eq_ignore_ascii_case("sqlite") && !scheme.eq_ignore_ascii_case("file") {
+        return None;
+    }
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = match scheme.eq_ignore_ascii_case("file") {
+        // In a `file:` URL the path begins after an empty host and keeps its slash.
+        true => path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path),
+        false => path.strip_prefix("///").or_else(|| path.strip_prefix("//")).unwrap_or(path),
+    };
+    (!path.is_empty()).then(|| PathBuf::from(path))
+}
+
+/// Returns a URL with every password in it replaced by `***`.
+pub(crate) fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (before_query, query) = match rest.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (rest, None),
+    };
+    // A password may hold `@` and `/` that somebody forgot to encode: the host begins after the last `@`.
+    let address = match before_query.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            None => format!("{user}@{host}"),
+        },
+        None => before_query.to_owned(),
+    };
+    let query = query.map(|query| query.split('&').map(redact_parameter).collect::<Vec<_>>().join("&"));
+    match query {
+        Some(query) => format!("{scheme}://{address}?{query}"),
+        None => format!("{scheme}://{address}"),
+    }
+}
+
+fn redact_parameter(parameter: &str) -> String {
+    let name = parameter.split('=').next().unwrap_or_default();
+    let secret = ["password", "passwd", "secret", "token", "api_key", "apikey"];
+    match secret.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
+        true => format!("{name}=***"),
+        false => parameter.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::GlobalOptions;
+    use crate::environment::Environment;
+
+    fn context(root: &Path, config: &str) -> Context {
+        let file = root.join("dbkeep.toml");
+        std::fs::write(&file, config).unwrap();
+        let options = GlobalOptions { config: Some(file), ..GlobalOptions::default() };
+        Context::load(Environment::isolated(root), &options).unwrap()
+    }
+
+    fn resolved(context: &Context, given: &[&str]) -> Vec<Result<Source, Unresolved>> {
+        let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
+        resolve(context, &given, None, &mut |_| {}).unwrap()
+    }
+
+    fn database(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut bytes = b"SQLite format 3\0".to_vec();
+        bytes.resize(4096, 0);
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn passwords_are_redacted_wherever_they_stand_in_a_url() {
+        let cases = [
+            ("postgres://u:p@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:p@ss/w@h/d", "postgres://u:***@h/d"),
+            (
+                "postgresql+psycopg2://u@h/d?password=x&sslmode=require",
+                "postgresql+psycopg2://u@h/d?password=***&sslmode=require",
+            ),
+            ("postgres://h/d?api_key=abc", "postgres://h/d?api_key=***"),
+            ("app.db", "app.db"),
+        ];
+        for (url, redacted) in cases {
+            assert_eq!(redact(url), redacted);
+        }
+    }
+
+    #[test]
+    fn urls_of_sqlite_lead_to_files() {
+        let cases = [
+            ("sqlite:///app.db", Some("app.db")),
+            ("sqlite:////srv/app.db", Some("/srv/app.db")),
+            ("sqlite+aiosqlite:///a.db?mode=ro", Some("a.db")),
+            ("sqlite:a.db", Some("a.db")),
+            ("file:./dev.db?connection_limit=1", Some("./dev.db")),
+            ("file:///srv/a.db", Some("/srv/a.db")),
+            ("/srv/a:b.db", None),
+        ];
+        for (url, path) in cases {
+            assert_eq!(sqlite_path(url), path.map(PathBuf::from), "{url}");
+        }
+    }
+
+    #[test]
+    fn configured_file_has_its_configured_name_however_it_is_given() {
+        let root = tempfile::tempdir().unwrap();
+        database(&root.path().join("data/app.db"));
+        let context = context(
+            root.path(),
+            "[databases.shop]\nsqlite = \"data/app.db\"\nenvironment = \"production\"\n",
+        );
+        for given in ["shop", "data/app.db", "./data/../data/app.db"] {
+            let found = resolved(&context, &[given]);
+            let source = found[0].as_ref().unwrap();
+            assert_eq!(
+                (source.name.as_str(), source.environment.as_deref()),
+                ("shop", Some("production")),
+                "{given}"
+            );
+        }
+        assert_eq!(resolved(&context, &["shop", "data/app.db"]).len(), 1, "one file counts once");
+        assert_eq!(resolved(&context, &[])[0].as_ref().unwrap().name, "shop");
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_refused_before_anything_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        database(&root.path().join("a/app.db"));
+        database(&root.path().join("b/app.db"));
+        let context = context(root.path(), "");
+        let given = ["a/app.db".to_owned(), "b/app.db".to_owned()];
+        let error = resolve(&context, &given, None, &mut |_| {}).unwrap_err();
+        assert_eq!(error.to_string(), "two databases would be called \"app\": a/app.db and b/app.db");
+        assert_eq!(error.exit_code(), 2);
+        let error = resolve(&context, &given, Some("x"), &mut |_| {}).unwrap_err();
+        assert_eq!(error.to_string(), "--name goes with one source, not with 2");
+    }
+
+    #[test]
+    fn source_that_leads_nowhere_says_why_and_leaves_the_others() {
+        let root = tempfile::tempdir().unwrap();
+        database(&root.path().join("app.db"));
+        std::fs::create_dir(root.path().join("empty")).unwrap();
+        let mut context = context(root.path(), "[databases.clinic]\nsqlite = \"clinic.db\"\n");
+        context.environment.env_file.insert("LOCAL".to_owned(), "sqlite:///app.db".to_owned());
+        context.environment.env_file.insert("HOSTED".to_owned(), "postgres://u:hunter2@h/shop".to_owned());
+        let given =
+            ["app.db", "clinik", "gone.db", "empty", "env:NOPE", "env:HOSTED", "postgresql://u:hunter2@h/d"];
+        let found = resolved(&context, &given);
+        assert_eq!(found[0].as_ref().unwrap().name, "app");
+        let kinds: Vec<_> = found[1..].iter().map(|one| one.as_ref().unwrap_err().error.kind()).collect();
+        assert_eq!(
+            kinds,
+            ["unknown-source", "missing", "no-databases", "no-variable", "unsupported", "unsupported"]
+        );
+        assert_eq!(found[1].as_ref().unwrap_err().error.hint().as_deref(), Some("did you mean \"clinic\"?"));
+        assert!(!format!("{found:?}").contains("hunter2"));
+        assert_eq!(resolved(&context, &["env:LOCAL"])[0].as_ref().unwrap().shown, "env:LOCAL");
+    }
+}

@@ -1,0 +1,227 @@
+//! What this host remembers of repositories it used, below `$XDG_STATE_HOME/dbkeep`.
+//!
+//! ```text
+//! repositories/<hash of the location>    which repository is there, and what was shown of it
+//! <repository id>/heads                  the newest facts that are known
+//! <repository id>/summaries              what the manifests of snapshots say
+//! <repository id>/databases/<name>/chunks      the known chunks of the last image
+//! <repository id>/databases/<name>/position    where the source was when it was taken
+//! ```
+//!
+//! State that is lost or damaged costs time, never truth: each file begins with the SHA-256 of what follows,
+//! and one that does not fit counts as absent.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use dbkeep_repo::{Id, durable};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::report::Engine;
+use crate::{Error, Result, name};
+
+/// The largest file that is read; known chunks take 64 bytes each.
+const LIMIT: u64 = 4 << 30;
+
+/// The state of this host.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    directory: PathBuf,
+}
+
+/// What is remembered of a place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownPlace {
+    /// Where.
+    pub(crate) location: String,
+    /// The repository that was there.
+    pub(crate) id: String,
+    /// When it was last used.
+    pub(crate) last_used: Timestamp,
+    /// Whether the recovery sheet was shown.
+    pub(crate) recovery_sheet_shown: bool,
+}
+
+impl State {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Returns what is remembered of a place.
+    pub(crate) fn place(&self, location: &Path) -> Option<KnownPlace> {
+        load(&self.place_file(location))
+    }
+
+    /// Remembers what is at a place.
+    pub(crate) fn remember(&self, location: &Path, place: &KnownPlace) -> Result<()> {
+        save(&self.place_file(location), place)
+    }
+
+    /// Returns the state of one repository.
+    pub(crate) fn repository(&self, id: &str) -> RepositoryState {
+        RepositoryState { directory: self.directory.join(name::encode(id)) }
+    }
+
+    fn place_file(&self, location: &Path) -> PathBuf {
+        // The location may be a symbolic link to a disk, or that disk may be gone: compare the path as written.
+        let digest = Id::of(location.as_os_str().as_encoded_bytes());
+        self.directory.join("repositories").join(&digest.to_string()[..32])
+    }
+}
+
+/// What is remembered of one repository.
+#[derive(Clone, Debug)]
+pub(crate) struct RepositoryState {
+    directory: PathBuf,
+}
+
+/// Where a source was when its last snapshot was taken.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedPosition {
+    /// The snapshot.
+    pub(crate) snapshot: Id,
+    /// The position in the source.
+    pub(crate) position: dbkeep_sqlite::position::Position,
+}
+
+/// What a list shows of a snapshot; taken from its manifest, which never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) engine: Engine,
+    pub(crate) rows: u64,
+    pub(crate) tables: u64,
+    pub(crate) bytes_source: u64,
+    pub(crate) bytes_added: u64,
+    pub(crate) integrity: String,
+    pub(crate) source: String,
+}
+
+/// Summaries by the id of the snapshot.
+pub(crate) type Summaries = BTreeMap<Id, Summary>;
+
+impl RepositoryState {
+    /// Returns the newest facts that this host knows.
+    pub(crate) fn fact_heads(&self) -> Vec<Id> {
+        load(&self.directory.join("heads")).unwrap_or_default()
+    }
+
+    pub(crate) fn save_fact_heads(&self, heads: &[Id]) -> Result<()> {
+        save(&self.directory.join("heads"), &heads)
+    }
+
+    pub(crate) fn summaries(&self) -> Summaries {
+        load(&self.directory.join("summaries")).unwrap_or_default()
+    }
+
+    pub(crate) fn save_summaries(&self, summaries: &Summaries) -> Result<()> {
+        save(&self.directory.join("summaries"), summaries)
+    }
+
+    /// Returns the list of known chunks, as the writer encoded it.
+    pub(crate) fn known_chunks(&self, database: &str) -> Option<Vec<u8>> {
+        read(&self.database(database).join("chunks"))
+    }
+
+    pub(crate) fn save_known_chunks(&self, database: &str, encoded: &[u8]) -> Result<()> {
+        write(&self.database(database).join("chunks"), encoded)
+    }
+
+    pub(crate) fn position(&self, database: &str) -> Option<SavedPosition> {
+        load(&self.database(database).join("position"))
+    }
+
+    /// Remembers a position, or that there is none.
+    pub(crate) fn save_position(&self, database: &str, position: Option<&SavedPosition>) -> Result<()> {
+        save(&self.database(database).join("position"), &position)
+    }
+
+    fn database(&self, database: &str) -> PathBuf {
+        self.directory.join("databases").join(name::encode(database))
+    }
+}
+
+fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read(path)?).ok()
+}
+
+fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write(path, &serde_json::to_vec(value).expect("state has string keys only"))
+}
+
+/// Returns the contents of a state file; `None` when it is absent or damaged.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let length = std::fs::metadata(path).ok()?.len();
+    if length > LIMIT {
+        return None;
+    }
+    let mut bytes = std::fs::read(path).ok()?;
+    let digest: [u8; 32] = bytes.get(..32)?.try_into().ok()?;
+    bytes.drain(..32);
+    if Id::of(&bytes) != Id::new(digest) {
+        tracing::warn!(file = %path.display(), "local state is damaged and is built anew");
+        return None;
+    }
+    Some(bytes)
+}
+
+/// Replaces a state file, so that a crash leaves the old one or the new one.
+fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    let parent = path.parent().expect("every state file is below the state directory");
+    private_directory(parent)?;
+    let mut bytes = Id::of(contents).as_bytes().to_vec();
+    bytes.extend_from_slice(contents);
+    durable::replace(path, &bytes).map_err(Error::io("write", path))
+}
+
+/// Makes a directory, and those above it, that only the user can read.
+pub(crate) fn private_directory(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_is_remembered_and_damage_is_forgetting() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(directory.path());
+        let location = Path::new("/backups");
+        assert_eq!(state.place(location), None);
+        let place = KnownPlace {
+            location: "/backups".to_owned(),
+            id: "aa".to_owned(),
+            last_used: Timestamp::UNIX_EPOCH,
+            recovery_sheet_shown: true,
+        };
+        state.remember(location, &place).unwrap();
+        assert_eq!(state.place(location), Some(place));
+
+        let file = state.place_file(location);
+        let sound = std::fs::read(&file).unwrap();
+        for position in 0..sound.len() {
+            let mut damaged = sound.clone();
+            damaged[position] ^= 1;
+            std::fs::write(&file, damaged).unwrap();
+            assert_eq!(state.place(location), None, "bit flipped in byte {position}");
+        }
+        std::fs::write(&file, &sound[..20]).unwrap();
+        assert_eq!(state.place(location), None, "cut off");
+    }
+
+    #[test]
+    fn state_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(&directory.path().join("state")).repository("id");
+        state.save_known_chunks("a/b", b"list").unwrap();
+        assert_eq!(state.known_chunks("a/b").as_deref(), Some(&b"list"[..]));
+        let file = state.database("a/b").join("chunks");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(mode(file.parent().unwrap()), 0o700);
+    }
+}
