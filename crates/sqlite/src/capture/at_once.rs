@@ -15,13 +15,23 @@ use crate::{Error, Result};
 /// How long to let go of everything before the next attempt; more with each one.
 const PAUSE: Duration = Duration::from_millis(3);
 
+/// How long one attempt waits for one lock. An application may hold it and wait for one that
+/// we hold, so this is short, and then everything is given back.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 pub(super) fn open(paths: &[PathBuf], options: &CaptureOptions) -> Vec<Result<Capture>> {
     let mut sites: Vec<Result<Site>> = paths.iter().map(|path| Site::look(path, options)).collect();
     loop {
         match hold_all(&sites, options) {
             Ok(held) => return captures(sites, held, options),
             // This one cannot be had; the others do not wait for it any longer.
-            Err(Obstacle { index, error }) => sites[index] = Err(error),
+            Err(Obstacle { index, error }) => {
+                let error = match &sites[index] {
+                    Ok(site) => site.name_holder(error),
+                    Err(_) => error,
+                };
+                sites[index] = Err(error);
+            }
         }
     }
 }
@@ -35,33 +45,35 @@ struct Obstacle {
 /// Locks all sites, or says which one is in the way.
 fn hold_all(sites: &[Result<Site>], options: &CaptureOptions) -> Result<Vec<Option<Held>>, Obstacle> {
     let deadline = Instant::now() + options.busy_timeout;
-    let mut attempt = 0u32;
+    let mut attempt = 0;
     loop {
-        match try_hold_all(sites, options) {
-            // Holding on to some while waiting for others could stop an application that
-            // takes them in another order; so everything is given back first.
+        match try_hold_all(sites, options, attempt) {
             Err(Obstacle { error: Error::Busy { .. }, .. }) if Instant::now() < deadline => {
-                attempt = attempt.saturating_add(1);
-                std::thread::sleep(PAUSE * attempt.min(10));
+                attempt += 1;
+                std::thread::sleep(PAUSE * u32::try_from(attempt.min(5)).unwrap_or(5));
             }
             other => return other,
         }
     }
 }
 
-fn try_hold_all(sites: &[Result<Site>], options: &CaptureOptions) -> Result<Vec<Option<Held>>, Obstacle> {
-    let mut held = Vec::with_capacity(sites.len());
-    for (index, site) in sites.iter().enumerate() {
-        held.push(match site {
-            Ok(site) => Some(site.try_hold(options, true).map_err(|error| Obstacle { index, error })?),
-            Err(_) => None,
-        });
+fn try_hold_all(
+    sites: &[Result<Site>],
+    options: &CaptureOptions,
+    attempt: usize,
+) -> Result<Vec<Option<Held>>, Obstacle> {
+    let mut all: Vec<Option<Held>> = sites.iter().map(|_| None).collect();
+    for index in order(sites.len(), attempt) {
+        if let Ok(site) = &sites[index] {
+            let held = site.hold(options, PATIENCE, true);
+            all[index] = Some(held.map_err(|error| Obstacle { index, error })?);
+        }
     }
     // Nobody can commit anywhere now: this is the moment. All transactions begin before the
     // first writer is let go.
     let mut gates = Vec::new();
-    let mut begun = Vec::with_capacity(held.len());
-    for (index, held) in held.into_iter().enumerate() {
+    let mut begun = Vec::with_capacity(all.len());
+    for (index, held) in all.into_iter().enumerate() {
         begun.push(match held {
             Some(Held::Gated(mut live, guard, gate)) => {
                 let moment = live.try_begin().map_err(|error| Obstacle { index, error })?;
@@ -73,6 +85,19 @@ fn try_hold_all(sites: &[Result<Site>], options: &CaptureOptions) -> Result<Vec<
     }
     drop(gates);
     Ok(begun)
+}
+
+/// The order of an attempt. An application that takes its locks in one order lets those
+/// through who take them in the same one; nobody knows which it is, so each gets its turn.
+fn order(count: usize, attempt: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    if let Some(middle) = (attempt / 2).checked_rem(count) {
+        order.rotate_left(middle);
+    }
+    if attempt % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 fn captures(

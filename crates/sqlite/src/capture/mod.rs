@@ -137,7 +137,8 @@ impl Capture {
     /// of it may not be read. What SQLite itself cannot read becomes a raw copy.
     pub fn open(path: &Path, options: &CaptureOptions) -> Result<Capture> {
         let site = Site::look(path, options)?;
-        let held = site.hold(options)?;
+        let held =
+            site.hold(options, options.busy_timeout, false).map_err(|error| site.name_holder(error))?;
         Capture::of(site, held, options, false)
     }
 
@@ -336,11 +337,7 @@ impl Capture {
     ///
     /// Nobody commits in rollback mode meanwhile, so `chunk` should do little but compare.
     /// Calls nothing if the file provably did not change since before the first pass.
-    pub fn settle(
-        &mut self,
-        chunk_size: u32,
-        chunk: &mut ChunkSink<'_>,
-    ) -> Result<u64> {
+    pub fn settle(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<u64> {
         if self.state != State::Unsettled {
             return Ok(self.size);
         }
@@ -360,11 +357,7 @@ impl Capture {
         Ok(self.size)
     }
 
-    fn read_again(
-        &mut self,
-        chunk_size: u32,
-        chunk: &mut ChunkSink<'_>,
-    ) -> Result<()> {
+    fn read_again(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<()> {
         // Whole chunks, about a mebibyte at a time.
         let chunk_size = (chunk_size as usize).max(1);
         let mut buffer = vec![0u8; chunk_size * ((1 << 20) / chunk_size).max(1)];

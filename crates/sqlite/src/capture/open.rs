@@ -68,11 +68,11 @@ impl Site {
         &self.identity.path
     }
 
-    /// Takes the lock, asking again until `busy_timeout` is over.
-    pub(crate) fn hold(&self, options: &CaptureOptions) -> Result<Held> {
-        let deadline = Instant::now() + options.busy_timeout;
+    /// Takes the lock, asking again until `patience` is over. With `gate`, as `try_hold`.
+    pub(crate) fn hold(&self, options: &CaptureOptions, patience: Duration, gate: bool) -> Result<Held> {
+        let deadline = Instant::now() + patience;
         loop {
-            match self.try_hold(options, false) {
+            match self.try_hold(options, gate) {
                 Err(Error::Busy { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY),
                 other => return other,
             }
@@ -81,7 +81,7 @@ impl Site {
 
     /// Takes the lock if nobody is in the way. With `gate`, a database in WAL mode is held so
     /// that nobody can write to it; its read transaction is still to begin.
-    pub(crate) fn try_hold(&self, options: &CaptureOptions, gate: bool) -> Result<Held> {
+    fn try_hold(&self, options: &CaptureOptions, gate: bool) -> Result<Held> {
         if options.force_method == Some(Method::Raw) {
             return self.hold_raw("asked for".into());
         }
@@ -166,12 +166,16 @@ impl Site {
     }
 
     fn busy(&self) -> Error {
-        // Some descriptor has to be open for the question; the guard's is enough.
-        let holder = RawFile::open(self.path()).ok().and_then(|_open| live::lock_holder(&self.identity));
-        Error::Busy {
-            path: self.identity.path.clone(),
-            holder: holder.unwrap_or_else(|| "another process".into()),
-        }
+        Error::Busy { path: self.identity.path.clone(), holder: "another process".into() }
+    }
+
+    /// Adds who holds the lock to the error that it could not be had.
+    pub(crate) fn name_holder(&self, error: Error) -> Error {
+        let Error::Busy { path, holder } = error else { return error };
+        // Some descriptor has to be open for the question.
+        let open = RawFile::open(&path);
+        let named = open.ok().and_then(|_open| live::lock_holder(&self.identity));
+        Error::Busy { path, holder: named.unwrap_or(holder) }
     }
 }
 

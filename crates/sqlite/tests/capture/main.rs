@@ -5,7 +5,12 @@
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stdout)]
 
 mod churn;
+mod locks;
+mod situations;
 mod support;
+mod together;
+mod unchanged;
+mod zoo;
 
 /// The entry of a started process; does nothing in a normal run.
 #[test]

@@ -22,14 +22,7 @@ pub(crate) struct Other {
 impl Other {
     /// Starts `role` on the database at `path` and waits until it is ready.
     pub(crate) fn start(role: &str, path: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "role_of_a_started_process", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .env(PATH, path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(role, path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut other = Other { child, input, output };
@@ -39,7 +32,7 @@ impl Other {
 
     /// Sends a line and waits for the answer that begins with `answer: `.
     pub(crate) fn ask(&mut self, line: &str) -> String {
-        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+        writeln!(self.input.as_mut().unwrap(), "{}", line.replace('\n', " ")).unwrap();
         self.wait_for("answer: ")
     }
 
@@ -74,12 +67,25 @@ impl Drop for Other {
     }
 }
 
+/// The command that starts this test binary in a role.
+pub(crate) fn command(role: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "role_of_a_started_process", "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .env(PATH, path);
+    command
+}
+
 /// Runs the role this process was started for, if it was.
 pub(crate) fn play_role() {
     let (Ok(role), Ok(path)) = (std::env::var(ROLE), std::env::var(PATH)) else { return };
     match role.as_str() {
         "sql" => obey(&path),
         "churn" => super::churn::churn(&path),
+        "trace" => super::locks::everything(&path),
+        "transfer" => super::together::transfer(&path),
+        "report" => super::situations::report_as_other_user(&path),
         other => panic!("unknown role {other}"),
     }
 }

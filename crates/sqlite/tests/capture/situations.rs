@@ -1,0 +1,441 @@
+//! What is found on real disks: closed, crashed, locked, read-only, encrypted, empty, damaged.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
+use dbkeep_sqlite::{Error, identify};
+use rusqlite::Connection;
+
+use crate::support::{
+    Other, assert_same, beside, capture, dbpage, fill, integrity, make, open, place, read_all, read_in,
+};
+
+fn rows(image: &[u8]) -> i64 {
+    open(image).query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+fn fails(path: &Path) -> Error {
+    let options = CaptureOptions { busy_timeout: Duration::from_millis(30), ..CaptureOptions::default() };
+    match Capture::open(path, &options) {
+        Ok(capture) => panic!("was captured as {}", capture.method()),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn closed_wal_database_is_read_without_creating_anything() {
+    let (_folder, path) = place("closed.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(100)));
+    assert_eq!(beside(&path), ["closed.db"]);
+    let bytes = std::fs::read(&path).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::AtRest);
+    let image = read_all(&mut capture);
+    assert!(!capture.needs_settling());
+    assert_same(&image, &bytes);
+    capture.finish().unwrap();
+    assert_eq!(beside(&path), ["closed.db"]);
+}
+
+#[test]
+fn database_opened_by_an_application_while_it_is_read_at_rest_is_read_again() {
+    let (_folder, path) = place("woken.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(300)));
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::AtRest);
+    let mut image = vec![0; 4096];
+    capture.read(&mut image).unwrap();
+    let mut application = Other::start("sql", &path);
+    assert_eq!(application.ask("DELETE FROM t WHERE id > 250; PRAGMA wal_checkpoint(passive)"), "Integer(0)");
+    application.ask("INSERT INTO t(v) VALUES(7)");
+    let rest = read_in(&mut capture, 50_000);
+    assert_eq!(capture.method(), Method::LockedImage);
+    assert_same(&rest, &dbpage(&capture.inspection().unwrap().unwrap()));
+    assert_eq!((integrity(&rest).as_str(), rows(&rest)), ("ok", 251));
+    application.end();
+}
+
+#[test]
+fn application_that_comes_and_goes_during_a_read_at_rest_is_seen() {
+    let (_folder, path) = place("visitor.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(300)));
+    let mut capture = capture(&path);
+    let mut start = vec![0; 4096];
+    capture.read(&mut start).unwrap();
+    let mut visitor = Other::start("sql", &path);
+    visitor.ask("DELETE FROM t WHERE id > 10");
+    visitor.end();
+    let mut rest = vec![0; 10 << 20];
+    capture.read(&mut rest).unwrap();
+    assert!(capture.needs_settling(), "what was read is a mixture");
+    let image = read_all(&mut capture);
+    assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 10));
+}
+
+#[test]
+fn log_left_by_a_crash_without_its_index_is_read_to_its_last_commit() {
+    let (_folder, path) = place("live.db");
+    let keeper = Connection::open(&path).unwrap();
+    keeper
+        .execute_batch(&format!("PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; {}", fill(40)))
+        .unwrap();
+    keeper.execute_batch("PRAGMA wal_checkpoint(passive)").unwrap();
+    keeper.execute_batch(&fill(30)).unwrap();
+    let (_crashed_folder, crashed) = place("crashed.db");
+    let log = identify::sibling(&path, "-wal");
+    std::fs::copy(&path, &crashed).unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    // The crash happened in the middle of a transaction.
+    let next = Connection::open(&path).unwrap();
+    next.execute_batch("UPDATE t SET v = 0").unwrap();
+    let longer = std::fs::read(&log).unwrap();
+    bytes.extend_from_slice(&longer[bytes.len()..longer.len() - 5000]);
+    std::fs::write(identify::sibling(&crashed, "-wal"), &bytes).unwrap();
+
+    let before = beside(&crashed);
+    let mut capture = capture(&crashed);
+    assert_eq!(capture.method(), Method::AtRest);
+    assert!(capture.position().unwrap().wal.is_some());
+    let image = read_all(&mut capture);
+    capture.finish().unwrap();
+    assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 70));
+    assert_eq!(beside(&crashed), before, "no index was created");
+
+    // What SQLite itself makes of it is the same.
+    let sqlite = Connection::open(&crashed).unwrap();
+    sqlite.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    assert_same(&image, &dbpage(&sqlite));
+}
+
+#[test]
+fn log_and_index_left_by_a_killed_process_are_read_and_left() {
+    let (_folder, path) = place("killed.db");
+    make(&path, "PRAGMA journal_mode = wal");
+    let mut application = Other::start("sql", &path);
+    application.ask("PRAGMA wal_autocheckpoint = 0");
+    application.ask("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    application.ask("INSERT INTO t(v) VALUES(1), (2), (3)");
+    application.kill();
+    let (main, log) = (std::fs::read(&path).unwrap(), identify::sibling(&path, "-wal"));
+    let frames = std::fs::read(&log).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::LockedImage);
+    let image = read_all(&mut capture);
+    capture.finish().unwrap();
+    assert_eq!(rows(&image), 3);
+    assert_same(&std::fs::read(&path).unwrap(), &main);
+    assert_same(&std::fs::read(&log).unwrap(), &frames);
+}
+
+#[test]
+fn last_one_to_close_neither_checkpoints_nor_deletes_the_log() {
+    let (_folder, path) = place("last.db");
+    make(&path, "PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+    let mut application = Other::start("sql", &path);
+    application.ask("INSERT INTO t VALUES(1)");
+    let mut ours = capture(&path);
+    let main = std::fs::read(&path).unwrap();
+    application.end();
+    let frames = std::fs::read(identify::sibling(&path, "-wal")).unwrap();
+    assert!(!frames.is_empty());
+    let image = read_all(&mut ours);
+    drop(ours.inspection().unwrap());
+    ours.finish().unwrap();
+    assert_eq!(rows(&image), 1);
+    assert_same(&std::fs::read(&path).unwrap(), &main);
+    assert_same(&std::fs::read(identify::sibling(&path, "-wal")).unwrap(), &frames);
+}
+
+/// Leaves a database with a journal of an unfinished transaction, part of which is in the file.
+fn hot_journal(path: &Path) {
+    let (_folder, live) = place("live.db");
+    make(&live, &fill(500));
+    let writer = Connection::open(&live).unwrap();
+    writer.execute_batch("PRAGMA cache_size = 5; BEGIN; UPDATE t SET v = -1, b = randomblob(1000)").unwrap();
+    std::fs::copy(&live, path).unwrap();
+    std::fs::copy(identify::sibling(&live, "-journal"), identify::sibling(path, "-journal")).unwrap();
+}
+
+#[test]
+fn interrupted_transaction_is_rolled_back_as_the_application_would() {
+    for method in [None, Some(Method::TwoPass), Some(Method::LockedImage)] {
+        let (_folder, path) = place("hot.db");
+        hot_journal(&path);
+        let options = CaptureOptions { force_method: method, ..CaptureOptions::default() };
+        let mut capture = Capture::open(&path, &options).unwrap();
+        let image = read_all(&mut capture);
+        assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 500));
+        let touched: i64 =
+            open(&image).query_row("SELECT count(*) FROM t WHERE v = -1", [], |row| row.get(0)).unwrap();
+        assert_eq!(touched, 0);
+    }
+}
+
+#[test]
+fn exclusive_lock_gives_a_clear_error_that_names_the_holder() {
+    let (_folder, path) = place("exclusive.db");
+    make(&path, &fill(5));
+    let mut application = Other::start("sql", &path);
+    application.ask("PRAGMA locking_mode = exclusive; BEGIN EXCLUSIVE; COMMIT");
+    let error = fails(&path);
+    let Error::Busy { holder, .. } = &error else { panic!("{error}") };
+    assert!(holder.starts_with("process "), "{holder}");
+    assert!(error.hint().unwrap().contains("EXCLUSIVE"));
+    application.end();
+    capture(&path);
+}
+
+#[test]
+fn exclusive_lock_in_wal_mode_gives_the_same_error() {
+    let (_folder, path) = place("exclusive.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(5)));
+    let mut application = Other::start("sql", &path);
+    application.ask("PRAGMA locking_mode = exclusive; INSERT INTO t(v) VALUES(1)");
+    assert!(matches!(fails(&path), Error::Busy { .. }));
+    application.end();
+}
+
+#[test]
+fn lock_that_is_given_back_in_time_is_waited_for() {
+    let (_folder, path) = place("patience.db");
+    make(&path, &fill(5));
+    let mut application = Other::start("sql", &path);
+    application.ask("BEGIN EXCLUSIVE");
+    let waiting = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            read_all(
+                &mut Capture::open(
+                    &path,
+                    &CaptureOptions { busy_timeout: Duration::from_secs(60), ..CaptureOptions::default() },
+                )
+                .unwrap(),
+            )
+        }
+    });
+    application.ask("INSERT INTO t(v) VALUES(1); COMMIT");
+    assert_eq!(rows(&waiting.join().unwrap()), 6);
+}
+
+#[test]
+fn what_is_no_database_is_refused_by_name() {
+    let (folder, path) = place("x.db");
+    assert!(matches!(fails(&path), Error::Missing { .. }));
+    assert!(matches!(fails(folder.path()), Error::NotAFile { .. }));
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(fails(&path), Error::Empty { .. }));
+    std::fs::write(&path, "just some text\n".repeat(100)).unwrap();
+    assert!(matches!(fails(&path), Error::NotADatabase { .. }));
+    assert!(fails(&path).hint().is_some());
+    assert_eq!(beside(&path), ["x.db"]);
+}
+
+#[test]
+fn empty_file_with_a_log_beside_it_is_not_touched() {
+    let (_folder, path) = place("e.db");
+    std::fs::write(&path, "").unwrap();
+    for suffix in ["-wal", "-journal"] {
+        let sibling = identify::sibling(&path, suffix);
+        std::fs::write(&sibling, "precious").unwrap();
+        assert!(matches!(fails(&path), Error::EmptyWithSibling { .. }));
+        assert_eq!(std::fs::read(&sibling).unwrap(), b"precious");
+        std::fs::remove_file(sibling).unwrap();
+    }
+}
+
+fn random(length: usize) -> Vec<u8> {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.query_row(&format!("SELECT randomblob({length})"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn encrypted_database_is_copied_raw_with_its_log() {
+    let (_folder, path) = place("secret.db");
+    let (main, log) = (random(40960), random(9000));
+    std::fs::write(&path, &main).unwrap();
+    std::fs::write(identify::sibling(&path, "-wal"), &log).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::Raw);
+    assert!(capture.position().is_none() && capture.header().is_none());
+    assert!(capture.inspection().unwrap().is_none());
+    assert_same(&read_all(&mut capture), &main);
+    let sibling = &capture.siblings()[0];
+    assert_eq!((sibling.suffix(), sibling.size()), ("-wal", 9000));
+    let mut bytes = vec![0; 10_000];
+    assert_eq!(sibling.read_at(0, &mut bytes).unwrap(), 9000);
+    assert_same(&bytes[..9000], &log);
+    let finished = capture.finish().unwrap();
+    assert!(finished.warnings[0].contains("encrypted"), "{:?}", finished.warnings);
+    assert_same(&std::fs::read(&path).unwrap(), &main);
+}
+
+#[test]
+fn raw_copy_of_a_file_that_changes_is_refused() {
+    let (_folder, path) = place("secret.db");
+    std::fs::write(&path, random(40960)).unwrap();
+    let mut capture = capture(&path);
+    let mut buffer = vec![0; 4096];
+    capture.read(&mut buffer).unwrap();
+    std::fs::write(&path, random(40960 - 512)).unwrap();
+    let outcome = (|| loop {
+        if capture.read(&mut buffer)? == 0 {
+            return Ok(());
+        }
+    })();
+    assert!(matches!(outcome, Err(Error::Changed { .. })));
+}
+
+#[test]
+fn database_cut_short_is_copied_raw_and_labelled() {
+    for mode in ["wal", "delete"] {
+        let (_folder, path) = place("cut.db");
+        make(&path, &format!("PRAGMA journal_mode = {mode}; {}", fill(100)));
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let mut capture = capture(&path);
+        assert_eq!(capture.method(), Method::Raw, "{mode}");
+        assert_same(&read_all(&mut capture), &whole[..whole.len() / 2]);
+        assert!(capture.finish().unwrap().warnings[0].contains("raw bytes"));
+    }
+}
+
+#[test]
+fn database_with_a_damaged_schema_is_still_an_image() {
+    let (_folder, path) = place("schema.db");
+    make(&path, &fill(100));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100..200].fill(0xff);
+    std::fs::write(&path, &bytes).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::MemoryCopy);
+    assert_same(&read_all(&mut capture), &bytes);
+}
+
+#[test]
+fn format_of_a_branch_of_sqlite_is_copied_raw() {
+    let (_folder, path) = place("wal2.db");
+    make(&path, &fill(10));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[18..20].fill(3);
+    std::fs::write(&path, &bytes).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::Raw);
+    assert_same(&read_all(&mut capture), &bytes);
+}
+
+#[test]
+fn log_that_does_not_match_its_index_is_read_through_sqlite_instead() {
+    let (_folder, path) = place("odd.db");
+    let keeper = Connection::open(&path).unwrap();
+    keeper
+        .execute_batch(&format!("PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; {}", fill(40)))
+        .unwrap();
+    keeper.execute_batch("UPDATE t SET v = 1").unwrap();
+    // A checksum that only a recovery would look at.
+    let log = identify::sibling(&path, "-wal");
+    let mut frames = std::fs::read(&log).unwrap();
+    frames[32 + 20] ^= 1;
+    let file = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &frames[32..64], 32).unwrap();
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::LockedImage);
+    let image = read_all(&mut capture);
+    assert_eq!(capture.method(), Method::DbPage);
+    assert_same(&image, &dbpage(&capture.inspection().unwrap().unwrap()));
+    assert!(capture.finish().unwrap().warnings[0].contains("page by page"));
+}
+
+#[test]
+fn writer_with_the_wal_reset_bug_is_warned_of() {
+    let (_folder, path) = place("old.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(3)));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[96..100].copy_from_slice(&3_045_001u32.to_be_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let capture = capture(&path);
+    assert!(capture.warnings()[0].contains("SQLite 3.45.1"), "{:?}", capture.warnings());
+}
+
+#[test]
+fn file_replaced_while_it_is_read_is_an_error() {
+    let (_folder, path) = place("moved.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(3)));
+    let _keeper = Other::start("sql", &path);
+    let application = Connection::open(&path).unwrap();
+    application.execute_batch("INSERT INTO t(v) VALUES(1)").unwrap();
+    let mut capture = capture(&path);
+    std::fs::copy(&path, path.with_extension("new")).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::hard_link(path.with_extension("new"), &path).unwrap();
+    let mut buffer = vec![0; 10 << 20];
+    assert!(matches!(capture.read(&mut buffer), Err(Error::Replaced { .. })));
+}
+
+/// What a user without any right to write sees.
+pub(crate) fn report_as_other_user(path: &str) {
+    let answer = match Capture::open(Path::new(path), &CaptureOptions::default()) {
+        Ok(mut capture) => format!("{} {}", capture.method(), rows(&read_all(&mut capture))),
+        Err(error) => format!("error {error}"),
+    };
+    println!("ready {}", answer.replace('\n', " "));
+}
+
+/// Starts this test binary as `nobody`; `None` unless we are root.
+fn as_nobody(path: &Path) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return None;
+    }
+    let mut command = crate::support::command("report", path);
+    let output = command.uid(65534).gid(65534).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let at = text.find("ready ").unwrap_or_else(|| panic!("{text}"));
+    Some(text[at + 6..].lines().next().unwrap().to_string())
+}
+
+fn permit(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn user_who_may_only_read_gets_the_same_image() {
+    let (folder, path) = place("shared.db");
+    permit(folder.path(), 0o755);
+    let keeper = Connection::open(&path).unwrap();
+    keeper.execute_batch(&format!("PRAGMA journal_mode = wal; {}", fill(20))).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        permit(&identify::sibling(&path, suffix), 0o644);
+    }
+    let Some(answer) = as_nobody(&path) else { return };
+    assert_eq!(answer, "locked image 20");
+
+    permit(&identify::sibling(&path, "-shm"), 0o600);
+    assert_eq!(
+        as_nobody(&path).unwrap(),
+        format!("error no permission to read {}", identify::sibling(&path, "-shm").display())
+    );
+    drop(keeper);
+    assert_eq!(as_nobody(&path).unwrap(), "at rest 20");
+    assert_eq!(beside(&path), ["shared.db"]);
+
+    permit(&path, 0o600);
+    assert!(as_nobody(&path).unwrap().starts_with("error no permission to read"));
+}
+
+#[test]
+fn interrupted_transaction_that_may_not_be_rolled_back_is_a_clear_error() {
+    let (folder, path) = place("hot.db");
+    permit(folder.path(), 0o755);
+    hot_journal(&path);
+    let before = std::fs::read(&path).unwrap();
+    for suffix in ["", "-journal"] {
+        permit(&identify::sibling(&path, suffix), 0o644);
+    }
+    let Some(answer) = as_nobody(&path) else { return };
+    assert!(answer.contains("was left in the middle of a transaction"), "{answer}");
+    assert_same(&std::fs::read(&path).unwrap(), &before);
+    assert_eq!(beside(&path), ["hot.db", "hot.db-journal"]);
+}

@@ -1,0 +1,92 @@
+//! Several databases at one moment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dbkeep_sqlite::Error;
+use dbkeep_sqlite::capture::{Capture, CaptureOptions};
+use rusqlite::Connection;
+
+use crate::support::{Other, fill, make, open, place, read_all};
+
+/// The role `transfer`: moves money between two databases, in one transaction over both.
+pub(crate) fn transfer(first: &str) {
+    let second = first.replace("first", "second");
+    let connection = Connection::open(first).unwrap();
+    connection.busy_timeout(Duration::from_secs(20)).unwrap();
+    connection.execute_batch(&format!("ATTACH '{second}' AS other; PRAGMA synchronous = off")).unwrap();
+    connection.execute_batch("PRAGMA main.wal_autocheckpoint = 100").unwrap();
+    println!("ready");
+    loop {
+        connection
+            .execute_batch(
+                "BEGIN IMMEDIATE; UPDATE main.purse SET v = v - 1; UPDATE other.purse SET v = v + 1; COMMIT",
+            )
+            .unwrap();
+    }
+}
+
+fn value(capture: &mut Capture) -> i64 {
+    open(&read_all(capture)).query_row("SELECT v FROM purse", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn transaction_over_two_databases_is_in_both_images_or_in_none() {
+    for modes in [["wal", "wal"], ["delete", "delete"], ["wal", "delete"]] {
+        let (_folder, first) = place("first.db");
+        let second = first.with_file_name("second.db");
+        for (path, mode) in [(&first, modes[0]), (&second, modes[1])] {
+            make(
+                path,
+                &format!("PRAGMA journal_mode = {mode}; CREATE TABLE purse(v); INSERT INTO purse VALUES(0)"),
+            );
+        }
+        let writer = Other::start("transfer", &first);
+        let options = CaptureOptions { busy_timeout: Duration::from_secs(20), ..CaptureOptions::default() };
+        let mut last = 0;
+        for _ in 0..30 {
+            let paths = [second.clone(), first.clone()];
+            let mut captures = Capture::at_once(&paths, &options).unwrap();
+            let [second, first] = captures.as_mut_slice() else { panic!() };
+            let (first, second) = (value(first.as_mut().unwrap()), value(second.as_mut().unwrap()));
+            assert_eq!(first + second, 0, "{modes:?}: half a transaction");
+            assert!(second >= last);
+            last = second;
+        }
+        assert!(last > 0, "the writer stood still");
+        writer.kill();
+    }
+}
+
+#[test]
+fn bad_one_among_many_does_not_hold_back_the_others() {
+    let (folder, good) = place("good.db");
+    make(&good, &fill(5));
+    let resting = good.with_file_name("resting.db");
+    make(&resting, &format!("PRAGMA journal_mode = wal; {}", fill(6)));
+    let text = folder.path().join("text.db");
+    std::fs::write(&text, "text").unwrap();
+    let locked = good.with_file_name("locked.db");
+    make(&locked, &fill(7));
+    let mut holder = Other::start("sql", &locked);
+    holder.ask("BEGIN EXCLUSIVE");
+    let paths: Vec<PathBuf> = vec![text, good, folder.path().join("none.db"), locked, resting];
+    let options = CaptureOptions { busy_timeout: Duration::from_millis(50), ..CaptureOptions::default() };
+    let results = Capture::at_once(&paths, &options).unwrap();
+    let answers: Vec<String> = results
+        .into_iter()
+        .map(|result| match result {
+            Ok(mut capture) => {
+                let image = read_all(&mut capture);
+                let rows: i64 =
+                    open(&image).query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+                format!("{} {rows}", capture.method())
+            }
+            Err(Error::NotADatabase { .. }) => "no database".into(),
+            Err(Error::Missing { .. }) => "missing".into(),
+            Err(Error::Busy { holder, .. }) => holder.split(' ').next().unwrap().to_string(),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    assert_eq!(answers, ["no database", "memory copy 5", "missing", "process", "at rest 6"]);
+}
