@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
-use dbkeep_repo::backend::LocalBackend;
+use dbkeep_repo::backend::{Backend, FileKind, LocalBackend};
 use dbkeep_repo::{InitOptions, Repository, Secret};
 use jiff::Timestamp;
 
@@ -89,7 +89,7 @@ impl Stock {
         let mut command = self.command("secret", &["backup", "--stdin"]);
         let child =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while count(&self.repository().join("locks")) == 0 {
+        while self.backend().list(FileKind::Lock).unwrap().is_empty() {
             std::thread::yield_now();
         }
         child
