@@ -20,6 +20,7 @@ mod process;
 pub mod read;
 mod repository;
 mod secret;
+mod sha;
 pub mod write;
 
 pub use error::{Error, Result};

@@ -21,6 +21,18 @@ pub(crate) struct Expected {
     pub(crate) uncompressed_length: Option<u32>,
 }
 
+impl Expected {
+    /// Makes the error for a blob that is not what was expected.
+    pub(crate) fn damaged(&self, what: &str) -> Error {
+        Error::Damaged { kind: FileKind::Pack, id: self.pack, what: format!("blob {:.8} {what}", self.id) }
+    }
+
+    /// Makes sure that the hash of what was opened is the blob's name.
+    pub(crate) fn ensure_is(&self, id: &Id) -> Result<()> {
+        if self.id == *id { Ok(()) } else { Err(self.damaged("has other contents than its name says")) }
+    }
+}
+
 /// Opens blobs, one after the other, on one thread. Its context and buffer are reused.
 pub(crate) struct Opener {
     key: MasterKey,
@@ -38,20 +50,14 @@ impl Opener {
     /// Opens a blob: MAC, decompression to exactly the declared length, SHA-256. Nothing of it is returned
     /// unless all three hold. `sealed` is overwritten.
     pub(crate) fn open<'a>(&'a mut self, sealed: &'a mut [u8], expected: &Expected) -> Result<&'a [u8]> {
-        let damaged = |what: &str| Error::Damaged {
-            kind: FileKind::Pack,
-            id: expected.pack,
-            what: format!("blob {:.8} {what}", expected.id),
-        };
+        let damaged = |what: &str| expected.damaged(what);
         let opened = self.key.open(sealed).map_err(|_| damaged("is not what was sealed"))?;
         let plain: &[u8] = match expected.uncompressed_length {
             None => opened,
             Some(length) if length > MAX_BLOB => return Err(damaged("is too large")),
             Some(length) => {
                 let length = length as usize;
-                if self.plain.len() < length {
-                    self.plain.resize(length, 0);
-                }
+                reserve(&mut self.plain, length);
                 let plain = &mut self.plain[..length];
                 match self.decompressor.decompress_to_buffer(opened, plain) {
                     Ok(written) if written == length => plain,
@@ -60,10 +66,36 @@ impl Opener {
                 }
             }
         };
-        if Id::of(plain) != expected.id {
-            return Err(damaged("has other contents than its name says"));
-        }
+        expected.ensure_is(&Id::of(plain))?;
         Ok(plain)
+    }
+
+    /// Opens a blob into `plain`, which has its length, except for the SHA-256: whoever calls this
+    /// compares it, for many blobs at once, before anything is done with them.
+    pub(crate) fn open_unhashed(
+        &mut self,
+        sealed: &mut [u8],
+        expected: &Expected,
+        plain: &mut [u8],
+    ) -> Result<()> {
+        let opened = self.key.open(sealed).map_err(|_| expected.damaged("is not what was sealed"))?;
+        match expected.uncompressed_length {
+            None if opened.len() == plain.len() => plain.copy_from_slice(opened),
+            None => return Err(expected.damaged("has another length than the index says")),
+            Some(_) => match self.decompressor.decompress_to_buffer(opened, plain) {
+                Ok(written) if written == plain.len() => {}
+                Ok(_) => return Err(expected.damaged("is shorter than the index says")),
+                Err(_) => return Err(expected.damaged("does not decompress")),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that a scratch buffer has at least `length` bytes.
+pub(crate) fn reserve(buffer: &mut Vec<u8>, length: usize) {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
     }
 }
 

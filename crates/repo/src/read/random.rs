@@ -18,8 +18,8 @@ use crate::format::pack::BlobKind;
 use crate::index::Location;
 use crate::observe::Observer;
 
-/// Called with the offset and the bytes of each chunk when it is opened for the first time:
-/// once a chunk, in no order, also from several threads at once.
+/// Called with the offset and the bytes of each chunk when it is opened for the first time, in no
+/// order, also from several threads at once. Chunks that follow each other may come as one stretch; each comes once.
 pub type FirstRead = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
 
 /// Forward readings that are followed at once.
@@ -138,7 +138,7 @@ impl ImageReader {
         let unseen = |chunk: usize| !seen[chunk];
         let rest = (0..seen.len()).filter(|chunk| unseen(*chunk));
         let rest = rest.map(|chunk| u64::from(self.shared.image.span(chunk).1)).sum();
-        self.shared.reader.visit(&self.shared.image, unseen, watch, &|offset, bytes| {
+        self.shared.reader.visit(&self.shared.image, unseen, false, watch, &|offset, bytes| {
             if let Some(call) = &self.shared.on_first_read {
                 call(offset, bytes);
             }

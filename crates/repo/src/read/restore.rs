@@ -1,13 +1,14 @@
 //! A whole image, from the repository to where it is wanted.
 //!
 //! Threads take stretches of packs (`plan.rs`), fetch, open and check each blob, and write it where it
-//! belongs, in any order. Memory is a stretch and a chunk for each thread, besides the plan: 20 bytes a chunk.
+//! belongs, in any order. Memory is about 5 MiB for each thread, besides the plan: 20 bytes a chunk.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{io, thread};
 
-use super::blob::{Expected, Opener};
+use super::blob::{Expected, Opener, reserve};
 use super::plan::{self, Piece, Run};
 use super::{Image, Reader, lost};
 use crate::backend::FileKind;
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
 use crate::observe::Observer;
 use crate::write::is_zero;
+use crate::{Id, sha};
 
 /// Where an image is restored to.
 pub trait ImageSink: Sync {
@@ -27,6 +29,8 @@ pub trait ImageSink: Sync {
     }
 }
 
+/// Plain bytes opened, hashed and written together: as much as stays in a processor's cache.
+const GROUP: usize = 1 << 20;
 /// Threads besides one for each processor: while one waits for a disk, another one opens blobs.
 const SPARE: usize = 2;
 /// The most threads.
@@ -39,27 +43,26 @@ impl Reader {
     /// length where chunks of zeros are left out, is the sink's business. After an error parts are written.
     pub fn restore(&self, image: &Image, sink: &dyn ImageSink, watch: &dyn Observer) -> Result<u64> {
         watch.phase("restoring", image.size());
-        let may_skip = sink.starts_zeroed();
-        self.visit(image, |_| true, watch, &|offset, bytes| {
-            if may_skip && is_zero(bytes) {
-                return Ok(());
-            }
+        let write = |offset, bytes: &[u8]| {
             sink.write_at(offset, bytes).map_err(|source| Error::Source(Box::new(source)))
-        })?;
+        };
+        self.visit(image, |_| true, sink.starts_zeroed(), watch, &write)?;
         Ok(image.size())
     }
 
-    /// Gives each wanted chunk to `visitor`, with its offset, once, on several threads, in no order.
+    /// Gives every wanted chunk to `visitor`, with its offset, once, on several threads, in no order;
+    /// chunks that follow each other may come as one stretch. Those of zeros are left out when that is wanted.
     pub(super) fn visit(
         &self,
         image: &Image,
         wanted: impl Fn(usize) -> bool,
+        leaves_out_zeros: bool,
         watch: &dyn Observer,
         visitor: &(dyn Fn(u64, &[u8]) -> Result<()> + Sync),
     ) -> Result<()> {
         let mut pieces = self.pieces(image, wanted)?;
         let runs = plan::runs(&mut pieces);
-        let visit = Visit { reader: self, image, pieces: &pieces, watch, visitor };
+        let visit = Visit { reader: self, image, pieces: &pieces, leaves_out_zeros, watch, visitor };
         let processors = thread::available_parallelism().map_or(1, usize::from);
         visit.all(&runs, (processors + SPARE).min(MAX_THREADS).min(runs.len()))
     }
@@ -90,6 +93,7 @@ struct Visit<'a> {
     reader: &'a Reader,
     image: &'a Image,
     pieces: &'a [Piece],
+    leaves_out_zeros: bool,
     watch: &'a dyn Observer,
     visitor: &'a (dyn Fn(u64, &[u8]) -> Result<()> + Sync),
 }
@@ -114,8 +118,12 @@ impl Visit<'_> {
 
     /// Takes runs until there are none.
     fn some(&self, runs: &[Run], next: &AtomicUsize, stop: &AtomicBool) -> Result<()> {
-        let mut opener = Opener::new(self.reader.repository.key())?;
-        let mut fetched = Vec::new();
+        let mut tools = Tools {
+            opener: Opener::new(self.reader.repository.key())?,
+            fetched: Vec::new(),
+            plain: Vec::new(),
+            ids: Vec::new(),
+        };
         while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
@@ -123,35 +131,112 @@ impl Visit<'_> {
             if self.watch.cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.run(run, &mut opener, &mut fetched)?;
+            self.run(run, &mut tools)?;
         }
         Ok(())
     }
 
-    fn run(&self, run: &Run, opener: &mut Opener, fetched: &mut Vec<u8>) -> Result<()> {
+    /// Fetches a stretch of a pack and deals with its blobs, about a MiB at a time.
+    fn run(&self, run: &Run, tools: &mut Tools) -> Result<()> {
         let pack = self.reader.index.read().packs()[run.pack as usize].id;
         let length = run.length as usize;
-        if fetched.len() < length {
-            fetched.resize(length, 0);
-        }
-        let fetched = &mut fetched[..length];
+        reserve(&mut tools.fetched, length);
         let backend = self.reader.repository.backend();
-        backend.read_range(FileKind::Pack, &pack, u64::from(run.offset), fetched)?;
-        for same in self.pieces[run.pieces.clone()].chunk_by(Piece::is_blob_of) {
-            let piece = same[0];
-            let expected = Expected {
-                pack,
-                id: self.image.ids()[piece.chunk as usize],
-                uncompressed_length: piece.uncompressed_length(),
-            };
-            let start = (piece.offset - run.offset) as usize;
-            let plain = opener.open(&mut fetched[start..start + piece.length as usize], &expected)?;
-            for piece in same {
-                let (offset, _) = self.image.span(piece.chunk as usize);
-                (self.visitor)(offset, plain)?;
-                self.watch.advance(plain.len() as u64);
-            }
+        backend.read_range(FileKind::Pack, &pack, u64::from(run.offset), &mut tools.fetched[..length])?;
+
+        let mut rest = &self.pieces[run.pieces.clone()];
+        while !rest.is_empty() {
+            let (group, later) = rest.split_at(self.group(rest));
+            self.deal_with(&pack, run.offset, group, tools)?;
+            rest = later;
         }
         Ok(())
     }
+
+    /// Returns how many pieces are opened together: whole blobs of about `GROUP` plain bytes.
+    fn group(&self, pieces: &[Piece]) -> usize {
+        let mut bytes = 0;
+        let mut count = 0;
+        for same in pieces.chunk_by(Piece::is_blob_of) {
+            bytes += self.length(&same[0]);
+            if bytes > GROUP && count > 0 {
+                break;
+            }
+            count += same.len();
+        }
+        count
+    }
+
+    /// Opens blobs, checks all of their hashes, and only then shows them.
+    fn deal_with(&self, pack: &Id, start: u32, group: &[Piece], tools: &mut Tools) -> Result<()> {
+        let mut blobs = Vec::new();
+        let mut end = 0;
+        for same in group.chunk_by(Piece::is_blob_of) {
+            let place = end..end + self.length(&same[0]);
+            end = place.end;
+            reserve(&mut tools.plain, end);
+            let at = (same[0].offset - start) as usize;
+            let sealed = &mut tools.fetched[at..at + same[0].length as usize];
+            tools.opener.open_unhashed(
+                sealed,
+                &self.expected(pack, &same[0]),
+                &mut tools.plain[place.clone()],
+            )?;
+            blobs.push((same, place));
+        }
+        let plains: Vec<&[u8]> = blobs.iter().map(|(_, place)| &tools.plain[place.clone()]).collect();
+        sha::ids(&plains, &mut tools.ids);
+        for ((same, _), id) in blobs.iter().zip(&tools.ids) {
+            self.expected(pack, &same[0]).ensure_is(id)?;
+        }
+        self.show(&blobs, &tools.plain)
+    }
+
+    /// Shows checked blobs; those that follow each other in the image as one stretch.
+    fn show(&self, blobs: &[(&[Piece], Range<usize>)], plain: &[u8]) -> Result<()> {
+        let mut stretch: Option<(u64, Range<usize>)> = None;
+        for (same, place) in blobs {
+            self.watch.advance((place.len() * same.len()) as u64);
+            if self.leaves_out_zeros && is_zero(&plain[place.clone()]) {
+                continue;
+            }
+            for piece in *same {
+                let (offset, _) = self.image.span(piece.chunk as usize);
+                match &mut stretch {
+                    Some((start, open))
+                        if open.end == place.start && *start + open.len() as u64 == offset =>
+                    {
+                        open.end = place.end;
+                    }
+                    _ => {
+                        if let Some((start, shown)) = stretch.replace((offset, place.clone())) {
+                            (self.visitor)(start, &plain[shown])?;
+                        }
+                    }
+                }
+            }
+        }
+        stretch.map_or(Ok(()), |(start, shown)| (self.visitor)(start, &plain[shown]))
+    }
+
+    fn expected(&self, pack: &Id, piece: &Piece) -> Expected {
+        Expected {
+            pack: *pack,
+            id: self.image.ids()[piece.chunk as usize],
+            uncompressed_length: piece.uncompressed_length(),
+        }
+    }
+
+    /// Returns the plain length of a blob.
+    fn length(&self, piece: &Piece) -> usize {
+        self.image.span(piece.chunk as usize).1 as usize
+    }
+}
+
+/// The context and the buffers of one thread.
+struct Tools {
+    opener: Opener,
+    fetched: Vec<u8>,
+    plain: Vec<u8>,
+    ids: Vec<Id>,
 }

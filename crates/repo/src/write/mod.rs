@@ -42,7 +42,7 @@ use crate::{Id, Repository, SharedLock};
 use pack::Packer;
 use seal::Sealer;
 use upload::Session;
-use work::{Batch, Job, Line};
+use work::{Batch, Bench, Job, Line};
 
 /// Index files are cut at about so many blobs, as stock tools do.
 const INDEX_BLOBS: usize = 50_000;
@@ -104,7 +104,7 @@ pub struct Writer<'l> {
     lock: &'l SharedLock,
     line: Arc<Line>,
     /// For trees and small files, on the caller's thread.
-    sealer: Sealer,
+    bench: Bench,
     jobs: Option<Sender<Job>>,
     finished: Receiver<Batch>,
     idle: Vec<Batch>,
@@ -155,7 +155,7 @@ impl<'l> Writer<'l> {
         let (done, finished) = unbounded();
         let mut writer = Self {
             lock,
-            sealer: Sealer::new(repository.key(), options.compression)?,
+            bench: Bench::new(Sealer::new(repository.key(), options.compression)?),
             line,
             jobs: Some(jobs),
             finished,
@@ -172,9 +172,9 @@ impl<'l> Writer<'l> {
         }
         for number in 0..workers {
             let line = Arc::clone(&writer.line);
-            let sealer = Sealer::new(repository.key(), options.compression)?;
+            let bench = Bench::new(Sealer::new(repository.key(), options.compression)?);
             let (to_do, done) = (to_do.clone(), done.clone());
-            let body = move || work::run(&line, sealer, &to_do, &done);
+            let body = move || work::run(&line, bench, &to_do, &done);
             writer.workers.push(spawn(format!("seal-{number}"), body)?);
         }
         Ok(writer)
@@ -230,10 +230,10 @@ impl<'l> Writer<'l> {
     /// Stores a blob on the caller's thread, unless it is stored.
     fn save_blob(&mut self, kind: BlobKind, plain: &[u8]) -> Result<Id> {
         self.line.session.check()?;
-        let fingerprint = self.sealer.fingerprint(plain);
-        let id = self.sealer.id(plain, &fingerprint);
+        let fingerprint = self.bench.sealer.fingerprint(plain);
+        let id = Id::of(plain);
         if self.line.session.claim(kind, &id)
-            && let Err(error) = self.line.store(&mut self.sealer, kind, id, plain, &fingerprint)
+            && let Err(error) = self.line.store(&mut self.bench, kind, id, plain, &fingerprint)
         {
             // The blob stays claimed, so nobody may go on as if it were stored.
             self.line.session.fail(Some(error));

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::seal::Sealed;
+use super::seal::Outbox;
 use crate::format::pack::PackBlob;
 
 /// The most blobs in a pack: stock tools count them in small numbers, and headers stay small.
@@ -46,31 +46,29 @@ impl Packer {
         Self { target, open: Mutex::new(open), emptied }
     }
 
-    /// Appends a blob, after sending the pack on when it would grow beyond its size.
-    /// `sending` is called just before a pack is sent.
+    /// Appends blobs, and sends the pack on when it would grow beyond its size. `sending` is called
+    /// just before that.
     ///
+    /// Neighbours in an image stay neighbours in a pack, so that a restore reads and writes long stretches.
     /// Blocks while the pack in hand cannot be sent: that bounds the memory of all packs.
-    pub(super) fn append(&self, blob: &Sealed<'_>, sending: impl FnOnce()) -> Result<(), Stopped> {
+    pub(super) fn append(&self, outbox: &Outbox, sending: impl Fn()) -> Result<(), Stopped> {
         let mut open = self.lock();
-        let end = open.pack.bytes.len() + blob.bytes.len();
-        if !open.pack.blobs.is_empty() && (end > self.target || open.pack.blobs.len() == MAX_BLOBS) {
-            sending();
-            open.send()?;
+        for blob in &outbox.blobs {
+            let start = blob.offset as usize;
+            let sealed = &outbox.bytes[start..start + blob.length as usize];
+            let end = open.pack.bytes.len() + sealed.len();
+            if !open.pack.blobs.is_empty() && (end > self.target || open.pack.blobs.len() == MAX_BLOBS) {
+                sending();
+                open.send()?;
+            }
+            if open.pack.bytes.capacity() == 0 {
+                open.pack = self.fresh();
+            }
+            // Fits: a pack ends at `MAX_PACK`.
+            let offset = u32::try_from(open.pack.bytes.len()).unwrap_or(u32::MAX);
+            open.pack.bytes.extend_from_slice(sealed);
+            open.pack.blobs.push(PackBlob { offset, ..*blob });
         }
-        if open.pack.bytes.capacity() == 0 {
-            open.pack = self.fresh();
-        }
-        // Both fit: a pack ends at `MAX_PACK`, and a blob of 4 GiB or more is refused when it is sealed.
-        let offset = u32::try_from(open.pack.bytes.len()).unwrap_or(u32::MAX);
-        let length = u32::try_from(blob.bytes.len()).unwrap_or(u32::MAX);
-        open.pack.bytes.extend_from_slice(blob.bytes);
-        open.pack.blobs.push(PackBlob {
-            id: blob.id,
-            kind: blob.kind,
-            offset,
-            length,
-            uncompressed_length: Some(blob.uncompressed_length),
-        });
         Ok(())
     }
 

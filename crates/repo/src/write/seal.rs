@@ -7,9 +7,9 @@
 use std::io;
 
 use crate::Id;
-use crate::crypto::{MasterKey, OVERHEAD};
+use crate::crypto::MasterKey;
 use crate::error::{Error, Result};
-use crate::format::pack::BlobKind;
+use crate::format::pack::{BlobKind, PackBlob};
 
 /// The largest blob we store, in bytes. The format allows more, but whoever reads one has to hold it in memory.
 pub(super) const MAX_BLOB: u32 = 512 << 20;
@@ -17,13 +17,19 @@ pub(super) const MAX_BLOB: u32 = 512 << 20;
 /// The keyed BLAKE3 of a chunk.
 pub type Fingerprint = [u8; 32];
 
-/// A sealed blob, ready to be put into a pack.
-#[derive(Clone, Copy)]
-pub(super) struct Sealed<'a> {
-    pub(super) id: Id,
-    pub(super) kind: BlobKind,
-    pub(super) bytes: &'a [u8],
-    pub(super) uncompressed_length: u32,
+/// Sealed blobs, one behind the other, on their way into a pack.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) bytes: Vec<u8>,
+    /// Their offsets are those in `bytes`.
+    pub(super) blobs: Vec<PackBlob>,
+}
+
+impl Outbox {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.blobs.clear();
+    }
 }
 
 /// Seals blobs, one after the other, on one thread. Its contexts and buffers are reused.
@@ -33,7 +39,6 @@ pub(super) struct Sealer {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     compressed: Vec<u8>,
-    sealed: Vec<u8>,
     opened: Vec<u8>,
     plain: Vec<u8>,
     zeros: Option<Zeros>,
@@ -55,7 +60,6 @@ impl Sealer {
             compressor: zstd::bulk::Compressor::new(level).map_err(compression)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(compression)?,
             compressed: Vec::new(),
-            sealed: Vec::new(),
             opened: Vec::new(),
             plain: Vec::new(),
             zeros: None,
@@ -77,24 +81,31 @@ impl Sealer {
         fingerprint
     }
 
-    /// Returns the id of `plain`, whose fingerprint was just taken; that of zeros is remembered.
-    pub(super) fn id(&mut self, plain: &[u8], fingerprint: &Fingerprint) -> Id {
-        match &mut self.zeros {
-            Some(zeros) if zeros.length == plain.len() && zeros.fingerprint == *fingerprint => {
-                *zeros.id.get_or_insert_with(|| Id::of(plain))
-            }
-            _ => Id::of(plain),
+    /// Returns the id of zeros whose fingerprint was just taken, when it was computed before.
+    pub(super) fn id_of_zeros(&self, length: usize, fingerprint: &Fingerprint) -> Option<Id> {
+        let zeros = self.zeros.as_ref()?;
+        (zeros.length == length && zeros.fingerprint == *fingerprint).then_some(zeros.id?)
+    }
+
+    /// Remembers an id, in case that the fingerprint is that of zeros.
+    pub(super) fn remember(&mut self, length: usize, fingerprint: &Fingerprint, id: Id) {
+        if let Some(zeros) = &mut self.zeros
+            && zeros.length == length
+            && zeros.fingerprint == *fingerprint
+        {
+            zeros.id = Some(id);
         }
     }
 
-    /// Compresses, seals and verifies a blob. What is returned lives until the next call.
+    /// Compresses, seals and verifies a blob, and puts it into the outbox. Returns its sealed size.
     pub(super) fn seal(
         &mut self,
         kind: BlobKind,
         id: Id,
         plain: &[u8],
         fingerprint: &Fingerprint,
-    ) -> Result<Sealed<'_>> {
+        outbox: &mut Outbox,
+    ) -> Result<usize> {
         let uncompressed_length = u32::try_from(plain.len())
             .ok()
             .filter(|length| *length <= MAX_BLOB)
@@ -105,19 +116,28 @@ impl Sealer {
         reserve(&mut self.compressed, bound);
         let compressed =
             self.compressor.compress_to_buffer(plain, &mut self.compressed[..bound]).map_err(compression)?;
-        self.sealed.clear();
-        self.sealed.reserve(compressed + OVERHEAD);
-        self.key.seal(&self.compressed[..compressed], &mut self.sealed)?;
-        if !self.opens_to(plain.len(), fingerprint) {
+        let start = outbox.bytes.len();
+        self.key.seal(&self.compressed[..compressed], &mut outbox.bytes)?;
+        let sealed = &outbox.bytes[start..];
+        if !self.opens_to(sealed, plain.len(), fingerprint) {
             return Err(Error::Memory { what: format!("blob {id:.8} does not open to what was sealed") });
         }
-        Ok(Sealed { id, kind, bytes: &self.sealed, uncompressed_length })
+        // An outbox holds a stretch of an image or one blob, of less than `MAX_BLOB` and some bytes.
+        let place = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        outbox.blobs.push(PackBlob {
+            id,
+            kind,
+            offset: place(start),
+            length: place(sealed.len()),
+            uncompressed_length: Some(uncompressed_length),
+        });
+        Ok(sealed.len())
     }
 
     /// Says whether the sealed bytes lead back to `length` bytes with this fingerprint.
-    fn opens_to(&mut self, length: usize, fingerprint: &Fingerprint) -> bool {
+    fn opens_to(&mut self, sealed: &[u8], length: usize, fingerprint: &Fingerprint) -> bool {
         self.opened.clear();
-        self.opened.extend_from_slice(&self.sealed);
+        self.opened.extend_from_slice(sealed);
         let Ok(compressed) = self.key.open(&mut self.opened) else { return false };
         reserve(&mut self.plain, length);
         let plain = &mut self.plain[..length];

@@ -6,11 +6,12 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::chunk::KnownChunk;
 use super::pack::{Packer, Stopped};
-use super::seal::{Fingerprint, Sealer};
+use super::seal::{Fingerprint, Outbox, Sealer};
 use super::upload::Session;
 use crate::Id;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
+use crate::sha;
 
 /// Our threads give way to the applications that use the database.
 const NICE: i32 = 10;
@@ -47,77 +48,110 @@ pub(super) struct Batch {
     pub(super) stored: u64,
 }
 
-impl Line {
-    /// Makes sure that a data blob with a fingerprint just taken is stored. Returns its id and, when it is new, its sealed size.
-    fn chunk(
-        &self,
-        sealer: &mut Sealer,
-        plain: &[u8],
-        known: Option<&KnownChunk>,
-    ) -> Result<(KnownChunk, Option<usize>)> {
-        let fingerprint = sealer.fingerprint(plain);
-        if let Some(known) = known
-            && known.fingerprint == fingerprint
-            && self.session.knows(BlobKind::Data, &known.id)
-        {
-            return Ok((*known, None));
-        }
-        let id = sealer.id(plain, &fingerprint);
-        let chunk = KnownChunk { fingerprint, id };
-        if !self.session.claim(BlobKind::Data, &id) {
-            return Ok((chunk, None));
-        }
-        let stored = self.store(sealer, BlobKind::Data, id, plain, &fingerprint)?;
-        Ok((chunk, Some(stored)))
-    }
+/// The tools of one thread.
+pub(super) struct Bench {
+    pub(super) sealer: Sealer,
+    outbox: Outbox,
+    ids: Vec<Id>,
+    /// Chunks of a batch that are hashed: their numbers and fingerprints.
+    unknown: Vec<(usize, Fingerprint)>,
+}
 
-    /// Seals a claimed blob and puts it into a pack. Returns its sealed size.
+impl Bench {
+    pub(super) fn new(sealer: Sealer) -> Self {
+        Self { sealer, outbox: Outbox::default(), ids: Vec::new(), unknown: Vec::new() }
+    }
+}
+
+impl Line {
+    /// Seals a claimed blob and puts it into a pack.
     pub(super) fn store(
         &self,
-        sealer: &mut Sealer,
+        bench: &mut Bench,
         kind: BlobKind,
         id: Id,
         plain: &[u8],
         fingerprint: &Fingerprint,
-    ) -> Result<usize> {
-        let sealed = sealer.seal(kind, id, plain, fingerprint)?;
+    ) -> Result<()> {
+        bench.outbox.clear();
+        let sealed = bench.sealer.seal(kind, id, plain, fingerprint, &mut bench.outbox)?;
+        self.session.count_added(plain.len(), sealed);
+        self.send(kind, &bench.outbox)
+    }
+
+    fn send(&self, kind: BlobKind, outbox: &Outbox) -> Result<()> {
         let packer = match kind {
             BlobKind::Data => &self.data,
             BlobKind::Tree => &self.trees,
         };
-        packer.append(&sealed, || self.session.sent()).map_err(|Stopped| Error::Cancelled)?;
-        self.session.count_added(plain.len(), sealed.bytes.len());
-        Ok(sealed.bytes.len())
+        packer.append(outbox, || self.session.sent()).map_err(|Stopped| Error::Cancelled)
     }
 
-    fn batch(&self, sealer: &mut Sealer, batch: &mut Batch) -> Result<()> {
-        for (number, plain) in batch.bytes[..batch.filled].chunks(batch.chunk_size).enumerate() {
-            let (chunk, stored) = self.chunk(sealer, plain, batch.known.get(number))?;
-            batch.chunks.push(chunk);
-            if let Some(stored) = stored {
+    /// Deals with all chunks of a batch.
+    fn batch(&self, bench: &mut Bench, batch: &mut Batch) -> Result<()> {
+        let plain = &batch.bytes[..batch.filled];
+        self.recognise(bench, plain, batch.chunk_size, &batch.known, &mut batch.chunks);
+
+        let chunk = |number: usize| {
+            &plain[number * batch.chunk_size..plain.len().min((number + 1) * batch.chunk_size)]
+        };
+        let hashed: Vec<_> = bench.unknown.iter().map(|(number, _)| chunk(*number)).collect();
+        sha::ids(&hashed, &mut bench.ids);
+
+        bench.outbox.clear();
+        for ((number, fingerprint), id) in bench.unknown.iter().zip(&bench.ids) {
+            let plain = chunk(*number);
+            batch.chunks[*number].id = *id;
+            bench.sealer.remember(plain.len(), fingerprint, *id);
+            if self.session.claim(BlobKind::Data, id) {
+                let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, fingerprint, &mut bench.outbox)?;
+                self.session.count_added(plain.len(), sealed);
                 batch.added += plain.len() as u64;
-                batch.stored += stored as u64;
+                batch.stored += sealed as u64;
             }
         }
-        Ok(())
+        self.send(BlobKind::Data, &bench.outbox)
+    }
+
+    /// Takes the fingerprints, and notes which chunks have to be hashed: those that do not stand in the list of known chunks.
+    fn recognise(
+        &self,
+        bench: &mut Bench,
+        plain: &[u8],
+        chunk_size: usize,
+        known: &[KnownChunk],
+        chunks: &mut Vec<KnownChunk>,
+    ) {
+        bench.unknown.clear();
+        for (number, plain) in plain.chunks(chunk_size).enumerate() {
+            let fingerprint = bench.sealer.fingerprint(plain);
+            let before =
+                known.get(number).filter(|known| known.fingerprint == fingerprint).map(|known| known.id);
+            let id = before.or_else(|| bench.sealer.id_of_zeros(plain.len(), &fingerprint));
+            match id.filter(|id| self.session.knows(BlobKind::Data, id)) {
+                Some(id) => chunks.push(KnownChunk { fingerprint, id }),
+                None => {
+                    chunks.push(KnownChunk { fingerprint, id: Id::NULL });
+                    bench.unknown.push((number, fingerprint));
+                }
+            }
+        }
     }
 }
 
 /// The body of a worker thread: works until no more jobs can come. After an error jobs are
 /// taken and handed back undone, so that nobody waits for ever.
-pub(super) fn run(line: &Line, mut sealer: Sealer, jobs: &Receiver<Job>, finished: &Sender<Batch>) {
+pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished: &Sender<Batch>) {
     give_way();
     for job in jobs {
         match job {
             Job::Chunks(mut batch) => {
-                line.session.attempt(|| line.batch(&mut sealer, &mut batch));
+                line.session.attempt(|| line.batch(&mut bench, &mut batch));
                 // Nobody is left to receive it when the writer was dropped in the middle of an image.
                 drop(finished.send(batch));
             }
             Job::Blob { id, fingerprint, bytes } => {
-                line.session.attempt(|| {
-                    line.store(&mut sealer, BlobKind::Data, id, &bytes, &fingerprint).map(|_| ())
-                });
+                line.session.attempt(|| line.store(&mut bench, BlobKind::Data, id, &bytes, &fingerprint));
                 line.session.done();
             }
         }
