@@ -137,6 +137,23 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes folders inside of `parent` as [`create_folder`] does, and syncs once for all of them.
+pub fn create_folders(parent: &Path, names: impl IntoIterator<Item = impl AsRef<Path>>) -> io::Result<()> {
+    let mut is_synced = true;
+    for name in names {
+        let path = parent.join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+                is_synced = false;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if is_synced { Ok(()) } else { sync_folder(parent) }
+}
+
 /// Gives a file another name, which must be free ([`io::ErrorKind::AlreadyExists`] otherwise).
 ///
 /// Only [`sync_parent`] of both makes it durable.
@@ -204,10 +221,10 @@ fn remove_if_abandoned(path: &Path) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(false),
         file => file?,
     };
-    if !file.metadata()?.is_file() || !try_flock(&file)? {
+    if !file.metadata()?.is_file() || !has_no_holder(&file)? {
         return Ok(false);
     }
-    // It may have been published before we got the lock: then the name is gone.
+    // It may have been published before we asked: then the name is gone.
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -222,9 +239,11 @@ pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// Takes the exclusive `flock` of a file if nobody holds it.
-pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+/// Says whether nobody holds the exclusive `flock` of a file, as its writer does while it lives.
+///
+/// Takes a shared one for a moment, so that two who ask at once do not take each other for the writer.
+pub(crate) fn has_no_holder(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),

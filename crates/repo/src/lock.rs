@@ -585,6 +585,37 @@ mod tests {
         assert!(matches!(repository.lock_shared(NOW), Err(Error::Damaged { kind: FileKind::Lock, .. })));
     }
 
+    #[test]
+    fn no_two_threads_hold_an_exclusive_lock_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = repository_on(Arc::new(LocalBackend::new(folder.path().join("r"))));
+        // What a killed prune left; several look at it at the same time.
+        leave(&repository, PROGRAM, true, NOW);
+        let (holders, exclusive, shared) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for thread in 0..6 {
+                let (repository, holders) = (&repository, &holders);
+                let won = if thread % 2 == 0 { &exclusive } else { &shared };
+                scope.spawn(move || {
+                    for _ in 0..60 {
+                        if thread % 2 == 0 {
+                            let Ok(_lock) = repository.lock_exclusive(NOW) else { continue };
+                            assert_eq!(holders.fetch_add(1000, Ordering::SeqCst), 0);
+                            holders.fetch_sub(1000, Ordering::SeqCst);
+                        } else {
+                            let Ok(_lock) = repository.lock_shared(NOW) else { continue };
+                            assert!(holders.fetch_add(1, Ordering::SeqCst) < 1000);
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                        }
+                        won.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(exclusive.into_inner() + shared.into_inner() > 0);
+        assert_eq!(repository.list(FileKind::Lock).unwrap(), []);
+    }
+
     /// Storage that cannot prove whether a holder lives, and has a clock of its own.
     #[derive(Debug)]
     struct Remote {

@@ -16,6 +16,9 @@ use crate::Id;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
+/// What the folders of an empty repository take on most file systems.
+const FOLDERS_SIZE: u64 = 265 * 4096;
+
 /// Keeps objects as files in a folder.
 #[derive(Clone, Debug)]
 pub struct LocalBackend {
@@ -161,17 +164,14 @@ impl Backend for LocalBackend {
     }
 
     fn create(&self) -> Result<()> {
-        let make = |folder: &Path| {
-            durable::create_folder(folder).map_err(|source| Error::storage("create", folder, 0, source))
+        let make = || {
+            durable::create_folder(&self.root)?;
+            durable::create_folders(&self.root, ["keys", "locks", "snapshots", "index", "data", "dbkeep"])?;
+            durable::create_folders(&self.root.join("dbkeep"), ["facts", "tmp"])?;
+            let bytes = (0..=255u8).map(|byte| format!("{byte:02x}"));
+            durable::create_folders(&self.folder(FileKind::Pack), bytes)
         };
-        for kind in FileKind::ALL {
-            make(&self.folder(kind))?;
-        }
-        make(&self.temporary())?;
-        for byte in 0..=255u8 {
-            make(&self.folder(FileKind::Pack).join(format!("{byte:02x}")))?;
-        }
-        Ok(())
+        make().map_err(|source| Error::storage("create the folders of", &self.root, FOLDERS_SIZE, source))
     }
 
     fn is_empty(&self) -> Result<bool> {
@@ -270,7 +270,7 @@ impl Backend for LocalBackend {
             return Ok(None);
         }
         let path = self.path(FileKind::Lock, id);
-        let test = durable::open_no_follow(&path).and_then(|file| durable::try_flock(&file));
+        let test = durable::open_no_follow(&path).and_then(|file| durable::has_no_holder(&file));
         match test {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(true)),
             result => result.map(Some).map_err(|source| Error::storage("test the lock", &path, 0, source)),
