@@ -95,6 +95,25 @@ impl Index {
     /// seems absent would be taken for lost. List the snapshots *before*, so that every
     /// snapshot seen has its blobs in the index files seen.
     pub fn load(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
+        Self::load_with(repository, watch, Err)
+    }
+
+    /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others.
+    ///
+    /// Blobs that only a damaged file names are [`Error::BlobMissing`] when they are wanted. A listing that
+    /// fails is an error all the same. Nothing may be stored by such an index.
+    pub fn load_readable(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
+        Self::load_with(repository, watch, |error| {
+            watch.warn(&format!("reading without a part of the index: {error}"));
+            Ok(())
+        })
+    }
+
+    fn load_with(
+        repository: &Repository,
+        watch: &dyn Observer,
+        mut unreadable: impl FnMut(Error) -> Result<()>,
+    ) -> Result<Self> {
         let files = repository.backend().list(FileKind::Index)?;
         watch.phase("reading the index", files.iter().map(|file| file.size).sum());
         let mut index = Self::new();
@@ -118,7 +137,10 @@ impl Index {
                 if watch.cancelled() {
                     return Err(Error::Cancelled);
                 }
-                index.add_file(&file?)?;
+                match file {
+                    Ok(file) => index.add_file(&file)?,
+                    Err(error) => unreadable(error)?,
+                }
                 watch.advance(size);
             }
             Ok(())

@@ -1,0 +1,161 @@
+//! Writes that fail and processes that die, at every write in turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dbkeep_repo::backend::{Backend, FileInfo, FileKind, LockHolder, MemoryBackend};
+use dbkeep_repo::check::{CheckOptions, ReadData, check};
+use dbkeep_repo::{Error, Id, Repository, Result, Unobserved};
+
+use crate::scene::{CHUNK, Slice, backup, bytes, memory, now, open, options, restore, small_packs};
+
+fn assert_sound(repository: &Repository, what: &str) {
+    let options = CheckOptions { read_data: ReadData::All, ..CheckOptions::default() };
+    let report = check(repository, &options, &Unobserved).unwrap();
+    assert!(report.ok, "{what}: {:?}", report.findings);
+}
+
+#[test]
+fn crash_at_any_write_keeps_all_earlier_snapshots_and_makes_no_half_one() {
+    let before = bytes(1, 20 * CHUNK as usize);
+    let mut after = bytes(2, 150 * CHUNK as usize);
+    after.extend_from_slice(&before);
+    for writes in 0.. {
+        let (backend, repository) = memory();
+        let first = backup(&repository, &before).unwrap();
+        backend.fail_after(writes);
+        let second = backup(&repository, &after);
+        // The power goes: what was not written is not there, and no lock is held.
+        let found = backend.after_crash();
+        let repository = open(Arc::new(found.clone()));
+        let what = format!("after {writes} writes");
+        assert_sound(&repository, &what);
+        let snapshots = repository.snapshots().unwrap();
+        assert!(restore(&repository, &first).unwrap() == before, "{what}");
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.id != first.id) {
+            assert!(restore(&repository, snapshot).unwrap() == after, "{what}");
+        }
+        // Whatever was left behind, the next backup works.
+        let third = backup(&repository, &after).unwrap();
+        assert!(restore(&repository, &third).unwrap() == after, "{what}");
+        assert_sound(&repository, &what);
+        assert!(found.names(FileKind::Lock).is_empty(), "{what}");
+        if second.is_ok() {
+            // The lock's removal is the last change, and its failure harms nothing.
+            assert_eq!(snapshots.len(), 2);
+            assert!(writes > 10, "{writes}");
+            return;
+        }
+        assert!(matches!(second, Err(Error::Io { .. })), "{what}: {second:?}");
+    }
+}
+
+/// Fails at one write and works again afterwards.
+#[derive(Debug)]
+struct FailsOnce {
+    inner: MemoryBackend,
+    kind: FileKind,
+    left: AtomicU64,
+}
+
+impl Backend for FailsOnce {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn create(&self) -> Result<()> {
+        self.inner.create()
+    }
+    fn is_empty(&self) -> Result<bool> {
+        self.inner.is_empty()
+    }
+    fn list(&self, kind: FileKind) -> Result<Vec<FileInfo>> {
+        self.inner.list(kind)
+    }
+    fn read(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
+        self.inner.read(kind, id)
+    }
+    fn read_range(&self, kind: FileKind, id: &Id, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.inner.read_range(kind, id, offset, buffer)
+    }
+    fn write(&self, kind: FileKind, id: &Id, contents: &[u8]) -> Result<()> {
+        if kind == self.kind && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            return Err(Error::NoSpace {
+                path: "/backups".into(),
+                needed: contents.len() as u64,
+                source: std::io::ErrorKind::StorageFull.into(),
+            });
+        }
+        self.inner.write(kind, id, contents)
+    }
+    fn remove(&self, kind: FileKind, id: &Id) -> Result<()> {
+        self.inner.remove(kind, id)
+    }
+    fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
+        self.inner.write_held_lock(id, contents)
+    }
+    fn is_abandoned(&self, id: &Id) -> Result<Option<bool>> {
+        self.inner.is_abandoned(id)
+    }
+    fn free_space(&self) -> Result<Option<u64>> {
+        self.inner.free_space()
+    }
+    fn clean_temporary(&self) -> Result<usize> {
+        self.inner.clean_temporary()
+    }
+    fn settling_time(&self) -> std::time::Duration {
+        self.inner.settling_time()
+    }
+}
+
+#[test]
+fn write_that_fails_once_ends_the_session_with_its_error_and_without_a_snapshot() {
+    let contents = bytes(3, 100 * CHUNK as usize);
+    let cases = [(FileKind::Pack, 1), (FileKind::Pack, 3), (FileKind::Index, 1), (FileKind::Snapshot, 1)];
+    for (kind, nth) in cases {
+        let (inner, repository) = memory();
+        drop(repository);
+        let backend = FailsOnce { inner: inner.clone(), kind, left: AtomicU64::new(nth) };
+        let repository = open(Arc::new(backend));
+        let failed = backup(&repository, &contents);
+        assert!(matches!(failed, Err(Error::NoSpace { .. })), "{kind:?} {nth}: {failed:?}");
+        assert!(inner.names(FileKind::Snapshot).is_empty());
+        assert!(inner.names(FileKind::Lock).is_empty());
+        let snapshot = backup(&repository, &contents).unwrap();
+        assert!(restore(&repository, &snapshot).unwrap() == contents);
+        assert_sound(&repository, &format!("{kind:?} {nth}"));
+    }
+}
+
+#[test]
+fn session_that_has_failed_stays_failed() {
+    let (inner, repository) = memory();
+    drop(repository);
+    let backend = FailsOnce { inner, kind: FileKind::Pack, left: AtomicU64::new(1) };
+    let repository = open(Arc::new(backend));
+    let lock = repository.lock_shared(now()).unwrap();
+    let index = dbkeep_repo::index::Index::new();
+    let mut writer = repository.writer(&lock, index, &small_packs(), Arc::new(Unobserved)).unwrap();
+    // Large enough that the error comes while there is much more to read: the reading stops early.
+    let contents = bytes(4, 5_000_000);
+    assert!(matches!(writer.save_image(&mut Slice(&contents), &options()), Err(Error::NoSpace { .. })));
+    assert!(writer.totals().bytes_read <= contents.len() as u64);
+    assert!(writer.save_image(&mut Slice(b"more"), &options()).is_err());
+    assert!(writer.save_file("name", b"contents", &crate::scene::meta()).is_err());
+    assert!(writer.flush().is_err());
+}
+
+#[test]
+fn lock_that_was_lost_lets_no_snapshot_be_made() {
+    let (backend, repository) = memory();
+    let lock = repository.lock_shared(now()).unwrap();
+    let index = dbkeep_repo::index::Index::new();
+    let mut writer = repository.writer(&lock, index, &small_packs(), Arc::new(Unobserved)).unwrap();
+    let image = writer.save_image(&mut Slice(&bytes(5, 100_000)), &options()).unwrap();
+    for id in backend.names(FileKind::Lock) {
+        backend.remove(FileKind::Lock, &id).unwrap();
+    }
+    let refused = crate::scene::commit(&mut writer, &image);
+    assert!(matches!(refused, Err(Error::LockLost)), "{refused:?}");
+    assert!(backend.names(FileKind::Snapshot).is_empty());
+    assert!(backend.names(FileKind::Index).is_empty());
+}

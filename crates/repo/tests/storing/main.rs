@@ -1,0 +1,9 @@
+//! Storing, reading and checking, as callers of the crate see it.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod crash;
+mod damage;
+mod images;
+mod interplay;
+mod scene;
