@@ -25,4 +25,6 @@ pub mod wal;
 pub use error::{BoxError, Error, Result};
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod zoo;
