@@ -1,0 +1,117 @@
+//! `dbkeep config`: the configuration, checked, shown and explained.
+
+use clap::{Args, Subcommand};
+use dbkeep_engine::config;
+use dbkeep_engine::report::ConfigReport;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::exit::{Exit, Failure};
+use crate::human;
+use crate::usage;
+
+const HELP: &str = "\
+Examples:
+  dbkeep config example > dbkeep.toml
+  dbkeep config check
+
+Exit codes: 0 good, 2 wrong configuration";
+
+/// Check, show and explain the configuration
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the configuration is sound
+    #[command(after_help = "Exit codes: 0 sound, or none there, 2 wrong")]
+    Check,
+    /// Print what holds, with defaults and where each comes from
+    #[command(after_help = "Passwords are never printed.\n\nExit codes: 0 shown, 2 wrong")]
+    Show,
+    /// Print a commented configuration with every setting
+    #[command(after_help = "Example:\n  dbkeep config example > dbkeep.toml\n\nExit codes: 0 printed")]
+    Example,
+    /// Print the JSON schema of the configuration
+    #[command(after_help = "Exit codes: 0 printed")]
+    Schema,
+}
+
+impl ConfigArgs {
+    /// Checks, shows or explains.
+    pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
+        match self.command {
+            ConfigCommand::Check => {
+                let report = app.context()?.describe();
+                app.output.line(match &report.file {
+                    Some(file) => format!("{} is sound", human::visible(&file.to_string_lossy())),
+                    None => "there is no configuration; every setting has its default".to_owned(),
+                });
+                app.output.document(&json!({ "ok": true, "file": report.file, "warnings": report.warnings }));
+            }
+            ConfigCommand::Show => {
+                let report = app.context()?.describe();
+                show(app, &report)?;
+                app.output.document(&without_passwords(json!(report)));
+            }
+            ConfigCommand::Example => {
+                app.output.raw(config::example().as_bytes());
+                app.output.document(&json!({ "example": config::example() }));
+            }
+            ConfigCommand::Schema => {
+                app.output.raw(config::schema().as_bytes());
+                app.output.document(&serde_json::from_str::<Value>(config::schema()).unwrap_or_default());
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Prints what holds, as a configuration that could be saved, with where it comes from above.
+fn show(app: &App, report: &ConfigReport) -> Result<(), Failure> {
+    let file = report.file.as_ref().map_or_else(|| "none".into(), |file| file.to_string_lossy());
+    app.output.line(format_args!("# configuration: {}", human::visible(&file)));
+    app.output.line(format_args!(
+        "# repository: {} (from {})",
+        human::visible(&report.repository),
+        human::visible(&report.repository_from)
+    ));
+    let password = report.password_from.as_deref().unwrap_or("the key file of the repository");
+    app.output.line(format_args!("# password: from {}", human::visible(password)));
+    let text = toml::to_string_pretty(&report.config).map_err(|error| {
+        Failure::failed("config", format!("the configuration cannot be written as TOML: {error}"), None)
+    })?;
+    app.output.raw(usage::redacted(&text).as_bytes());
+    Ok(())
+}
+
+/// Redacts the passwords of URLs in every text of a document.
+fn without_passwords(document: Value) -> Value {
+    match document {
+        Value::String(text) => Value::String(usage::redacted(&text)),
+        Value::Array(values) => values.into_iter().map(without_passwords).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, without_passwords(value))).collect()
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_urls_are_redacted_at_every_depth() {
+        let document = json!({ "a": [{ "postgres": "postgres://u:pw@h/d" }], "n": 1 });
+        assert_eq!(
+            without_passwords(document),
+            json!({ "a": [{ "postgres": "postgres://u:***@h/d" }], "n": 1 })
+        );
+    }
+}

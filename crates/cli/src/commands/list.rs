@@ -1,0 +1,112 @@
+//! `dbkeep list`: the snapshots, newest first.
+
+use clap::Args;
+use dbkeep_engine::list::{self, ListRequest};
+use dbkeep_engine::report::{ListReport, SnapshotRow};
+use jiff::Timestamp;
+
+use crate::app::App;
+use crate::exit::{Exit, Failure};
+use crate::human;
+use crate::output::Tone;
+use crate::table::{self, Value};
+
+const HELP: &str = "\
+Newest first. Snapshots that other tools made are listed too.
+
+Examples:
+  dbkeep list
+  dbkeep list --database app --last 5
+  dbkeep list --session 20260102_030405 --json
+
+Exit codes: 0 listed, also when there are none, 2 usage, 10 no repository,
+12 wrong password or no key";
+
+/// List snapshots
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct ListArgs {
+    /// Only snapshots of this database
+    #[arg(long, value_name = "N")]
+    pub(crate) database: Option<String>,
+
+    /// Only snapshots of this session
+    #[arg(long, value_name = "S")]
+    pub(crate) session: Option<String>,
+
+    /// Only snapshots with this tag
+    #[arg(long, value_name = "T")]
+    pub(crate) tag: Option<String>,
+
+    /// Only the newest N
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+}
+
+impl ListArgs {
+    /// Lists.
+    pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
+        let store = app.open()?;
+        let request = ListRequest {
+            database: self.database.clone(),
+            session: self.session.clone(),
+            tag: self.tag.clone(),
+            last: self.last,
+        };
+        let report = list::run(&store, &request)?;
+        app.watch.finish();
+        show(app, &report, app.now());
+        app.output.document(&report);
+        Ok(Exit::Done)
+    }
+}
+
+/// Prints the snapshots for people.
+fn show(app: &App, report: &ListReport, now: Timestamp) {
+    if report.snapshots.is_empty() {
+        app.output.note("no snapshots");
+        return;
+    }
+    let columns = [
+        table::text("SNAPSHOT"),
+        table::text("TIME"),
+        table::text("AGE").spare(3),
+        table::text("DATABASE"),
+        table::number("TABLES").spare(7),
+        table::number("ROWS").spare(4),
+        table::number("SIZE"),
+        table::number("NEW").spare(6),
+        table::text("INTEGRITY"),
+        table::text("VERIFIED").spare(2),
+        table::text("REASON").spare(5),
+        table::text("SESSION").spare(8),
+        table::text("TAGS").spare(1),
+    ];
+    table::print(&app.output, &columns, report.snapshots.iter().map(|row| cells(app, row, now)));
+    app.output.note(human::counted(report.snapshots.len() as u64, "snapshot"));
+}
+
+fn cells(app: &App, row: &SnapshotRow, now: Timestamp) -> Vec<Value> {
+    let figure = |value: Option<u64>, text: fn(u64) -> String| {
+        value.map_or_else(Value::none, |value| text(value).into())
+    };
+    let mut tags = row.tags.clone();
+    if row.pinned {
+        tags.push("pinned".into());
+    }
+    vec![
+        Value::toned(row.short_id.as_str(), Tone::Strong),
+        app.time(row.time).into(),
+        human::age(row.time, now).into(),
+        row.database.as_deref().map_or_else(|| Value::toned("(not ours)", Tone::Faint), Value::from),
+        figure(row.tables, human::count),
+        figure(row.rows, human::count),
+        figure(row.bytes_source, human::size),
+        figure(row.bytes_added, human::size),
+        row.integrity.as_deref().map_or_else(Value::none, super::integrity),
+        row.verified.map_or_else(Value::none, |time| human::age(time, now).into()),
+        row.reason.as_deref().map_or_else(Value::none, Value::from),
+        row.session.as_deref().map_or_else(Value::none, Value::from),
+        tags.join(", ").into(),
+    ]
+}

@@ -1,0 +1,40 @@
+//! Faults that tests ask for. Compiled only with the feature `fault-injection`, never into a release.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(not(debug_assertions))]
+compile_error!("the feature fault-injection weakens keys and must not be in a release build");
+
+/// The step to die at, and at which of its occurrences.
+struct Target {
+    step: String,
+    remaining: AtomicU64,
+}
+
+/// Kills the process with SIGKILL at the step that `DBKEEP_TEST_KILL_AT=<step>[:n]` names.
+pub(crate) fn at_step(name: &str) {
+    static TARGET: OnceLock<Option<Target>> = OnceLock::new();
+    let Some(target) = TARGET.get_or_init(target) else { return };
+    if target.step == name && target.remaining.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The signal is on its way; nothing may be written in between.
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Says whether tests asked for keys that are cheap to derive.
+pub(crate) fn cheap_keys() -> bool {
+    std::env::var_os("DBKEEP_TEST_CHEAP_KEYS").is_some()
+}
+
+fn target() -> Option<Target> {
+    let wanted = std::env::var("DBKEEP_TEST_KILL_AT").ok()?;
+    let (step, occurrence) = match wanted.rsplit_once(':') {
+        Some((step, number)) => (step, number.parse().ok()?),
+        None => (wanted.as_str(), 1),
+    };
+    Some(Target { step: step.to_owned(), remaining: AtomicU64::new(occurrence) })
+}

@@ -1,0 +1,152 @@
+//! What a person or a program sees of a running operation, and how it learns to stop.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dbkeep_engine::Observer;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::human;
+use crate::output::Output;
+
+/// Events come at most this often while bytes flow.
+const EVENT_EVERY: Duration = Duration::from_millis(200);
+
+/// Shows progress and passes on the wish to stop. One for the whole run.
+pub(crate) struct Watch {
+    output: Arc<Output>,
+    stop: Arc<AtomicBool>,
+    phase: Mutex<Phase>,
+    done: AtomicU64,
+}
+
+/// The present phase of the operation.
+struct Phase {
+    name: String,
+    total: u64,
+    bar: ProgressBar,
+    reported: Instant,
+}
+
+impl Watch {
+    /// Watches an operation that stops when `stop` becomes true.
+    pub(crate) fn new(output: Arc<Output>, stop: Arc<AtomicBool>) -> Self {
+        let phase =
+            Phase { name: String::new(), total: 0, bar: ProgressBar::hidden(), reported: Instant::now() };
+        Self { output, stop, phase: Mutex::new(phase), done: AtomicU64::new(0) }
+    }
+
+    /// Ends the present phase and takes its bar off the screen.
+    pub(crate) fn finish(&self) {
+        let mut phase = self.phase();
+        self.end(&mut phase);
+    }
+
+    fn phase(&self) -> std::sync::MutexGuard<'_, Phase> {
+        // A thread that panicked while it drew leaves nothing that matters in a broken state.
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, phase: &mut Phase) {
+        if phase.name.is_empty() {
+            return;
+        }
+        if self.output.events() {
+            self.report(phase);
+        }
+        phase.bar.finish_and_clear();
+        self.output.bars().remove(&phase.bar);
+        phase.name.clear();
+    }
+
+    fn report(&self, phase: &mut Phase) {
+        phase.reported = Instant::now();
+        self.output.event(&json!({
+            "event": "progress", "phase": phase.name,
+            "done": self.done.load(Ordering::Relaxed), "total": phase.total
+        }));
+    }
+}
+
+impl Observer for Watch {
+    fn cancelled(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn step(&self, name: &'static str) {
+        tracing::trace!(step = name);
+        if self.output.events() {
+            self.output.event(&json!({ "event": "step", "step": name }));
+        }
+        #[cfg(feature = "fault-injection")]
+        crate::fault::at_step(name);
+    }
+
+    fn phase(&self, name: &str, total: u64) {
+        let mut phase = self.phase();
+        self.end(&mut phase);
+        self.done.store(0, Ordering::Relaxed);
+        phase.name = name.to_owned();
+        phase.total = total;
+        if self.output.events() {
+            self.output.event(&json!({ "event": "phase", "phase": name, "total": total }));
+        }
+        phase.bar = self.output.bars().add(bar(name, total));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+        let mut phase = self.phase();
+        phase.bar.inc(bytes);
+        if self.output.events() && phase.reported.elapsed() >= EVENT_EVERY {
+            self.report(&mut phase);
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        tracing::warn!(event = "warning", message);
+        self.output.warn(message, None);
+    }
+}
+
+fn bar(name: &str, total: u64) -> ProgressBar {
+    let name = human::visible(name).into_owned();
+    let (bar, template) = if total == 0 {
+        (ProgressBar::new_spinner(), "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}")
+    } else {
+        (
+            ProgressBar::new(total),
+            "{msg}  {wide_bar} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+        )
+    };
+    let style = ProgressStyle::with_template(template)
+        .expect("the template has only placeholders that indicatif documents")
+        .progress_chars("=> ");
+    bar.with_style(style).with_message(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Choices;
+
+    #[test]
+    fn operation_stops_when_told_to() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch = Watch::new(Arc::new(Output::new(Choices::default())), stop.clone());
+        assert!(!watch.cancelled());
+        stop.store(true, Ordering::Relaxed);
+        assert!(watch.cancelled());
+    }
+
+    #[test]
+    fn bars_of_both_kinds_can_be_drawn() {
+        for total in [0, 10] {
+            let bar = bar("read a\x1bb", total);
+            bar.inc(1);
+            assert_eq!(bar.message(), "read a\\u{1b}b");
+        }
+    }
+}

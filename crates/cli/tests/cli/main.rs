@@ -1,0 +1,20 @@
+//! The binary as people and programs meet it: wiring, output, JSON, exit codes. One test binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a panic is how a test fails, a line how one is left out"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "moving a repository away is what a person does, not what we do"
+)]
+
+mod bad_input;
+mod contract;
+mod demo;
+mod environment;
+mod kill;
+mod output;
+mod scenarios;
+mod usage;

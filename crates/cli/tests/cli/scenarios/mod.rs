@@ -1,0 +1,3 @@
+//! The home-made backup systems that dbkeep replaces, one file each.
+
+mod system_a;
