@@ -271,6 +271,9 @@ impl Error {
                 Error::Damaged { what: format!("{}: {message}", path.display()) }
             }
             rusqlite::ffi::SQLITE_INTERRUPT => Error::Cancelled,
+            rusqlite::ffi::SQLITE_FULL => {
+                Error::Io { action: "write", path, source: io::ErrorKind::StorageFull.into() }
+            }
             _ if code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK => Error::HotJournal { path },
             _ => Error::Sqlite { path, code, message },
         }
@@ -304,6 +307,13 @@ mod tests {
         let error = Error::from_code(Path::new("/a/b.db"), rusqlite::ffi::SQLITE_BUSY, String::new());
         assert_eq!(error.to_string(), "/a/b.db is locked by another process");
         assert!(error.hint().unwrap().contains("locking_mode=EXCLUSIVE"));
+    }
+
+    #[test]
+    fn full_disk_is_told_as_such_with_the_path() {
+        let error = Error::from_code(Path::new("/a/b.db"), rusqlite::ffi::SQLITE_FULL, String::new());
+        assert_eq!(error.to_string(), "could not write /a/b.db");
+        assert!(error.hint().unwrap().contains("space"));
     }
 
     #[test]

@@ -354,6 +354,42 @@ fn nobody_can_write_between_begin_and_commit_and_the_old_contents_can_be_read() 
 }
 
 #[test]
+fn safety_backup_under_the_write_lock_is_the_old_contents_and_loses_no_lock() {
+    use crate::capture::{Capture, CaptureOptions};
+    for mode in ["DELETE", "WAL"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("live.db");
+        let base = format!("PRAGMA journal_mode={mode}; {BASE}");
+        build(&path, &format!("{base} DELETE FROM k"));
+        let mut application = Application::open(&path);
+        // In WAL mode this commit is in the log only.
+        application.ask("INSERT INTO k VALUES('last', 7)");
+        let image = zoo::image(&base);
+        let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
+
+        let mut capture = Capture::open(&path, &CaptureOptions::default()).unwrap();
+        let mut safety = vec![0; usize::try_from(capture.size()).unwrap()];
+        let mut filled = 0;
+        while filled < safety.len() {
+            let end = (filled + CHUNK as usize).min(safety.len());
+            filled += capture.read(&mut safety[filled..end]).unwrap();
+        }
+        capture.finish().unwrap();
+        let safety = open_image(std::sync::Arc::new(safety)).unwrap();
+        let last: i64 = safety.query_row("SELECT v FROM k WHERE k='last'", [], |row| row.get(0)).unwrap();
+        assert_eq!(last, 7);
+
+        // Closing the capture's connection has not opened the door.
+        assert_eq!(application.ask("INSERT INTO k VALUES(1, 1)"), "error: database is locked", "{mode}");
+        target.apply(image.len() as u64, CHUNK, &mut chunks(&image)).unwrap();
+        target.commit(PATIENCE).unwrap();
+        assert_eq!(application.ask("SELECT count(*) FROM k"), "200", "{mode}");
+        drop(application);
+        assert_same(&path, &image, mode);
+    }
+}
+
+#[test]
 fn dropped_restore_leaves_the_target_as_it_was() {
     for mode in ["DELETE", "WAL"] {
         let directory = tempfile::tempdir().unwrap();
@@ -661,4 +697,35 @@ fn what_the_disk_gives_back_is_compared_before_the_commit() {
     writing.expected[1][3] ^= 1;
     let error = writing.finish().unwrap_err();
     assert!(error.to_string().ends_with("what was just written: chunk 1, from page 17 on"), "{error}");
+}
+
+/// Needs a directory on a file system with about 2 MiB left, in `DBKEEP_TEST_SMALL_DISK`.
+#[test]
+fn full_disk_leaves_the_target_as_it_was() {
+    let Ok(disk) = std::env::var("DBKEEP_TEST_SMALL_DISK") else {
+        println!("skipped: DBKEEP_TEST_SMALL_DISK names no small file system");
+        return;
+    };
+    for mode in ["DELETE", "WAL"] {
+        let directory = tempfile::tempdir_in(&disk).unwrap();
+        let path = directory.path().join("live.db");
+        let base = format!("PRAGMA journal_mode={mode}; {BASE}");
+        build(&path, &base);
+        let before = bytes(&path);
+        let image = zoo::image(&format!(
+            "{base} INSERT INTO t SELECT value + 500, 'x', noise(value, 4000) FROM generate(2000)"
+        ));
+        let mut application = Application::open(&path);
+        assert_eq!(application.ask("SELECT count(*) FROM t"), "300");
+        let error = restore(&path, &image).unwrap_err();
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull),
+            "{error:?}"
+        );
+        assert!(error.to_string().ends_with("live.db"), "{error}");
+        assert_eq!(application.ask("SELECT count(*) FROM t"), "300");
+        assert_eq!(application.ask("PRAGMA integrity_check"), "ok");
+        drop(application);
+        assert_eq!(bytes(&path), before, "{mode}");
+    }
 }
