@@ -99,8 +99,8 @@ pub fn run(
 ) -> Result<BackupReport> {
     let clock = Clock::start(now);
     validate(request)?;
-    let sources = source::resolve(context, &request.sources, request.name.as_deref(), &mut |warning| {
-        watch.warn(&warning)
+    let mut sources = source::resolve(context, &request.sources, request.name.as_deref(), &mut |warning| {
+        watch.warn(&warning);
     })?;
     let mut report = BackupReport::begin(context, now, request.dry_run);
     if request.dry_run {
@@ -380,7 +380,7 @@ fn ends_session(error: &Error) -> bool {
 }
 
 fn unresolved(source: Unresolved) -> DatabaseBackup {
-    let error = ErrorReport::from(&source.error);
+    let error = ErrorReport::from(&*source.error);
     DatabaseBackup::empty(source.name, source.engine, source.shown, BackupStatus::Failed, Some(error))
 }
 
@@ -451,7 +451,7 @@ impl BackupReport {
 }
 
 /// Returns one error for several: the only one, or one that says how many; it keeps a common exit code.
-fn overall(errors: &[&ErrorReport]) -> ErrorReport {
+pub(crate) fn overall(errors: &[&ErrorReport]) -> ErrorReport {
     let [first, rest @ ..] = errors else { unreachable!("called with at least one error") };
     if rest.is_empty() {
         return (*first).clone();

@@ -1,5 +1,6 @@
 //! The snapshots of a repository, with what is known of each, and how one of them is chosen.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use dbkeep_repo::Id;
@@ -156,7 +157,7 @@ impl Catalog {
             .into_iter()
             .filter_map(|snapshot| Some(entry(snapshot.id?, snapshot, &histories)))
             .collect();
-        entries.sort_by(|left, right| (right.snapshot.time, right.id).cmp(&(left.snapshot.time, left.id)));
+        entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
         Ok(Self { entries, missing, heads: facts.heads() })
     }
 
@@ -214,8 +215,13 @@ impl Catalog {
         })
     }
 
-    /// Returns the snapshots of a session, one a database, by name.
+    /// Returns the snapshots of a session, or of the `latest`, one a database, by name.
     pub fn of_session(&self, session: &str) -> Result<Vec<&Entry>> {
+        let latest = || self.entries.iter().filter(|entry| entry.reason().as_deref() != Some(PRE_RESTORE));
+        let session = match session {
+            "latest" => latest().find_map(Entry::session).unwrap_or(session),
+            _ => session,
+        };
         let mut found: Vec<&Entry> = self
             .entries
             .iter()
@@ -350,7 +356,7 @@ fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) -> HashMap<
                 history.damage.clear();
             }),
             Fact::Drilled { snapshot, passed: true } => {
-                change(snapshot, &|history| history.drilled = Some(time))
+                change(snapshot, &|history| history.drilled = Some(time));
             }
             Fact::Pinned { snapshot, .. } => change(snapshot, &|history| history.pinned = true),
             Fact::Unpinned { snapshot } => change(snapshot, &|history| history.pinned = false),
@@ -385,7 +391,7 @@ mod tests {
                 entry(Id::new(id), snapshot(*time, tags), &HashMap::new())
             })
             .collect();
-        entries.sort_by(|left, right| right.snapshot.time.cmp(&left.snapshot.time));
+        entries.sort_by_key(|entry| Reverse(entry.snapshot.time));
         Catalog { entries, missing: vec![], heads: vec![] }
     }
 

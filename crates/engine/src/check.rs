@@ -97,7 +97,7 @@ fn note_damage(store: &Store, findings: &[Finding], now: Timestamp, watch: &Watc
         match store.repository().append_fact(fact, &heads, now) {
             Ok(head) => heads = vec![head],
             Err(error) => {
-                watch.warn(&format!("the damage of {} could not be noted: {error}", entry.id.short()))
+                watch.warn(&format!("the damage of {} could not be noted: {error}", entry.id.short()));
             }
         }
     }

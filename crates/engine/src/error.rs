@@ -417,6 +417,9 @@ fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
 /// Returns what to do about an I/O error that people meet.
 fn io_hint(error: &io::Error) -> Option<String> {
     match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Some("check the path; a directory has to be there before something is put into it".to_owned())
+        }
         io::ErrorKind::PermissionDenied => {
             Some("check the permissions, or run as the user that owns it".to_owned())
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_repo::read::ImageReader;
 use dbkeep_sqlite::inspect::{self, TableRoot};
@@ -143,15 +143,53 @@ impl Integrity {
     }
 }
 
+/// Looks at an image in the repository.
+///
+/// Whatever SQLite makes of bytes that could not be read, the reason why they could not is the error.
+pub(crate) fn look_at_stored(
+    pages: &Arc<StoredPages>,
+    verify: Verify,
+    cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Looked> {
+    let looked = look_at_image(Arc::clone(pages) as Arc<dyn PageSource>, verify, cancelled);
+    match pages.failure() {
+        Some(error) => Err(error.into()),
+        None => looked,
+    }
+}
+
 /// An image in the repository, as SQLite reads it.
-pub(crate) struct StoredPages(pub(crate) ImageReader);
+pub(crate) struct StoredPages {
+    reader: ImageReader,
+    failure: Mutex<Option<dbkeep_repo::Error>>,
+}
+
+impl StoredPages {
+    pub(crate) fn new(reader: ImageReader) -> Arc<Self> {
+        Arc::new(Self { reader, failure: Mutex::new(None) })
+    }
+
+    /// Returns what reads the image.
+    pub(crate) fn reader(&self) -> &ImageReader {
+        &self.reader
+    }
+
+    /// Takes the first error of the repository.
+    pub(crate) fn failure(&self) -> Option<dbkeep_repo::Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl PageSource for StoredPages {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.reader.size()
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buffer).map_err(io::Error::other)
+        self.reader.read_at(offset, buffer).map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            told
+        })
     }
 }

@@ -325,7 +325,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let environment = Environment::isolated(root.path());
         let (pending, secret) = generate(&environment).unwrap();
-        assert_eq!(pending_files(&directory(&environment)), [pending.file.clone()]);
+        assert_eq!(pending_files(&directory(&environment)), std::slice::from_ref(&pending.file));
         assert_eq!(from_file(&pending.file).unwrap(), secret);
         let named = pending.name_after(&Id::of(b"key")).unwrap();
         assert_eq!(named, directory(&environment).join(Id::of(b"key").to_string()));

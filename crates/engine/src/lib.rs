@@ -23,13 +23,16 @@ mod moment;
 pub mod name;
 pub mod report;
 pub mod repository;
+pub mod restore;
 pub mod session;
+pub mod setup;
 pub mod show;
 mod source;
 mod state;
 pub mod status;
 mod suggest;
 mod trust;
+pub mod verify;
 
 pub use context::{Context, GlobalOptions, KeyCost, Watch};
 pub use dbkeep_repo::{Id, Secret};

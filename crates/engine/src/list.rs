@@ -60,7 +60,7 @@ pub(crate) fn summaries(store: &Store, catalog: &Catalog, wanted: &[&Entry]) -> 
         match summary(&reader, entry) {
             Ok(summary) => drop(summaries.insert(entry.id, summary)),
             Err(error) => {
-                store.watch().warn(&format!("snapshot {}: {}", entry.id.short(), error.full_message()))
+                store.watch().warn(&format!("snapshot {}: {}", entry.id.short(), error.full_message()));
             }
         }
     }

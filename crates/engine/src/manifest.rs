@@ -118,6 +118,9 @@ pub struct SqliteFacts {
     pub page_size: u32,
     /// How many pages the image has.
     pub page_count: u64,
+    /// Bytes at the end of each page that SQLite leaves alone.
+    #[serde(default)]
+    pub reserved: u8,
     /// `utf-8`, `utf-16le` or `utf-16be`.
     pub encoding: String,
     /// `wal` or `rollback`.

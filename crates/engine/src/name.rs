@@ -25,7 +25,7 @@ pub fn encode(name: &str) -> String {
     for (position, character) in name.chars().enumerate() {
         let outer = position == 0 || position == last;
         let plain =
-            !is_special(character) && !(dots && character == '.') && !(outer && character.is_whitespace());
+            !(is_special(character) || (dots && character == '.') || (outer && character.is_whitespace()));
         if plain {
             encoded.push(character);
             continue;

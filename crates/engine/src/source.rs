@@ -24,7 +24,7 @@ pub(crate) struct Source {
 impl Source {
     /// Turns it into a source that leads nowhere.
     pub(crate) fn unreadable(self, error: Error) -> Unresolved {
-        Unresolved { name: self.name, engine: Engine::Sqlite, shown: self.shown, error }
+        Unresolved { name: self.name, engine: Engine::Sqlite, shown: self.shown, error: Box::new(error) }
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Unresolved {
     /// What was given; secrets are redacted.
     pub(crate) shown: String,
     /// Why it leads nowhere.
-    pub(crate) error: Error,
+    pub(crate) error: Box<Error>,
 }
 
 /// Finds out what each of `given` means; none given means all of the configuration.
@@ -164,7 +164,7 @@ fn from_variable(
     let Some(value) = context.environment.value(variable) else {
         let error = Error::NoVariable { name: variable.to_owned(), hint: variable_hint(context) };
         let name = called.unwrap_or(variable).to_owned();
-        return Err(Unresolved { name, engine: Engine::Postgres, shown, error });
+        return Err(Unresolved { name, engine: Engine::Postgres, shown, error: Box::new(error) });
     };
     if is_postgres(value) {
         return Err(Unresolved { shown, ..postgres(value, called) });
@@ -197,7 +197,7 @@ fn postgres(url: &str, called: Option<&str>) -> Unresolved {
         name: called.unwrap_or(database).to_owned(),
         engine: Engine::Postgres,
         shown: name::printable(&redact(url)),
-        error,
+        error: Box::new(error),
     }
 }
 
@@ -215,7 +215,12 @@ fn unknown(context: &Context, text: &str) -> Unresolved {
 }
 
 fn unresolved(text: &str, error: Error) -> Unresolved {
-    Unresolved { name: stem(Path::new(text)), engine: Engine::Sqlite, shown: name::printable(text), error }
+    Unresolved {
+        name: stem(Path::new(text)),
+        engine: Engine::Sqlite,
+        shown: name::printable(text),
+        error: Box::new(error),
+    }
 }
 
 /// Keeps the first of the sources that mean the same file.

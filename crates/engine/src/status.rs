@@ -20,7 +20,7 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     let mut databases: BTreeMap<String, DatabaseStatus> = catalog
         .databases()
         .into_iter()
-        .map(|name| (name.clone(), from_snapshots(&catalog, &summaries, name)))
+        .map(|name| (name.clone(), from_snapshots(&catalog, &summaries, &name)))
         .collect();
     for (name, configured) in &store.context().config.databases {
         let status = databases.entry(name.clone()).or_insert_with(|| never_backed_up(name));
@@ -48,9 +48,9 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     })
 }
 
-fn from_snapshots(catalog: &Catalog, summaries: &Summaries, name: String) -> DatabaseStatus {
+fn from_snapshots(catalog: &Catalog, summaries: &Summaries, name: &str) -> DatabaseStatus {
     let entries: Vec<&Entry> =
-        catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(&name)).collect();
+        catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name)).collect();
     let newest = entries.iter().find(|entry| entry.reason().as_deref() != Some(crate::catalog::PRE_RESTORE));
     let summary = newest.and_then(|entry| summaries.get(&entry.id));
     let mut status = DatabaseStatus {
@@ -63,7 +63,7 @@ fn from_snapshots(catalog: &Catalog, summaries: &Summaries, name: String) -> Dat
         last_verified: entries.iter().filter_map(|entry| entry.history.verified).max(),
         bytes_source: summary.map(|summary| summary.bytes_source),
         rows: summary.map(|summary| summary.rows),
-        ..never_backed_up(&name)
+        ..never_backed_up(name)
     };
     if newest.is_some_and(|entry| entry.integrity() == Some(IntegrityResult::Corrupt)) {
         status.problems.push("the database was damaged when it was last backed up".to_owned());

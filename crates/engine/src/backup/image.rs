@@ -16,7 +16,7 @@ use super::Session;
 use super::save::{meta, wants_sha256};
 use crate::catalog::Entry;
 use crate::context::Watch;
-use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image};
+use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};
 use crate::manifest::{ImageFacts, Integrity, IntegrityResult, Manifest};
 use crate::report::TableRows;
 use crate::source::Source;
@@ -103,6 +103,8 @@ pub(super) fn read(
     let mut stream = Stream::begin(capture)?;
     let (mut image, looked) = stream.store_and_look(session, writer, &options, watch)?;
     stream.settle(writer, &mut image, options.sha256)?;
+    // What was seen before the second pass replaced parts of it was another image.
+    let looked = looked.filter(|_| stream.capture.inspection_holds());
     watch.step("backup.image-read");
 
     let name = file_name(&source.name);
@@ -111,7 +113,7 @@ pub(super) fn read(
         Some(looked) => looked?,
         None => stream.look_afterwards(session, writer, &nodes, watch)?,
     };
-    Ok(stream.content(name, image, nodes, looked, known.as_ref()))
+    Ok(stream.content(name, &image, nodes, looked, known.as_ref()))
 }
 
 /// Returns the length of chunks: that of the last snapshot, so that chunks are found again.
@@ -258,10 +260,10 @@ impl<'c> Stream<'c> {
             return self.judge(session.verify, |verify| look_at_image(Arc::new(memory), verify, &cancelled));
         }
         writer.flush()?;
-        let reader = session.store.repository().reader(&writer.shared_index());
+        let reader = session.store.repository().reader(writer.shared_index());
         let [node, ..] = nodes else { unreachable!("an image has at least one node") };
-        let pages = StoredPages(reader.random(&reader.image_of(node)?, CACHE, None)?);
-        self.judge(session.verify, |verify| look_at_image(Arc::new(pages), verify, &cancelled))
+        let pages = StoredPages::new(reader.random(&reader.image_of(node)?, CACHE, None)?);
+        self.judge(session.verify, |verify| look_at_stored(&pages, verify, &cancelled))
     }
 
     /// Looks at the image, unless it is encrypted: then there is nothing to see, and that is no damage.
@@ -285,7 +287,7 @@ impl<'c> Stream<'c> {
     fn content(
         self,
         name: String,
-        image: StoredImage,
+        image: &StoredImage,
         nodes: Vec<Node>,
         looked: Looked,
         known: Option<&KnownChunks>,

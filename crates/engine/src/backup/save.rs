@@ -376,6 +376,7 @@ pub(super) fn meta(source: &Source, moment: Timestamp) -> NodeMeta {
 fn sqlite_facts(header: &Header, size: u64) -> SqliteFacts {
     SqliteFacts {
         page_size: header.page_size,
+        reserved: header.reserved,
         page_count: size / u64::from(header.page_size.max(1)),
         encoding: match header.encoding {
             Encoding::Utf16Le => "utf-16le",

@@ -277,6 +277,7 @@ fn interrupted_session_is_exit_130_and_keeps_what_was_done() {
     let place = Fixture::new();
     drop(place.database("a.db", 1));
     place.stored("a.db");
+    place.heard.steps.lock().unwrap().clear();
     *place.heard.cancel_at.lock().unwrap() = Some("backup.captured");
     let report = place.backup(&of(&["a.db"])).unwrap();
     assert_eq!((report.exit_code(), report.error.unwrap().kind.as_str()), (130, "interrupted"));

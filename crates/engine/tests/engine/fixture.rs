@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use dbkeep_engine::backup::{self, BackupRequest};
+use dbkeep_engine::check::{self, CheckRequest};
 use dbkeep_engine::list::{self, ListRequest};
-use dbkeep_engine::report::{BackupReport, DatabaseBackup, ListReport};
+use dbkeep_engine::report::{
+    BackupReport, CheckReport, DatabaseBackup, ListReport, RestoreOutcome, RestoreReport, VerifyReport,
+};
 use dbkeep_engine::repository::{self, Store};
+use dbkeep_engine::restore::{self, RestorePlan, RestoreRequest};
+use dbkeep_engine::verify::{self, VerifyRequest};
 use dbkeep_engine::{Context, Environment, Error, GlobalOptions, KeyCost, Observer, Result, Watch};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
@@ -152,4 +157,61 @@ pub(crate) fn rows(path: &Path) -> Vec<(i64, String)> {
 pub(crate) fn told(error: &Error) -> (&'static str, u8, String) {
     assert!(error.hint().is_some(), "{error:?} has no hint");
     (error.kind(), error.exit_code(), error.full_message())
+}
+
+impl Fixture {
+    pub(crate) fn plan(&self, request: &RestoreRequest) -> Result<RestorePlan> {
+        restore::plan(&self.open()?, request, self.now())
+    }
+
+    pub(crate) fn restore(&self, request: &RestoreRequest) -> Result<RestoreOutcome> {
+        let store = self.open()?;
+        let plan = restore::plan(&store, request, self.now())?;
+        restore::run(&store, &plan, self.now(), &self.watch())
+    }
+
+    /// Restores one database and expects that it is restored and verified.
+    pub(crate) fn restored(&self, request: &RestoreRequest) -> RestoreReport {
+        let RestoreOutcome::One(report) = self.restore(request).unwrap() else { panic!("one was asked for") };
+        assert!(report.verified, "{report:?}");
+        assert_eq!(report.integrity, "ok");
+        *report
+    }
+
+    pub(crate) fn verify(&self, request: &VerifyRequest) -> VerifyReport {
+        verify::run(&self.open().unwrap(), request, self.now(), &self.watch()).unwrap()
+    }
+
+    pub(crate) fn check(&self, request: &CheckRequest) -> CheckReport {
+        check::run(&self.open().unwrap(), request, self.now(), &self.watch()).unwrap()
+    }
+
+    /// Calls `hook` at each step of the operations that follow.
+    pub(crate) fn at_step(&self, hook: impl FnMut(&'static str) + Send + 'static) {
+        *self.heard.at_step.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Returns all files of the repository in a folder.
+    pub(crate) fn objects(&self, folder: &str) -> Vec<PathBuf> {
+        fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(directory).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { walk(&path, found) } else { found.push(path) }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.path("backups").join(folder), &mut found);
+        found.sort();
+        found
+    }
+}
+
+/// Returns a request to restore to a file.
+pub(crate) fn to(path: &str) -> RestoreRequest {
+    RestoreRequest { to: Some(path.to_owned()), ..RestoreRequest::default() }
+}
+
+/// Returns a request to restore into the original place.
+pub(crate) fn in_place() -> RestoreRequest {
+    RestoreRequest { in_place: true, ..RestoreRequest::default() }
 }

@@ -1,4 +1,7 @@
 //! The engine as a library user runs it: whole operations on files in temporary directories.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a panic is how a test fails")]
 
 mod backup;
 mod fixture;
+mod keep;
+mod restore;

@@ -1,0 +1,365 @@
+//! Brings databases back: to a new file, into their place while applications run, or a few tables.
+//!
+//! [`plan`] decides and changes nothing; [`run`] does what the plan says. Whatever the way, nothing is put into
+//! place before every blob's hash was compared and the result was inspected, and nothing is overwritten
+//! before what was there is safe in the repository.
+
+mod in_place;
+mod new_file;
+mod plan;
+mod safety;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use dbkeep_repo::read::{Image, Reader};
+use dbkeep_repo::{Id, SharedLock};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::catalog::{Catalog, Entry};
+use crate::clock::Clock;
+use crate::context::Watch;
+use crate::integrity::Verify;
+use crate::manifest::{Integrity, IntegrityResult, Manifest};
+use crate::report::{
+    ErrorReport, RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport, SessionStatus, TableRows,
+};
+use crate::repository::Store;
+use crate::{Error, Result, show};
+
+pub use plan::plan;
+
+/// What to bring back, and where to.
+#[derive(Clone, Debug)]
+pub struct RestoreRequest {
+    /// The beginning of an id, `latest`, `latest~N`; `latest` by default.
+    pub snapshot: Option<String>,
+    /// Narrows `latest` and `at`.
+    pub database: Option<String>,
+    /// The newest snapshot at or before this moment.
+    pub at: Option<String>,
+    /// All databases of this session, or of the `latest`.
+    pub session: Option<String>,
+    /// The file to make, or with `session` the directory; beside the original by default.
+    pub to: Option<String>,
+    /// Only these tables.
+    pub tables: Vec<String>,
+    /// Into the original place.
+    pub in_place: bool,
+    /// Override a refusal that names `--force`.
+    pub force: bool,
+    /// Back up what is there before it is overwritten.
+    pub safety_backup: bool,
+    /// How deep the result is checked.
+    pub verify: Verify,
+}
+
+impl Default for RestoreRequest {
+    fn default() -> Self {
+        Self {
+            snapshot: None,
+            database: None,
+            at: None,
+            session: None,
+            to: None,
+            tables: Vec::new(),
+            in_place: false,
+            force: false,
+            safety_backup: true,
+            verify: Verify::Quick,
+        }
+    }
+}
+
+/// What a restore will do.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestorePlan {
+    /// The session, when all its databases are restored.
+    pub session: Option<String>,
+    /// One entry a database.
+    pub restores: Vec<PlannedRestore>,
+    /// The request that was planned for.
+    #[serde(skip)]
+    pub(crate) force: bool,
+    #[serde(skip)]
+    pub(crate) verify: Verify,
+}
+
+/// What a restore will do with one database.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedRestore {
+    /// The snapshot.
+    pub snapshot: Id,
+    /// Its database.
+    pub database: String,
+    /// The moment that is reached.
+    pub moment: Timestamp,
+    /// Where it goes.
+    pub target: String,
+    /// How.
+    pub action: Action,
+    /// Whether it goes into its original place.
+    pub in_place: bool,
+    /// Only these tables; all when empty.
+    pub tables: Vec<String>,
+    /// Whether what is there is backed up first.
+    pub safety_backup: bool,
+    /// Size of the image.
+    pub bytes_image: u64,
+    /// What is free where it goes.
+    pub bytes_free: Option<u64>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+    /// Why this database of a session cannot be restored.
+    pub error: Option<ErrorReport>,
+    #[serde(skip)]
+    pub(crate) path: PathBuf,
+}
+
+/// How a database comes into its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A new file.
+    Create,
+    /// The pages that differ, in one transaction, while applications run.
+    ReplacePages,
+    /// The damaged original is moved aside, a new file takes its place.
+    ReplaceFile,
+    /// Tables, into a new file or into the live database.
+    CopyTables,
+}
+
+impl RestorePlan {
+    /// Says whether something that exists is overwritten, which a person has to confirm.
+    pub fn overwrites(&self) -> bool {
+        self.restores.iter().any(PlannedRestore::overwrites)
+    }
+
+    /// Returns the word that a person types to confirm: the database's name, or the session.
+    pub fn confirmation(&self) -> &str {
+        match (&self.session, self.restores.as_slice()) {
+            (Some(session), _) => session,
+            (None, [one, ..]) => &one.database,
+            (None, []) => "",
+        }
+    }
+}
+
+impl PlannedRestore {
+    /// Says whether something that exists is overwritten.
+    pub fn overwrites(&self) -> bool {
+        match self.action {
+            Action::Create => false,
+            Action::ReplacePages | Action::ReplaceFile => true,
+            Action::CopyTables => self.path.exists(),
+        }
+    }
+}
+
+/// Restores what was planned.
+///
+/// On success every target is durable. After an error, or a crash at any point, each target is as it was or wholly
+/// restored. With a session, each database has an answer of its own, and one that fails does not hold back the others.
+pub fn run(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
+    let clock = Clock::start(now);
+    let lock = Lock::take(store, plan, now, watch)?;
+    let catalog = Catalog::load(store)?;
+    let reader = store.reader(&catalog)?;
+    let restore = Restore { store, catalog: &catalog, reader: &reader, lock: &lock, plan, clock, watch };
+    match (&plan.session, plan.restores.as_slice()) {
+        (Some(session), all) => Ok(RestoreOutcome::Session(restore.session(session, all))),
+        (None, [one]) => restore.one(one).map(|report| RestoreOutcome::One(Box::new(report))),
+        (None, _) => Err(Error::usage("nothing is planned to be restored", "name a snapshot")),
+    }
+}
+
+/// The lock of a restore: one that must be had where a safety backup is written.
+enum Lock {
+    Writing(SharedLock),
+    Reading { _lock: dbkeep_repo::ReadLock },
+}
+
+impl Lock {
+    fn take(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<Self> {
+        if plan.restores.iter().any(|one| one.safety_backup) {
+            return Ok(Self::Writing(store.repository().lock_shared(now)?));
+        }
+        Ok(Self::Reading { _lock: store.repository().lock_for_reading(&**watch, now)? })
+    }
+}
+
+/// A restore under way.
+struct Restore<'r> {
+    store: &'r Store,
+    catalog: &'r Catalog,
+    reader: &'r Reader,
+    lock: &'r Lock,
+    plan: &'r RestorePlan,
+    clock: Clock,
+    watch: &'r Watch,
+}
+
+/// What is restored: a snapshot and its image.
+struct Subject<'r> {
+    entry: &'r Entry,
+    manifest: Manifest,
+    image: Image,
+}
+
+/// What became of a target.
+struct Restored {
+    bytes_written: u64,
+    pages_written: u64,
+    integrity: Integrity,
+    safety_snapshot: Option<Id>,
+    moved_aside: Option<PathBuf>,
+    tables: Vec<TableRows>,
+    notes: Vec<String>,
+}
+
+impl Restored {
+    fn new(integrity: Integrity) -> Self {
+        Self {
+            bytes_written: 0,
+            pages_written: 0,
+            integrity,
+            safety_snapshot: None,
+            moved_aside: None,
+            tables: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl<'r> Restore<'r> {
+    fn one(&self, planned: &PlannedRestore) -> Result<RestoreReport> {
+        let began = self.clock.now();
+        let subject = self.subject(planned)?;
+        self.watch.step("restore.begun");
+        let restored = match planned.action {
+            Action::Create => self.create(&subject, planned)?,
+            Action::ReplacePages => self.replace_pages(&subject, planned)?,
+            Action::ReplaceFile => self.replace_file(&subject, planned)?,
+            Action::CopyTables => self.copy_tables(&subject, planned)?,
+        };
+        Ok(self.report(planned, &subject, restored, began))
+    }
+
+    /// Finds the snapshot of the plan again: it may have been forgotten since.
+    fn subject(&self, planned: &PlannedRestore) -> Result<Subject<'r>> {
+        let entry = self.catalog.get(&planned.snapshot).ok_or_else(|| Error::NoSnapshot {
+            wanted: planned.snapshot.short(),
+            hint: Some("it was forgotten meanwhile; `dbkeep list` shows what there is".to_owned()),
+        })?;
+        let manifest = show::manifest(self.reader, entry)?;
+        let image = show::image(self.reader, entry, &manifest)?;
+        Ok(Subject { entry, manifest, image })
+    }
+
+    fn session(&self, session: &str, all: &[PlannedRestore]) -> SessionRestoreReport {
+        let restores: Vec<RestoreReport> = all
+            .iter()
+            .map(|planned| match (&planned.error, self.watch.cancelled()) {
+                (Some(error), _) => not_restored(planned, error.clone()),
+                (None, true) => not_restored(planned, ErrorReport::from(&Error::Cancelled)),
+                (None, false) => match self.one(planned) {
+                    Ok(report) => RestoreReport { status: Some(RestoreStatus::Ok), ..report },
+                    Err(error) => not_restored(planned, ErrorReport::from(&error)),
+                },
+            })
+            .collect();
+        let failed: Vec<&ErrorReport> = restores.iter().filter_map(|one| one.error.as_ref()).collect();
+        let status = match failed.len() {
+            0 => SessionStatus::Ok,
+            count if count == restores.len() => SessionStatus::Failed,
+            _ => SessionStatus::Partial,
+        };
+        let error = (status == SessionStatus::Failed).then(|| crate::backup::overall(&failed));
+        SessionRestoreReport { session: session.to_owned(), status, restores, error }
+    }
+
+    fn report(
+        &self,
+        planned: &PlannedRestore,
+        subject: &Subject<'_>,
+        restored: Restored,
+        began: Timestamp,
+    ) -> RestoreReport {
+        let rows = match planned.tables.is_empty() {
+            true => subject.manifest.rows,
+            false => restored.tables.iter().map(|table| table.rows).sum(),
+        };
+        let mut notes = planned.notes.clone();
+        notes.extend(restored.notes);
+        RestoreReport {
+            snapshot: subject.entry.id,
+            database: planned.database.clone(),
+            target: planned.target.clone(),
+            moment: planned.moment,
+            safety_snapshot: restored.safety_snapshot,
+            rows,
+            bytes_written: restored.bytes_written,
+            pages_written: restored.pages_written,
+            integrity: restored.integrity.summary(),
+            duration_ms: self.clock.milliseconds_since(began),
+            verified: restored.integrity.result == IntegrityResult::Ok,
+            status: None,
+            error: None,
+            tables: restored.tables,
+            moved_aside: restored.moved_aside,
+            notes,
+        }
+    }
+
+    /// Refuses a result that is damaged, unless its source was and that is wanted.
+    fn judge(&self, manifest: &Manifest, integrity: &Integrity) -> Result<()> {
+        let problem = match integrity.result {
+            IntegrityResult::Corrupt => integrity.summary(),
+            _ => return Ok(()),
+        };
+        match (manifest.integrity.result, self.plan.force) {
+            // The bytes are those that were stored, as their hashes show, and a check then found them sound.
+            (IntegrityResult::Ok, _) => Err(Error::Unsound { problem }),
+            (_, true) => Ok(()),
+            (_, false) => Err(Error::Refused {
+                what: format!("the snapshot is of a damaged database: {problem}"),
+                hint: Some("choose an older snapshot, or add --force to get what there is".to_owned()),
+            }),
+        }
+    }
+
+    fn stop_if_cancelled(&self) -> Result<()> {
+        if self.watch.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn not_restored(planned: &PlannedRestore, error: ErrorReport) -> RestoreReport {
+    RestoreReport {
+        snapshot: planned.snapshot,
+        database: planned.database.clone(),
+        target: planned.target.clone(),
+        moment: planned.moment,
+        safety_snapshot: None,
+        rows: 0,
+        bytes_written: 0,
+        pages_written: 0,
+        integrity: "not run".to_owned(),
+        duration_ms: 0,
+        verified: false,
+        status: Some(RestoreStatus::Failed),
+        error: Some(error),
+        tables: Vec::new(),
+        moved_aside: None,
+        notes: Vec::new(),
+    }
+}
+
+/// Returns the directory that a file is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

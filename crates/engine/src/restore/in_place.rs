@@ -1,0 +1,129 @@
+//! A restore into a database that applications may have open: one write transaction of SQLite's own.
+//!
+//! The write lock comes first, then the safety backup under it, then the pages that differ, so that no commit
+//! falls between. The commit of the transaction is the commit point: before it the target is as it was.
+
+use std::time::Duration;
+
+use dbkeep_repo::Id;
+use dbkeep_repo::read::{Image, ImageReader};
+use dbkeep_sqlite::BoxError;
+use dbkeep_sqlite::apply::{Applied, InPlace};
+use dbkeep_sqlite::header::{HEADER_SIZE, Header};
+
+use super::{PlannedRestore, Restore, Restored, Subject};
+use crate::integrity::{StoredPages, look_at_stored};
+use crate::manifest::Integrity;
+use crate::{Error, Result};
+
+/// How long the write lock of the target is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long readers of a database in rollback mode are waited for at the end.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What may be kept in memory of the image.
+const CACHE: usize = 64 << 20;
+
+impl Restore<'_> {
+    /// Makes the target's contents those of the image, by its pages that differ.
+    pub(super) fn replace_pages(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
+        let chunk_size = chunk_size(&subject.image)?;
+        let integrity = self.inspect_stored(subject)?;
+        let image = self.reader.random(&subject.image, CACHE, None)?;
+        let header = header_of(&image)?;
+
+        let mut target = match InPlace::begin(&planned.path, &header, LOCK_PATIENCE) {
+            Ok(target) => target,
+            Err(error) if error.is_damage() => return self.replace_file(subject, planned),
+            Err(error) => return Err(in_use(error)),
+        };
+        self.watch.step("restore.target-locked");
+        let safety = self.safety_backup(planned)?;
+        self.watch.phase(&format!("restore {}", planned.database), subject.image.size());
+        let applied = self.apply(subject, &image, chunk_size, &mut target)?;
+        self.watch.step("restore.pages-written");
+        self.stop_if_cancelled()?;
+        target.commit(COMMIT_PATIENCE).map_err(in_use)?;
+        self.watch.step("restore.committed");
+
+        let mut restored = Restored::new(integrity);
+        restored.safety_snapshot = safety;
+        restored.pages_written = applied.pages_written;
+        restored.bytes_written = applied.bytes_written;
+        Ok(restored)
+    }
+
+    /// Checks the image in the repository, before the target is locked. What is then written is read back and
+    /// compared within the transaction.
+    pub(super) fn inspect_stored(&self, subject: &Subject<'_>) -> Result<Integrity> {
+        self.watch.phase(&format!("check {}", subject.manifest.database), subject.image.size());
+        let pages = StoredPages::new(self.reader.random(&subject.image, CACHE, None)?);
+        let looked = look_at_stored(&pages, self.plan.verify, &|| self.watch.cancelled())?;
+        self.judge(&subject.manifest, &looked.integrity)?;
+        self.watch.step("restore.inspected");
+        Ok(looked.integrity)
+    }
+
+    /// Gives the target every chunk that differs from what it holds: known by its SHA-256, which is the chunk's id.
+    fn apply(
+        &self,
+        subject: &Subject<'_>,
+        image: &ImageReader,
+        chunk_size: u32,
+        target: &mut InPlace,
+    ) -> Result<Applied> {
+        let mut chunk = |index: u64, live: Option<&[u8]>| -> Result<Option<Vec<u8>>, BoxError> {
+            if self.watch.cancelled() {
+                return Err(Box::new(Error::Cancelled));
+            }
+            let place = usize::try_from(index)?;
+            let id = subject.image.ids().get(place).ok_or("a chunk behind the end of the image")?;
+            let (offset, length) = subject.image.span(place);
+            self.watch.advance(u64::from(length));
+            if live.is_some_and(|live| live.len() == length as usize && Id::of(live) == *id) {
+                return Ok(None);
+            }
+            let mut bytes = vec![0; length as usize];
+            image.read_at(offset, &mut bytes)?;
+            Ok(Some(bytes))
+        };
+        target.apply(subject.image.size(), chunk_size, &mut chunk).map_err(consumer_error)
+    }
+}
+
+/// Returns the length of the image's chunks, all but the last.
+fn chunk_size(image: &Image) -> Result<u32> {
+    image.chunk_size().ok_or_else(|| Error::Unsupported {
+        what: "an image with chunks of different lengths cannot be restored in place".to_owned(),
+        hint: Some("restore it to a new file with --to".to_owned()),
+    })
+}
+
+/// Returns the header of an image.
+fn header_of(image: &ImageReader) -> Result<Header> {
+    let mut bytes = [0; HEADER_SIZE];
+    image.read_at(0, &mut bytes)?;
+    Ok(Header::parse(&bytes)?)
+}
+
+/// Says who uses the target.
+fn in_use(error: dbkeep_sqlite::Error) -> Error {
+    match error {
+        dbkeep_sqlite::Error::Busy { path, holder } => Error::TargetInUse { path, by: Some(holder) },
+        other => other.into(),
+    }
+}
+
+/// Returns our own error where it went through the transaction.
+fn consumer_error(error: dbkeep_sqlite::Error) -> Error {
+    let dbkeep_sqlite::Error::Consumer(inner) = error else { return error.into() };
+    let inner = match inner.downcast::<Error>() {
+        Ok(error) => return *error,
+        Err(inner) => inner,
+    };
+    match inner.downcast::<dbkeep_repo::Error>() {
+        Ok(error) => Error::Repo(*error),
+        Err(inner) => Error::Sqlite(dbkeep_sqlite::Error::Consumer(inner)),
+    }
+}

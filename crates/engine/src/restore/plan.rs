@@ -1,0 +1,348 @@
+//! What a restore will do: which snapshot, where to, how, and what speaks against it.
+
+use std::path::{Path, PathBuf};
+
+use dbkeep_repo::read::Reader;
+use dbkeep_sqlite::identify::{Kind, Siblings, kind_of, sibling};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::{Action, PlannedRestore, RestorePlan, RestoreRequest, directory_of};
+use crate::catalog::{Catalog, Entry};
+use crate::environment::Environment;
+use crate::manifest::{IntegrityResult, Manifest};
+use crate::report::ErrorReport;
+use crate::repository::Store;
+use crate::{Error, Result, moment, name, show, source};
+
+/// Decides what a restore will do. Nothing is changed.
+pub fn plan(store: &Store, request: &RestoreRequest, now: Timestamp) -> Result<RestorePlan> {
+    validate(request)?;
+    let _lock = store.repository().lock_for_reading(&**store.watch(), now)?;
+    let catalog = Catalog::load(store)?;
+    let reader = store.reader(&catalog)?;
+    let planner = Planner { store, reader: &reader, request };
+    let (session, restores) = match &request.session {
+        Some(session) => {
+            let entries = catalog.of_session(session)?;
+            let session = entries.first().and_then(|entry| entry.session()).unwrap_or(session).to_owned();
+            let only = request.database.as_deref();
+            let wanted =
+                entries.into_iter().filter(|entry| only.is_none() || entry.database.as_deref() == only);
+            (Some(session), wanted.map(|entry| planner.answer(entry)).collect())
+        }
+        None => (None, vec![planner.one(choose(&catalog, store, request, now)?)?]),
+    };
+    if restores.is_empty() {
+        return Err(Error::NoSnapshot {
+            wanted: "of that database in that session".to_owned(),
+            hint: Some("`dbkeep list` shows what there is".to_owned()),
+        });
+    }
+    Ok(RestorePlan { session, restores, force: request.force, verify: request.verify })
+}
+
+/// Refuses what makes no sense.
+fn validate(request: &RestoreRequest) -> Result<()> {
+    let named = [request.snapshot.is_some(), request.at.is_some(), request.session.is_some()];
+    if named.iter().filter(|named| **named).count() > 1 {
+        return Err(Error::usage("a snapshot, --at and --session exclude each other", "give one of them"));
+    }
+    if request.in_place && request.to.is_some() {
+        return Err(Error::usage("--in-place and --to exclude each other", "give one of them"));
+    }
+    if request.session.is_some() && !request.tables.is_empty() {
+        return Err(Error::usage("--table goes with one database, not with a session", "name a snapshot"));
+    }
+    match &request.to {
+        Some(to) if to.contains("://") => Err(Error::Unsupported {
+            what: format!("a restore to {} is not supported by this version", source::redact(to)),
+            hint: Some("give the path of a file to create".to_owned()),
+        }),
+        Some(to) if to.is_empty() => Err(Error::usage("the target is empty", "give a path with --to")),
+        _ => Ok(()),
+    }
+}
+
+/// Chooses the snapshot that is meant.
+fn choose<'c>(
+    catalog: &'c Catalog,
+    store: &Store,
+    request: &RestoreRequest,
+    now: Timestamp,
+) -> Result<&'c Entry> {
+    let database = request.database.as_deref();
+    if let Some(at) = &request.at {
+        let moment = moment::parse(at, now, &store.context().environment.time_zone)?;
+        return catalog.choose_at(moment, database);
+    }
+    catalog.choose(request.snapshot.as_deref().unwrap_or("latest"), database)
+}
+
+/// What the plans of all databases have in common.
+struct Planner<'p> {
+    store: &'p Store,
+    reader: &'p Reader,
+    request: &'p RestoreRequest,
+}
+
+impl Planner<'_> {
+    /// Plans one database of a session: what speaks against it is part of the answer.
+    fn answer(&self, entry: &Entry) -> PlannedRestore {
+        self.one(entry).unwrap_or_else(|error| PlannedRestore {
+            snapshot: entry.id,
+            database: entry.database.clone().unwrap_or_default(),
+            moment: entry.snapshot.time,
+            target: String::new(),
+            action: Action::Create,
+            in_place: self.request.in_place,
+            tables: Vec::new(),
+            safety_backup: false,
+            bytes_image: 0,
+            bytes_free: None,
+            notes: Vec::new(),
+            error: Some(ErrorReport::from(&error)),
+            path: PathBuf::new(),
+        })
+    }
+
+    fn one(&self, entry: &Entry) -> Result<PlannedRestore> {
+        if entry.database.is_none() {
+            return Err(Error::Unsupported {
+                what: format!("snapshot {} was made by another tool", entry.id.short()),
+                hint: Some("restore it with that tool, as `restic restore`".to_owned()),
+            });
+        }
+        let manifest = show::manifest(self.reader, entry)?;
+        self.refuse_corrupt(entry, &manifest)?;
+        let path = self.target(&manifest)?;
+        let action = self.action(&path, &manifest)?;
+        let notes = notes(entry, &manifest);
+        let mut planned = PlannedRestore {
+            snapshot: entry.id,
+            database: manifest.database.clone(),
+            moment: entry.snapshot.time,
+            target: path.display().to_string(),
+            action,
+            in_place: self.request.in_place,
+            tables: self.request.tables.clone(),
+            safety_backup: false,
+            bytes_image: manifest.image.size,
+            bytes_free: free_space(directory_of(&path)),
+            notes,
+            error: None,
+            path,
+        };
+        planned.safety_backup = self.request.safety_backup && planned.overwrites();
+        self.refuse_without_space(&planned)?;
+        Ok(planned)
+    }
+
+    /// Refuses a snapshot of a damaged source, unless that is wanted.
+    fn refuse_corrupt(&self, entry: &Entry, manifest: &Manifest) -> Result<()> {
+        if manifest.integrity.result != IntegrityResult::Corrupt || self.request.force {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            what: format!(
+                "snapshot {} is of a damaged database: {}",
+                entry.id.short(),
+                manifest.integrity.summary()
+            ),
+            hint: Some("choose an older snapshot, or add --force to get what there is".to_owned()),
+        })
+    }
+
+    /// Returns where the database goes.
+    fn target(&self, manifest: &Manifest) -> Result<PathBuf> {
+        let environment = &self.store.context().environment;
+        if self.request.in_place {
+            return self.original(manifest);
+        }
+        match &self.request.to {
+            Some(to) => {
+                let path = environment.resolve_argument(Path::new(to));
+                let is_directory = self.request.session.is_some() || to.ends_with('/') || path.is_dir();
+                Ok(if is_directory { path.join(file_name(&manifest.database)) } else { path })
+            }
+            None => Ok(beside(&self.home_of(manifest, environment), manifest)),
+        }
+    }
+
+    /// Returns the place that the database came from: the configured one, else the one it was backed up from.
+    fn original(&self, manifest: &Manifest) -> Result<PathBuf> {
+        let context = self.store.context();
+        let configured =
+            context.config.databases.get(&manifest.database).and_then(|one| one.sqlite.as_deref());
+        if let Some(path) = configured.filter(|path| !path.starts_with("env:")) {
+            return Ok(context.environment.resolve(Path::new(path), &context.config_base()));
+        }
+        let here = manifest.identity.host == context.environment.host;
+        if here || self.request.force {
+            return Ok(PathBuf::from(&manifest.identity.path));
+        }
+        Err(Error::Refused {
+            what: format!("{} is a database of another host: {}", manifest.database, manifest.identity),
+            hint: Some("name the file with --to, or add --force if this host is the same one".to_owned()),
+        })
+    }
+
+    /// Returns the directory where a copy of the database would be looked for.
+    fn home_of(&self, manifest: &Manifest, environment: &Environment) -> PathBuf {
+        let original = self.original(manifest).ok();
+        let home = original.as_deref().map(directory_of).filter(|home| home.is_dir());
+        home.map_or_else(|| environment.working_directory.clone(), Path::to_owned)
+    }
+
+    /// Decides how the database comes into its place, and refuses a place that is not for it.
+    fn action(&self, path: &Path, manifest: &Manifest) -> Result<Action> {
+        if !self.request.in_place {
+            refuse_existing(path)?;
+            self.prepare_directory(path)?;
+            return Ok(if self.request.tables.is_empty() { Action::Create } else { Action::CopyTables });
+        }
+        let action = match kind_of(path)? {
+            Kind::Missing => Action::Create,
+            Kind::Database(header) if !manifest.image.raw => {
+                self.refuse_other_database(path, manifest, header.application_id)?;
+                Action::ReplacePages
+            }
+            Kind::Empty if !manifest.image.raw => Action::ReplacePages,
+            Kind::Unknown if path.is_dir() => {
+                return Err(dbkeep_sqlite::Error::NotAFile { path: path.into() }.into());
+            }
+            Kind::Unknown if !self.request.force => {
+                return Err(Error::Refused {
+                    what: format!("{} is not a SQLite database", path.display()),
+                    hint: Some("restore to another place with --to, or add --force to replace it".to_owned()),
+                });
+            }
+            _ => Action::ReplaceFile,
+        };
+        match (action, self.request.tables.is_empty()) {
+            (action, true) => Ok(action),
+            (Action::ReplaceFile, false) => Err(Error::Refused {
+                what: format!("{} is damaged, so tables cannot be put into it", path.display()),
+                hint: Some("restore the whole database, or the tables into a new file with --to".to_owned()),
+            }),
+            (_, false) => Ok(Action::CopyTables),
+        }
+    }
+
+    /// Refuses a live database that has nothing in common with the snapshot.
+    fn refuse_other_database(&self, path: &Path, manifest: &Manifest, application_id: i32) -> Result<()> {
+        let refused = |why: &str| Error::Refused {
+            what: format!("{} is another database than {}: {why}", path.display(), manifest.database),
+            hint: Some("restore to a new file with --to, or add --force if this is meant".to_owned()),
+        };
+        if self.request.force {
+            return Ok(());
+        }
+        let expected = manifest.sqlite.as_ref().map_or(0, |facts| facts.application_id);
+        if expected != 0 && application_id != 0 && expected != application_id {
+            return Err(refused("its application id is another one"));
+        }
+        // Only a look: a database that cannot be looked at now is dealt with when it is locked.
+        let Ok(Some(tables)) = live_tables(path) else { return Ok(()) };
+        let own = |table: &String| !table.starts_with("sqlite_");
+        let tables: Vec<&String> = tables.iter().filter(|table| own(table)).collect();
+        let known = |table: &&String| manifest.tables.iter().any(|one| one.name.eq_ignore_ascii_case(table));
+        let comparable = !tables.is_empty() && manifest.tables.iter().any(|table| own(&table.name));
+        if comparable && !tables.iter().any(known) {
+            return Err(refused("they have no table in common"));
+        }
+        Ok(())
+    }
+
+    /// Makes the directory that all databases of a session go to; elsewhere it has to be there.
+    fn prepare_directory(&self, path: &Path) -> Result<()> {
+        let directory = directory_of(path);
+        if directory.is_dir() || self.request.session.is_some() {
+            return Ok(());
+        }
+        let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such directory");
+        Err(Error::io("write to", directory)(missing))
+    }
+
+    fn refuse_without_space(&self, planned: &PlannedRestore) -> Result<()> {
+        // In place only what differs is written, and the log or journal of that.
+        let present = std::fs::metadata(&planned.path).map_or(0, |metadata| metadata.len());
+        let needed = match planned.action {
+            Action::ReplacePages => planned.bytes_image.saturating_sub(present),
+            Action::Create | Action::ReplaceFile => planned.bytes_image,
+            Action::CopyTables => 0,
+        };
+        match planned.bytes_free {
+            Some(free) if free < needed => Err(Error::NoSpace { path: planned.path.clone(), needed, free }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns what a person should know of the snapshot before it is restored.
+fn notes(entry: &Entry, manifest: &Manifest) -> Vec<String> {
+    let mut notes = Vec::new();
+    if manifest.image.raw {
+        notes.push("the snapshot is a raw copy of a file that SQLite could not open".to_owned());
+    }
+    if let Some(finding) = entry.history.damage.first() {
+        notes.push(format!("the snapshot was found damaged: {finding}"));
+    }
+    notes
+}
+
+/// Returns the names of the tables of a live database; `None` when it cannot be looked at.
+fn live_tables(path: &Path) -> Result<Option<Vec<String>>> {
+    use dbkeep_sqlite::capture::{Capture, CaptureOptions};
+    let options =
+        CaptureOptions { busy_timeout: std::time::Duration::from_secs(1), ..CaptureOptions::default() };
+    let capture = Capture::open(path, &options)?;
+    let Some(inspection) = capture.inspection()? else { return Ok(None) };
+    let tables = dbkeep_sqlite::inspect::tables(&inspection)?;
+    Ok(Some(tables.into_iter().map(|table| table.name).collect()))
+}
+
+/// Refuses a target that exists, or beside which something lies that SQLite would take for its own.
+pub(super) fn refuse_existing(path: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        return Err(Error::TargetExists { path: path.to_owned() });
+    }
+    let siblings = Siblings::of(path)?;
+    let left =
+        [("-wal", siblings.wal.is_some()), ("-shm", siblings.shm), ("-journal", siblings.journal.is_some())];
+    match left.into_iter().find(|(_, there)| *there) {
+        Some((suffix, _)) => Err(Error::TargetExists { path: sibling(path, suffix) }),
+        None => Ok(()),
+    }
+}
+
+/// Returns a free name beside the original that tells the moment.
+fn beside(directory: &Path, manifest: &Manifest) -> PathBuf {
+    let original = Path::new(&manifest.identity.path);
+    let stem = original
+        .file_stem()
+        .map_or_else(|| name::encode(&manifest.database), |stem| stem.to_string_lossy().into());
+    let extension = original.extension().map_or_else(|| "db".into(), |extension| extension.to_string_lossy());
+    let moment = manifest.moment.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S");
+    let numbered = |number: u32| match number {
+        0 => format!("{stem}.restored-{moment}.{extension}"),
+        number => format!("{stem}.restored-{moment}-{}.{extension}", number + 1),
+    };
+    let candidates = (0..1000).map(|number| directory.join(numbered(number)));
+    candidates
+        .into_iter()
+        .find(|path| refuse_existing(path).is_ok())
+        .unwrap_or_else(|| directory.join(numbered(0)))
+}
+
+/// Returns the name of a database's file in a directory of several.
+fn file_name(database: &str) -> String {
+    format!("{}.db", name::encode(database))
+}
+
+/// Returns the bytes that are free in the nearest directory that exists.
+fn free_space(directory: &Path) -> Option<u64> {
+    let existing = directory.ancestors().find(|directory| directory.is_dir())?;
+    let free = rustix::fs::statvfs(existing).ok()?;
+    Some(free.f_bavail.saturating_mul(free.f_frsize))
+}
