@@ -1,0 +1,134 @@
+//! Runs every command of the user guide, as printed, in the order of each page.
+//!
+//! A fenced block marked `sh` is run line by line by a shell, in a folder that holds what the page speaks of: a
+//! database `app.db`, a folder `data/` with two more, the built `dbkeep` on the PATH, and a home of its own. A line
+//! that calls `restic` or `sqlite3` is left out, and said so, where that program is not installed.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stdout, reason = "a test says what it left out")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rusqlite::Connection;
+
+/// The world that a page of the guide is run in.
+struct Reader {
+    folder: tempfile::TempDir,
+}
+
+impl Reader {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["bin", "home", "work/data"] {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dbkeep"), folder.path().join("bin/dbkeep")).unwrap();
+        let reader = Self { folder };
+        reader.make_database("app.db", 1);
+        reader.make_database("data/orders.db", 2);
+        reader.make_database("data/stock", 3);
+        reader
+    }
+
+    fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    fn make_database(&self, name: &str, rows: u32) {
+        let connection = Connection::open(self.work().join(name)).unwrap();
+        connection.execute_batch("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)").unwrap();
+        for row in 0..rows {
+            connection.execute("INSERT INTO users (name) VALUES (?1)", [format!("user {row}")]).unwrap();
+        }
+    }
+
+    /// Runs one line as a reader would type it.
+    fn run_at(&self, line: &str, now: Option<&str>) -> Output {
+        let path = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(self.work()).env_clear().env("PATH", path);
+        command.env("HOME", self.folder.path().join("home"));
+        if let Some(now) = now {
+            command.env("DBKEEP_TEST_NOW", now);
+        }
+        command.output().unwrap()
+    }
+
+    fn run(&self, line: &str) {
+        let output = self.run_at(line, None);
+        assert!(
+            output.status.success(),
+            "{line}\nended with {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Runs every `sh` line of a page.
+    fn follow(&self, page: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide").join(page);
+        let lines = shell_lines(&fs::read_to_string(path).unwrap());
+        assert!(!lines.is_empty(), "{page} has no command");
+        for line in lines {
+            match missing_program(&line) {
+                Some(program) => println!("skipped, {program} is not installed: {line}"),
+                None => self.run(&line),
+            }
+        }
+    }
+}
+
+/// Returns the lines of all blocks marked `sh`, without comments.
+fn shell_lines(page: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            inside = !inside && line.trim() == "```sh";
+        } else if inside && !line.trim().is_empty() {
+            lines.push(line.split(" # ").next().unwrap_or(line).trim_end().to_owned());
+        }
+    }
+    lines
+}
+
+/// Returns the stock program that `line` calls and that is not here.
+fn missing_program(line: &str) -> Option<&str> {
+    let program = line.split_whitespace().next()?;
+    let is_ours = program == "dbkeep";
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
+    (!is_ours && !found.status.success()).then_some(program)
+}
+
+#[test]
+fn quick_start_works_as_printed() {
+    Reader::new().follow("quick-start.md");
+}
+
+#[test]
+fn restore_runbook_works_as_printed() {
+    let reader = Reader::new();
+    let long_ago = "2026-01-02T03:04:05Z";
+    assert!(reader.run_at("dbkeep backup app.db --new-key", Some(long_ago)).status.success());
+    reader.run("sqlite3 app.db \"insert into users (name) values ('later')\" || true");
+    reader.run("dbkeep backup app.db");
+    reader.run("cp \"$HOME\"/.config/dbkeep/keys/* key.txt");
+    reader.follow("restore.md");
+}
+
+#[test]
+fn security_page_works_as_printed() {
+    let reader = Reader::new();
+    reader.run("dbkeep backup app.db --new-key");
+    reader.run("echo 'a second password' > second.txt");
+    reader.follow("security.md");
+}
+
+#[test]
+fn only_blocks_marked_as_shell_are_commands() {
+    let page = "```sh\none # why\n\ntwo\n```\n```\nnot this\n```\ntext\n```sh\nthree\n```\n";
+    assert_eq!(shell_lines(page), ["one", "two", "three"]);
+}

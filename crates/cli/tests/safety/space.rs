@@ -1,0 +1,137 @@
+//! A full disk: in the repository, and where a restore should go. Exit code 1, a sentence with the path and the
+//! bytes that are needed, old backups as they were, no panic.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use dbkeep_testkit::oracle::Oracle;
+use dbkeep_testkit::process::Outcome;
+use dbkeep_testkit::workload::JournalMode;
+
+use crate::{World, times};
+
+/// A file system of its own with few bytes; gone when dropped.
+struct SmallDisk {
+    path: std::path::PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one at `path`, where that is allowed here.
+    fn mount(path: &Path, kibibytes: u64) -> Option<Self> {
+        fs::create_dir_all(path).unwrap();
+        let options = format!("size={kibibytes}k,mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self { path: path.to_owned() });
+        }
+        println!("skipped: no file system can be mounted here");
+        None
+    }
+
+    /// Gives it another size.
+    fn resize(&self, kibibytes: u64) {
+        let options = format!("remount,size={kibibytes}k");
+        let output = Command::new("mount").args(["-o", &options]).arg(&self.path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = Command::new("umount").arg("-l").arg(&self.path).output();
+    }
+}
+
+/// Returns the kibibytes in use on the file system of `path`.
+fn used(path: &Path) -> u64 {
+    let output = Command::new("df").args(["--output=used", "-k"]).arg(path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().last().unwrap().trim().parse().unwrap()
+}
+
+/// Says that the disk is full, where, and what is needed.
+#[track_caller]
+fn expect_says_full(outcome: &Outcome, place: &Path) {
+    let error = if outcome.json()["error"].is_object() {
+        outcome.json()["error"].clone()
+    } else {
+        outcome.json()["databases"][0]["error"].clone()
+    };
+    let said = format!("{} {}", error["message"], error["hint"]);
+    assert!(said.contains(place.to_str().unwrap()), "the path is missing: {said}");
+    assert!(said.contains("bytes") || said.contains("iB"), "the bytes needed are missing: {said}");
+    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.transcript());
+}
+
+#[test]
+fn full_disk_under_the_repository_loses_nothing() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(&world.repository(), 64 << 10) else { return };
+    world.write_until(5, JournalMode::Wal, 200);
+    let first = world.backup();
+    let at_rest = used(&disk.path);
+    world.write_until(5, JournalMode::Wal, 3_000);
+    let database = world.database();
+    let oracle = Oracle::new(5);
+    let sizes = times(12, 200) as u64;
+    let mut full = 0;
+    for number in 0..sizes {
+        disk.resize(at_rest + 8 + number * 24);
+        let outcome = world.dbkeep.run([Path::new("backup"), &database, Path::new("--json")]).go();
+        match outcome.code() {
+            Some(0) => break,
+            Some(1) => expect_says_full(&outcome, &world.repository()),
+            _ => panic!("{}", outcome.transcript()),
+        }
+        full += 1;
+        // Reading works on a full disk.
+        world.expect_restores(&oracle, &first, 200);
+        world.dbkeep.run(["check", "--read-data", "--json"]).success();
+    }
+    assert!(full > 3, "only {full} sizes were too small");
+    disk.resize(64 << 10);
+    let second = world.backup();
+    world.expect_restores(&oracle, &second, 3_000);
+    world.expect_sound();
+}
+
+#[test]
+fn full_disk_under_the_target_leaves_nothing_behind() {
+    let world = World::new();
+    let target = world.path("target");
+    let Some(disk) = SmallDisk::mount(&target, 64) else { return };
+    world.write_until(6, JournalMode::Delete, 2_000);
+    let snapshot = world.backup();
+    let size = fs::metadata(world.database()).unwrap().len() / 1024;
+    for kibibytes in [8, size / 4, size / 2, size - 8] {
+        disk.resize(kibibytes);
+        let outcome = world.restore(&snapshot, &target.join("restored.db")).expect_code(1);
+        expect_says_full(&outcome, &target);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "a failed restore left something behind");
+    }
+    disk.resize(size * 2 + 64);
+    world.restore(&snapshot, &target.join("restored.db")).success();
+    assert_eq!(Oracle::new(6).verify(&target.join("restored.db"), &(2_000..=2_000)).unwrap(), 2_000);
+}
+
+#[test]
+fn places_that_cannot_be_written_are_named() {
+    if rustix_is_root() {
+        println!("skipped: root can write everywhere");
+        return;
+    }
+    let world = World::new();
+    world.write_until(8, JournalMode::Delete, 20);
+    let snapshot = world.backup();
+    let target = world.path("closed");
+    fs::create_dir(&target).unwrap();
+    fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    let outcome = world.restore(&snapshot, &target.join("restored.db")).expect_code(1);
+    assert!(outcome.json()["error"]["message"].as_str().unwrap().contains("closed"));
+}
+
+fn rustix_is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout == b"0\n"
+}
