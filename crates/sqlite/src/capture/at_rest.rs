@@ -6,13 +6,16 @@
 //! came meanwhile has left one behind, and is seen.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::capture::image::{self, Layout, Overlay, PlainFile};
 use crate::header::{HEADER_SIZE, Header};
 use crate::identify::{self, Siblings};
 use crate::position::FileState;
 use crate::raw::RawFile;
+use crate::vfs::PageSource;
 use crate::wal::{self, Scan, Until};
 use crate::{Error, Result};
 
@@ -23,10 +26,11 @@ pub(crate) struct AtRest {
     state: FileState,
     main_header: [u8; HEADER_SIZE],
     layout: Layout,
-    log: Option<Log>,
+    log: Option<Arc<Log>>,
 }
 
-struct Log {
+/// A log without an index, and what it holds.
+pub(crate) struct Log {
     file: File,
     path: PathBuf,
     scan: Scan,
@@ -41,7 +45,7 @@ impl AtRest {
         guard.read_at(0, &mut main_header)?;
         let header = Header::parse(&main_header)?;
         let log = match siblings.wal {
-            Some(size) if size > 0 => open_log(&path, header.page_size)?,
+            Some(size) if size > 0 => open_log(&path, header.page_size)?.map(Arc::new),
             _ => None,
         };
         let pages = match &log {
@@ -82,15 +86,12 @@ impl AtRest {
     }
 
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let main = self.guard.file();
-        match &self.log {
-            None => image::fill(self.layout, &main, None, offset, buffer),
-            Some(log) => {
-                let file = PlainFile { file: &log.file, path: &log.path };
-                let overlay = Overlay { map: &log.scan.map, log: &file };
-                image::fill(self.layout, &main, Some(&overlay), offset, buffer)
-            }
-        }
+        fill(&self.guard, self.log.as_deref(), self.layout, offset, buffer)
+    }
+
+    /// Returns a second view of the same files, for another thread.
+    pub(crate) fn view(&self) -> Result<FileView> {
+        FileView::open(self.guard.path(), self.layout, self.log.clone())
     }
 
     /// Says whether what was read is still the database: nobody opened it meanwhile.
@@ -98,6 +99,38 @@ impl AtRest {
         let siblings = Siblings::of(self.guard.path())?;
         Ok(siblings == self.siblings && FileState::of(self.guard.path())? == self.state)
     }
+}
+
+/// The files as they are, without a lock: only worth something if it turns out later that
+/// nothing was written to them meanwhile.
+pub(crate) struct FileView {
+    file: Mutex<RawFile>,
+    layout: Layout,
+    log: Option<Arc<Log>>,
+}
+
+impl FileView {
+    pub(crate) fn open(path: &Path, layout: Layout, log: Option<Arc<Log>>) -> Result<Self> {
+        Ok(FileView { file: Mutex::new(RawFile::open(path)?), layout, log })
+    }
+}
+
+impl PageSource for FileView {
+    fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        fill(&file, self.log.as_deref(), self.layout, offset, buffer).map_err(io::Error::other)
+    }
+}
+
+fn fill(main: &RawFile, log: Option<&Log>, layout: Layout, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    let Some(log) = log else { return image::fill(layout, &main.file(), None, offset, buffer) };
+    let file = PlainFile { file: &log.file, path: &log.path };
+    let overlay = Overlay { map: &log.scan.map, log: &file };
+    image::fill(layout, &main.file(), Some(&overlay), offset, buffer)
 }
 
 /// Opens a log that has no index. SQLite takes no locks on logs, so a descriptor of our own is harmless.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::at_rest::AtRest;
+use crate::capture::at_rest::{AtRest, FileView};
 use crate::capture::image::{self, Layout};
 use crate::capture::locked::Locked;
 use crate::capture::raw_copy::RawCopy;
@@ -85,28 +85,42 @@ impl Body {
         Ok(())
     }
 
-    pub(crate) fn inspection(&self) -> Result<Option<Inspection>> {
+    pub(crate) fn inspection(&self, identity: &Identity) -> Result<Option<Inspection>> {
         match self {
             Body::Locked(locked) | Body::DbPage(locked) | Body::BeforeCopy(locked) => {
                 Ok(locked.same_moment()?.map(Inspection::live))
             }
             Body::InMemory(bytes) => image_inspection(Arc::<Vec<u8>>::clone(bytes)),
             Body::Reflink(clone, _) => image_inspection(Arc::<Clone>::clone(clone)),
-            Body::FirstPass(..) | Body::Settled | Body::AtRest(_) | Body::Raw(_) => Ok(None),
+            Body::AtRest(at_rest) => image_inspection(Arc::new(at_rest.view()?)),
+            Body::FirstPass(_, moment) => {
+                image_inspection(Arc::new(FileView::open(&identity.path, layout(moment), None)?))
+            }
+            Body::Settled | Body::Raw(_) => Ok(None),
         }
     }
 
-    /// Waits for the lock of the second pass. From then on the body is a locked image.
-    pub(crate) fn lock_again(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<&mut Locked> {
+    /// Turns into a locked image, with a new moment.
+    pub(crate) fn lock(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<&Moment> {
         let mut live = match std::mem::replace(self, Body::Settled) {
             Body::FirstPass(live, _) => live,
+            Body::Locked(locked) => locked.into_parts().0,
             _ => Live::open(identity)?,
         };
         let moment = live.begin(busy_timeout)?;
         *self = Body::Locked(Locked::new(live, moment));
         match self {
-            Body::Locked(locked) => Ok(locked),
+            Body::Locked(locked) => Ok(locked.moment()),
             _ => Err(Error::Changed { path: identity.path.clone() }),
+        }
+    }
+
+    /// Gives the lock back for a while; `lock` takes it again.
+    pub(crate) fn unlock(&mut self) {
+        if let Body::Locked(locked) = std::mem::replace(self, Body::Settled) {
+            let (mut live, moment) = locked.into_parts();
+            live.end();
+            *self = Body::FirstPass(live, moment);
         }
     }
 

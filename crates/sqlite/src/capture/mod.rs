@@ -13,6 +13,7 @@ mod locked;
 mod open;
 mod raw_copy;
 mod reflink;
+mod settle;
 
 use std::fmt;
 use std::ops::Deref;
@@ -75,6 +76,9 @@ pub struct CaptureOptions {
     pub force_method: Option<Method>,
     /// Databases in rollback mode up to this many bytes are copied to memory.
     pub memory_limit: u64,
+    /// The longest time for which the second of two passes keeps writers of a database in rollback
+    /// mode waiting at a stretch.
+    pub longest_hold: Duration,
     /// The present time, or an earlier one: files written shortly before it are never taken for unchanged.
     pub now: SystemTime,
 }
@@ -85,6 +89,7 @@ impl Default for CaptureOptions {
             busy_timeout: Duration::from_secs(5),
             force_method: None,
             memory_limit: 32 << 20,
+            longest_hold: Duration::from_secs(30),
             now: SystemTime::now(),
         }
     }
@@ -118,6 +123,8 @@ pub struct Capture {
     next: u64,
     state: State,
     pinned: bool,
+    /// Whether settling replaced what was read first.
+    reread: bool,
     warnings: Vec<String>,
 }
 
@@ -173,6 +180,7 @@ impl Capture {
             next: 0,
             state: State::Reading,
             pinned,
+            reread: false,
             warnings,
         };
         capture.learn()?;
@@ -331,57 +339,20 @@ impl Capture {
         self.state == State::Unsettled
     }
 
-    /// Hands out every chunk of the image once more, this time under the lock, and returns
-    /// the size of the image: chunks that differ replace those of the first pass, chunks
-    /// beyond the size are dropped.
+    /// Opens a connection on this image, to look at it while it is read or afterwards, also on
+    /// another thread.
     ///
-    /// Nobody commits in rollback mode meanwhile, so `chunk` should do little but compare.
-    /// Calls nothing if the file provably did not change since before the first pass.
-    pub fn settle(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<u64> {
-        if self.state != State::Unsettled {
-            return Ok(self.size);
-        }
-        let before = self.position.clone();
-        let two_passes = matches!(self.body, Body::FirstPass(..));
-        self.body.lock_again(&self.identity, self.options.busy_timeout)?;
-        self.learn()?;
-        let unchanged = two_passes && before.is_some_and(|before| self.is_unchanged_since(&before));
-        if !unchanged {
-            self.read_again(chunk_size, chunk)?;
-        }
-        if two_passes {
-            self.body = Body::Settled;
-        }
-        self.next = self.size;
-        self.state = State::Done;
-        Ok(self.size)
-    }
-
-    fn read_again(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<()> {
-        // Whole chunks, about a mebibyte at a time.
-        let chunk_size = (chunk_size as usize).max(1);
-        let mut buffer = vec![0u8; chunk_size * ((1 << 20) / chunk_size).max(1)];
-        let mut offset = 0u64;
-        let mut index = 0u64;
-        while offset < self.size {
-            let left = usize::try_from(self.size - offset).unwrap_or(usize::MAX);
-            let count = left.min(buffer.len());
-            self.body.read(&self.identity, offset, &mut buffer[..count])?;
-            for part in buffer[..count].chunks(chunk_size) {
-                chunk(index, part).map_err(Error::Consumer)?;
-                index += 1;
-            }
-            offset += count as u64;
-        }
-        Ok(())
-    }
-
-    /// Opens a connection on exactly this image, to look at it while it is read or afterwards.
-    ///
-    /// `None` where there is no such moment any more, or SQLite cannot be let near the files:
-    /// then only the stored image can be asked. It may be used on another thread.
+    /// What it saw counts only if `inspection_holds` at the end. `None` where there is no such
+    /// moment any more, or SQLite cannot be let near the files: then only the stored image can
+    /// be asked.
     pub fn inspection(&self) -> Result<Option<Inspection>> {
-        self.body.inspection()
+        self.body.inspection(&self.identity)
+    }
+
+    /// Says whether what an inspection saw is the image. To be asked after the last byte was
+    /// read and settled: files that are read without a lock may have changed under it.
+    pub fn inspection_holds(&self) -> bool {
+        self.state == State::Done && !self.reread
     }
 
     /// Ends the capture, gives every lock back, and says what is left to say.

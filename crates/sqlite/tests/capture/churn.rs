@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use dbkeep_sqlite::Error;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use rusqlite::Connection;
 
-use crate::support::{Other, assert_same, dbpage, integrity, make, open, place, read_in};
+use crate::support::{Other, assert_same, dbpage, fill, integrity, make, open, place, read_in};
 
 const SCHEMA: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, v INTEGER, filler);
      CREATE INDEX by_value ON account(v);
@@ -88,7 +89,8 @@ fn under_churn(mode: &str, force_method: Option<Method>, rounds: u32, expected: 
         assert_eq!(capture.method(), expected);
         let inspection = if round % 2 == 0 { capture.inspection().unwrap() } else { None };
         let image = read_in(&mut capture, 70_001 + 1000 * round as usize);
-        if let Some(connection) = inspection.or_else(|| capture.inspection().unwrap()) {
+        let inspection = inspection.or_else(|| capture.inspection().unwrap());
+        if let Some(connection) = inspection.filter(|_| capture.inspection_holds()) {
             assert_same(&image, &dbpage(&connection));
             compared += 1;
         }
@@ -96,7 +98,7 @@ fn under_churn(mode: &str, force_method: Option<Method>, rounds: u32, expected: 
         first.get_or_insert(last);
         capture.finish().unwrap();
     }
-    // A checkpoint that waits for readers keeps a second reader out.
+    // After two passes there is no such moment any more, and a checkpoint that waits for readers keeps a second reader out.
     assert!(compared * 2 > rounds || expected == Method::TwoPass, "only {compared} compared");
     assert!(Some(last) > first, "the writer stood still");
     writer.kill();
@@ -127,4 +129,54 @@ fn locked_image_in_rollback_mode_under_churn_is_what_sqlite_sees() {
 #[test]
 fn two_passes_under_churn_give_one_committed_state() {
     under_churn("delete", Some(Method::TwoPass), 15, Method::TwoPass);
+}
+
+/// Settles while a writer is waiting at the end of every slice, so that each pass is overtaken.
+fn settle_under_pressure(longest_hold: Duration) -> (Result<Vec<u8>, Error>, u32) {
+    let (_folder, path) = place("restless.db");
+    make(&path, &format!("{SCHEMA} {}", fill(5000)));
+    let writer = Other::start("churn", &path);
+    let mut reader = Other::start("sql", &path);
+    let options = CaptureOptions {
+        busy_timeout: Duration::from_secs(60),
+        force_method: Some(Method::TwoPass),
+        longest_hold,
+        ..CaptureOptions::default()
+    };
+    let mut capture = Capture::open(&path, &options).unwrap();
+    let mut image = vec![0; 100 << 20];
+    capture.read(&mut image).unwrap();
+    let mut passes = 0;
+    image.clear();
+    let outcome = capture.settle(1 << 20, &mut |index, bytes| {
+        if index == 0 {
+            passes += 1;
+            image.clear();
+        }
+        if index == 1 && passes <= 3 {
+            // Longer than a slice, and until the writer is so far that it keeps new readers out.
+            std::thread::sleep(Duration::from_millis(45));
+            while !reader.ask("SELECT n FROM counter").starts_with("error") {}
+        }
+        image.extend_from_slice(bytes);
+        Ok(())
+    });
+    writer.kill();
+    (outcome.map(|_| image), passes)
+}
+
+#[test]
+fn second_pass_that_is_always_overtaken_ends_with_one_long_hold() {
+    let (outcome, passes) = settle_under_pressure(Duration::from_secs(60));
+    check(&outcome.unwrap(), &mut 0);
+    assert_eq!(passes, 4);
+}
+
+#[test]
+fn second_pass_gives_up_before_it_keeps_writers_waiting_for_too_long() {
+    let (outcome, passes) = settle_under_pressure(Duration::ZERO);
+    let error = outcome.unwrap_err();
+    assert!(error.to_string().contains("written to all the time"), "{error}");
+    assert!(error.hint().unwrap().contains("WAL mode"));
+    assert_eq!(passes, 3);
 }

@@ -7,6 +7,7 @@
 mod churn;
 mod locks;
 mod situations;
+mod speed;
 mod support;
 mod together;
 mod unchanged;

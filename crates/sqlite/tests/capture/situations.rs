@@ -32,9 +32,12 @@ fn closed_wal_database_is_read_without_creating_anything() {
     let bytes = std::fs::read(&path).unwrap();
     let mut capture = capture(&path);
     assert_eq!(capture.method(), Method::AtRest);
+    let inspection = capture.inspection().unwrap().unwrap();
     let image = read_all(&mut capture);
-    assert!(!capture.needs_settling());
+    assert!(!capture.needs_settling() && capture.inspection_holds());
     assert_same(&image, &bytes);
+    assert_same(&dbpage(&inspection), &bytes);
+    drop(inspection);
     capture.finish().unwrap();
     assert_eq!(beside(&path), ["closed.db"]);
 }
@@ -71,6 +74,7 @@ fn application_that_comes_and_goes_during_a_read_at_rest_is_seen() {
     capture.read(&mut rest).unwrap();
     assert!(capture.needs_settling(), "what was read is a mixture");
     let image = read_all(&mut capture);
+    assert!(!capture.inspection_holds());
     assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 10));
 }
 
@@ -99,6 +103,7 @@ fn log_left_by_a_crash_without_its_index_is_read_to_its_last_commit() {
     assert_eq!(capture.method(), Method::AtRest);
     assert!(capture.position().unwrap().wal.is_some());
     let image = read_all(&mut capture);
+    assert_same(&dbpage(&capture.inspection().unwrap().unwrap()), &image);
     capture.finish().unwrap();
     assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 70));
     assert_eq!(beside(&crashed), before, "no index was created");

@@ -85,6 +85,7 @@ pub(crate) fn play_role() {
         "churn" => super::churn::churn(&path),
         "trace" => super::locks::everything(&path),
         "transfer" => super::together::transfer(&path),
+        "count" => super::speed::count(&path),
         "report" => super::situations::report_as_other_user(&path),
         other => panic!("unknown role {other}"),
     }

@@ -133,6 +133,7 @@ fn second_pass_over_an_unchanged_file_reads_nothing() {
     assert!(calm.needs_settling());
     let size = calm.settle(65536, &mut |index, _| panic!("chunk {index} was read again")).unwrap();
     assert_eq!(size, image.len() as u64);
+    assert!(calm.inspection_holds());
     assert_same(&image, &std::fs::read(&path).unwrap());
 }
 
@@ -149,6 +150,7 @@ fn second_pass_sees_growth_and_shrinking() {
         let mut application = Other::start("sql", &path);
         assert_eq!(application.ask(&sql), "ok");
         let rest = read_all(&mut capture);
+        assert!(!capture.inspection_holds());
         // `read_all` began behind the first chunk; settling handed out that one as well.
         let connection = Connection::open(&path).unwrap();
         assert_same(&rest, &dbpage(&connection));

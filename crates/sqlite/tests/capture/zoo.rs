@@ -263,3 +263,30 @@ fn log_larger_than_one_read_is_laid_over() {
     keeper.execute_batch("VACUUM").unwrap();
     assert_eq!(integrity(&every_way_gives_the_same(&path, true)), "ok");
 }
+
+/// Clones need a file system that shares blocks (XFS, btrfs): `DBKEEP_TEST_REFLINK_DIR` names a folder on one.
+#[test]
+fn reflink_gives_the_same_image_and_lets_writers_go_at_once() {
+    let Some(folder) = std::env::var_os("DBKEEP_TEST_REFLINK_DIR") else {
+        println!("skipped: DBKEEP_TEST_REFLINK_DIR names no folder on a file system that can clone");
+        return;
+    };
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let path = folder.path().canonicalize().unwrap().join("cloned.db");
+    crate::support::make(&path, &fill(3000));
+    let mut writer = crate::support::Other::start("sql", &path);
+    let options = CaptureOptions { memory_limit: 0, ..CaptureOptions::default() };
+    let mut capture = Capture::open(&path, &options).unwrap();
+    assert_eq!(capture.method(), Method::Reflink);
+    assert_eq!(beside(&path), ["cloned.db"]);
+    let expected = std::fs::read(&path).unwrap();
+    assert_eq!(writer.ask("UPDATE t SET v = -1; DELETE FROM t WHERE id > 100"), "ok");
+    let inspection = capture.inspection().unwrap().unwrap();
+    assert_eq!(count(&inspection, "SELECT count(*) FROM t WHERE v > 0"), 3000);
+    assert_same(&read_all(&mut capture), &expected);
+    assert!(!capture.needs_settling());
+    let earlier = capture.position().unwrap().clone();
+    capture.finish().unwrap();
+    assert!(!Capture::open(&path, &options).unwrap().is_unchanged_since(&earlier));
+    assert_eq!(beside(&path), ["cloned.db"]);
+}
