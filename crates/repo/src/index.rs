@@ -50,6 +50,8 @@ struct Entry {
     uncompressed: u32,
 }
 
+const _: () = assert!(size_of::<Entry>() == 48);
+
 /// A pack as the index knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexedPack {

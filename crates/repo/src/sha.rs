@@ -2,8 +2,9 @@
 //!
 //! One message leaves most of a processor's SHA unit idle, because each round waits for the one
 //! before. Four messages of the same length, round by round side by side, are hashed in about half
-//! the time (4.0 against 2.1 GB/s a core on Zen 5). Where there is no such unit, and for what is
-//! left over, `ring` does it.
+//! the time (4.0 against 2.1 GB/s a core on Zen 5). Where there is no such unit, eight messages go
+//! side by side through AVX2, which is about three times as fast as one alone. For what is left over,
+//! and elsewhere, there is `ring`.
 //!
 //! Source: FIPS 180-4; Intel's description of the SHA extensions for the order of words in registers.
 
@@ -15,76 +16,92 @@ use crate::Id;
 pub(crate) fn ids(messages: &[&[u8]], ids: &mut Vec<Id>) {
     ids.clear();
     let mut rest = messages;
-    while let Some((four, later)) = rest.split_first_chunk::<4>() {
-        match side_by_side(four) {
-            Some(digests) => {
-                ids.extend(digests.map(Id::new));
-                rest = later;
-            }
-            None => {
-                ids.push(Id::of(four[0]));
-                rest = &rest[1..];
-            }
+    while !rest.is_empty() {
+        let hashed = side_by_side(rest, ids);
+        if hashed == 0 {
+            ids.push(Id::of(rest[0]));
         }
+        rest = &rest[hashed.max(1)..];
     }
-    ids.extend(rest.iter().map(|message| Id::of(message)));
 }
 
-/// Returns the SHA-256 of four messages; `None` when they differ in length or the processor cannot.
+/// Appends the SHA-256 of the first few messages and returns how many those were: 0 when they differ in
+/// length, are too few, or the processor cannot.
 #[cfg(target_arch = "x86_64")]
-fn side_by_side(messages: &[&[u8]; 4]) -> Option<[[u8; 32]; 4]> {
-    let length = messages[0].len();
-    let able = std::is_x86_feature_detected!("sha")
-        && std::is_x86_feature_detected!("sse4.1")
-        && std::is_x86_feature_detected!("ssse3");
-    if !able || messages.iter().any(|message| message.len() != length) {
-        return None;
+fn side_by_side(messages: &[&[u8]], ids: &mut Vec<Id>) -> usize {
+    if let Some(four) = messages.first_chunk().filter(|four| unit::is_here() && are_equally_long(*four)) {
+        // SAFETY: the processor has all features that the function is compiled for; it has no other precondition.
+        ids.extend(unsafe { unit::digests(four) }.map(Id::new));
+        return four.len();
     }
-    // SAFETY: the processor has all features that the function is compiled for; it has no other precondition.
-    Some(unsafe { x86::digests(messages) })
+    if let Some(eight) = messages.first_chunk().filter(|eight| wide::is_here() && are_equally_long(*eight)) {
+        // SAFETY: as above.
+        ids.extend(unsafe { wide::digests(eight) }.map(Id::new));
+        return eight.len();
+    }
+    0
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn side_by_side(_: &[&[u8]; 4]) -> Option<[[u8; 32]; 4]> {
-    None
+fn side_by_side(_: &[&[u8]], _: &mut Vec<Id>) -> usize {
+    0
 }
 
+const BLOCK: usize = 64;
+
+/// The first 32 bits of the fractional parts of the square roots of the first eight primes.
+const START: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+
+/// The first 32 bits of the fractional parts of the cube roots of the first sixty-four primes.
+#[rustfmt::skip]
+const ROUNDS: [u32; 64] = [
+    0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5,
+    0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174,
+    0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da,
+    0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967,
+    0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85,
+    0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070,
+    0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3,
+    0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
+];
+
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+fn are_equally_long(messages: &[&[u8]]) -> bool {
+    messages.iter().all(|message| message.len() == messages[0].len())
+}
+
+/// What follows the whole blocks of a message: the rest of it, a one, zeros, and its length in bits.
+#[cfg(target_arch = "x86_64")]
+fn tail(message: &[u8]) -> ([u8; 2 * BLOCK], usize) {
+    let mut tail = [0; 2 * BLOCK];
+    let rest = message.len() % BLOCK;
+    let end = if rest < BLOCK - 8 { BLOCK } else { 2 * BLOCK };
+    tail[..rest].copy_from_slice(&message[message.len() - rest..]);
+    tail[rest] = 0x80;
+    tail[end - 8..end].copy_from_slice(&(message.len() as u64 * 8).to_be_bytes());
+    (tail, end)
+}
+
+/// Four messages through the SHA unit.
+#[cfg(target_arch = "x86_64")]
+mod unit {
     use std::arch::x86_64::{
         __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_cvtsi128_si64, _mm_set_epi32,
         _mm_set_epi64x, _mm_setzero_si128, _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32,
         _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_unpackhi_epi64,
     };
 
+    use super::{BLOCK, ROUNDS, START, tail};
+
     /// How many messages go side by side.
     const LANES: usize = 4;
-    const BLOCK: usize = 64;
 
-    /// The first 32 bits of the fractional parts of the square roots of the first eight primes.
-    const START: [u32; 8] = [
-        0x6a09_e667,
-        0xbb67_ae85,
-        0x3c6e_f372,
-        0xa54f_f53a,
-        0x510e_527f,
-        0x9b05_688c,
-        0x1f83_d9ab,
-        0x5be0_cd19,
-    ];
-
-    /// The first 32 bits of the fractional parts of the cube roots of the first sixty-four primes.
-    #[rustfmt::skip]
-    const ROUNDS: [u32; 64] = [
-        0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5,
-        0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174,
-        0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da,
-        0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967,
-        0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85,
-        0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070,
-        0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3,
-        0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
-    ];
+    pub(super) fn is_here() -> bool {
+        std::is_x86_feature_detected!("sha")
+            && std::is_x86_feature_detected!("sse4.1")
+            && std::is_x86_feature_detected!("ssse3")
+    }
 
     /// The states of all lanes, in the order that the SHA instructions want: words a, b, e, f and c, d, g, h.
     #[derive(Clone, Copy)]
@@ -101,18 +118,10 @@ mod x86 {
         for block in 0..length / BLOCK {
             states = compress(states, messages.map(|message| &message[block * BLOCK..(block + 1) * BLOCK]));
         }
-        // A one, zeros, and the length in bits: one block, or two when the rest leaves no room.
-        let mut padded = [[0; 2 * BLOCK]; LANES];
-        let rest = length % BLOCK;
-        let end = if rest < BLOCK - 8 { BLOCK } else { 2 * BLOCK };
-        for (padded, message) in padded.iter_mut().zip(messages) {
-            padded[..rest].copy_from_slice(&message[length - rest..]);
-            padded[rest] = 0x80;
-            padded[end - 8..end].copy_from_slice(&(length as u64 * 8).to_be_bytes());
-        }
-        for block in 0..end / BLOCK {
-            states =
-                compress(states, [0, 1, 2, 3].map(|lane| &padded[lane][block * BLOCK..(block + 1) * BLOCK]));
+        let tails = messages.map(tail);
+        for block in 0..tails[0].1 / BLOCK {
+            let place = block * BLOCK..(block + 1) * BLOCK;
+            states = compress(states, [0, 1, 2, 3].map(|lane| &tails[lane].0[place.clone()]));
         }
         finish(states)
     }
@@ -199,6 +208,101 @@ mod x86 {
     }
 }
 
+/// Eight messages through AVX2: each register holds the same word of all of them. The compiler makes
+/// vector instructions of loops over the lanes.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::{BLOCK, ROUNDS, START, tail};
+
+    /// How many messages go side by side.
+    const LANES: usize = 8;
+
+    /// The same word of every lane.
+    type Words = [u32; LANES];
+
+    pub(super) fn is_here() -> bool {
+        std::is_x86_feature_detected!("avx2")
+    }
+
+    /// Returns the digests of messages of one length.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn digests(messages: &[&[u8]; LANES]) -> [[u8; 32]; LANES] {
+        let mut state = START.map(|word| [word; LANES]);
+        for block in 0..messages[0].len() / BLOCK {
+            compress(&mut state, messages, block * BLOCK);
+        }
+        let tails = messages.map(tail);
+        let mut lanes = [&[][..]; LANES];
+        for (lane, (tail, _)) in lanes.iter_mut().zip(&tails) {
+            *lane = tail;
+        }
+        for block in 0..tails[0].1 / BLOCK {
+            compress(&mut state, &lanes, block * BLOCK);
+        }
+        let mut digests = [[0; 32]; LANES];
+        for (lane, digest) in digests.iter_mut().enumerate() {
+            for (place, words) in digest.chunks_exact_mut(4).zip(&state) {
+                place.copy_from_slice(&words[lane].to_be_bytes());
+            }
+        }
+        digests
+    }
+
+    /// Feeds the block at `offset` of each message.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn compress(state: &mut [Words; 8], messages: &[&[u8]; LANES], offset: usize) {
+        let mut schedule = [[0; LANES]; 16];
+        for (lane, message) in messages.iter().enumerate() {
+            let block = message[offset..offset + BLOCK].as_chunks::<4>().0;
+            for (words, bytes) in schedule.iter_mut().zip(block) {
+                words[lane] = u32::from_be_bytes(*bytes);
+            }
+        }
+        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
+        for round in 0..64 {
+            if round >= 16 {
+                schedule[round % 16] = next(&schedule, round);
+            }
+            let words = schedule[round % 16];
+            let mut new_a = [0; LANES];
+            let mut new_e = [0; LANES];
+            for lane in 0..LANES {
+                let (a, b, c, e, f, g) = (a[lane], b[lane], c[lane], e[lane], f[lane], g[lane]);
+                let choice = (e & f) ^ (!e & g);
+                let sum = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
+                let first = h[lane].wrapping_add(sum).wrapping_add(choice);
+                let first = first.wrapping_add(ROUNDS[round]).wrapping_add(words[lane]);
+                let majority = (a & b) ^ (a & c) ^ (b & c);
+                let sum = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
+                new_a[lane] = first.wrapping_add(sum).wrapping_add(majority);
+                new_e[lane] = first.wrapping_add(d[lane]);
+            }
+            (h, g, f, e, d, c, b, a) = (g, f, e, new_e, c, b, a, new_a);
+        }
+        for (words, added) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+            for (word, added) in words.iter_mut().zip(added) {
+                *word = word.wrapping_add(added);
+            }
+        }
+    }
+
+    /// Returns the message words of a round from the seventeenth on.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn next(schedule: &[Words; 16], round: usize) -> Words {
+        let [oldest, second, tenth, fifteenth] = [0, 1, 9, 14].map(|step| schedule[(round + step) % 16]);
+        let mut words = [0; LANES];
+        for (lane, word) in words.iter_mut().enumerate() {
+            let (near, far) = (second[lane], fifteenth[lane]);
+            let near = near.rotate_right(7) ^ near.rotate_right(18) ^ (near >> 3);
+            let far = far.rotate_right(17) ^ far.rotate_right(19) ^ (far >> 10);
+            *word = oldest[lane].wrapping_add(near).wrapping_add(tenth[lane]).wrapping_add(far);
+        }
+        words
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +325,25 @@ mod tests {
             ids(&slices, &mut found);
             let alone: Vec<_> = slices.iter().map(|message| Id::of(message)).collect();
             assert_eq!(found, alone, "length {length}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn wide_lanes_give_the_same_digests() {
+        if !wide::is_here() {
+            return;
+        }
+        for length in (0..200).chain([65536]) {
+            let messages: [Vec<u8>; 8] =
+                std::array::from_fn(|seed| message(u8::try_from(seed).unwrap(), length));
+            // SAFETY: the processor has AVX2.
+            let digests = unsafe { wide::digests(&std::array::from_fn(|lane| messages[lane].as_slice())) };
+            assert_eq!(
+                digests.map(Id::new),
+                messages.each_ref().map(|message| Id::of(message)),
+                "length {length}"
+            );
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::check::{CheckOptions, ReadData, check};
 use dbkeep_repo::format::pack::BlobKind;
+use dbkeep_repo::format::tree::Tree;
 use dbkeep_repo::index::Index;
 use dbkeep_repo::read::ImageSink;
 use dbkeep_repo::write::{ImageOptions, KnownChunk, KnownChunks, PART_CHUNKS, StoredImage, WriterOptions};
@@ -404,4 +405,57 @@ fn files_of_a_snapshot_are_found_by_path() {
         assert_eq!(reader.find(&snapshot, absent).unwrap(), None, "{absent}");
     }
     assert_eq!(reader.find(&snapshot, "shop").unwrap().unwrap().mode & 0o777, meta().mode & 0o777 | 0o110);
+}
+
+#[test]
+fn target_that_fails_and_a_wish_to_stop_end_a_restore() {
+    struct Full;
+    impl ImageSink for Full {
+        fn write_at(&self, offset: u64, _: &[u8]) -> io::Result<()> {
+            if offset > 1_000_000 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+    struct Stop;
+    impl Observer for Stop {
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+    let (_, repository) = memory();
+    let snapshot = backup(&repository, &bytes(21, 3_000_000)).unwrap();
+    let reader = load(&repository);
+    let image = image(&reader, &snapshot).unwrap();
+    let Err(Error::Source(source)) = reader.restore(&image, &Full, &Unobserved) else {
+        panic!("it must fail")
+    };
+    let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
+    assert_eq!(kind, Some(io::ErrorKind::StorageFull));
+    assert!(matches!(reader.restore(&image, &Memory::default(), &Stop), Err(Error::Cancelled)));
+    assert!(matches!(check(&repository, &CheckOptions::default(), &Stop), Err(Error::Cancelled)));
+}
+
+#[test]
+fn image_with_a_part_missing_or_renamed_is_refused() {
+    let (_, repository) = memory();
+    let contents = bytes(22, 3 * PART_CHUNKS * CHUNK as usize);
+    let lock = repository.lock_shared(now()).unwrap();
+    let mut writer = repository.writer(&lock, Index::new(), &small_packs(), Arc::new(Unobserved)).unwrap();
+    let stored = writer.save_image(&mut Slice(&contents), &options()).unwrap();
+    let node = writer.save_image_nodes(&stored, "shop.db", &meta()).unwrap().remove(0);
+    writer.flush().unwrap();
+    let reader = repository.reader(&writer.shared_index());
+    assert_eq!(reader.image_of(&node).unwrap().size(), contents.len() as u64);
+    let parts = reader.tree(&node.subtree.unwrap()).unwrap();
+    let mut missing = parts.clone();
+    missing.nodes.remove(1);
+    let mut renamed = parts.clone();
+    renamed.nodes[2].name = "00003".to_owned();
+    let mut emptied = parts.clone();
+    emptied.nodes[0].subtree = Some(writer.save_tree(&Tree { nodes: Vec::new() }).unwrap());
+    for wrong in [missing, renamed, emptied] {
+        let tree = writer.save_tree(&wrong).unwrap();
+        writer.flush().unwrap();
+        let refused = reader.image_of(&meta().directory("shop.db.parts", tree));
+        assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    }
 }
