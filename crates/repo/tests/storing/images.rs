@@ -443,7 +443,7 @@ fn image_with_a_part_missing_or_renamed_is_refused() {
     let stored = writer.save_image(&mut Slice(&contents), &options()).unwrap();
     let node = writer.save_image_nodes(&stored, "shop.db", &meta()).unwrap().remove(0);
     writer.flush().unwrap();
-    let reader = repository.reader(&writer.shared_index());
+    let reader = repository.reader(writer.shared_index());
     assert_eq!(reader.image_of(&node).unwrap().size(), contents.len() as u64);
     let parts = reader.tree(&node.subtree.unwrap()).unwrap();
     let mut missing = parts.clone();
