@@ -105,6 +105,10 @@ impl App {
     /// Reads the clock. Once an operation; everything below takes the time as an argument.
     #[expect(clippy::unused_self, reason = "commands get everything from outside through the run")]
     pub(crate) fn now(&self) -> Timestamp {
+        #[cfg(feature = "fault-injection")]
+        if let Some(now) = crate::fault::now() {
+            return now;
+        }
         Timestamp::now()
     }
 

@@ -30,6 +30,11 @@ pub(crate) fn cheap_keys() -> bool {
     std::env::var_os("DBKEEP_TEST_CHEAP_KEYS").is_some()
 }
 
+/// Returns the moment that `DBKEEP_TEST_NOW` says it is, so that a test can have old backups.
+pub(crate) fn now() -> Option<jiff::Timestamp> {
+    std::env::var("DBKEEP_TEST_NOW").ok()?.parse().ok()
+}
+
 fn target() -> Option<Target> {
     let wanted = std::env::var("DBKEEP_TEST_KILL_AT").ok()?;
     let (step, occurrence) = match wanted.rsplit_once(':') {

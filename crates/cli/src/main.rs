@@ -19,6 +19,7 @@ mod watch;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::FromArgMatches;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 
 /// Runs the command and says how it ended.
 fn run(line: &Line) -> Exit {
+    let started = Instant::now();
     let output = Arc::new(Output::new(Choices {
         json: line.global.json,
         quiet: line.global.quiet,
@@ -52,13 +54,20 @@ fn run(line: &Line) -> Exit {
     warn_of_passwords(&output, line.global.repo.as_deref());
     let done = App::start(Arc::clone(&output), &line.global)
         .and_then(|app| dispatch(&app, &line.command).inspect_err(|_| app.watch.finish()));
-    match done {
+    let exit = match done {
         Ok(exit) => exit,
         Err(failure) => {
+            tracing::error!(event = "failed", kind = failure.kind, message = failure.message);
             output.failure(&failure);
             failure.exit
         }
-    }
+    };
+    tracing::info!(event = "finished", exit = exit.code(), duration_ms = milliseconds(started.elapsed()));
+    exit
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {

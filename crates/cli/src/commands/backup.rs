@@ -96,6 +96,7 @@ impl BackupArgs {
             backup::run(context, &request, app.now(), &app.observer())
         })?;
         app.watch.finish();
+        log(&report);
         if let Some(made) = &report.initialised {
             super::init::show(app, &context, made);
         }
@@ -139,6 +140,24 @@ impl BackupArgs {
                 Some("--report needs a file in a directory that exists".into()),
             )),
         }
+    }
+}
+
+/// Logs what became of each database.
+fn log(report: &BackupReport) {
+    for one in &report.databases {
+        let snapshot = one.snapshot.as_ref().map(short);
+        let error = one.error.as_ref().map(|error| error.message.as_str());
+        tracing::info!(
+            event = "backed-up",
+            session = report.session,
+            database = one.name,
+            snapshot,
+            bytes_added = one.bytes_added,
+            integrity = one.integrity,
+            duration_ms = one.duration_ms,
+            error
+        );
     }
 }
 
@@ -248,7 +267,7 @@ fn say_notes(app: &App, database: &DatabaseBackup, checked: bool) {
 }
 
 /// Prints the exact commands that bring back what was stored.
-fn say_how_to_restore(app: &App, context: &Context, report: &BackupReport) {
+pub(crate) fn say_how_to_restore(app: &App, context: &Context, report: &BackupReport) {
     let stored: Vec<_> = report.databases.iter().filter_map(|one| Some((one, one.snapshot?))).collect();
     if stored.is_empty() || report.dry_run {
         return;

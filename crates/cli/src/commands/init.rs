@@ -6,6 +6,7 @@ use clap::Args;
 use dbkeep_engine::Context;
 use dbkeep_engine::report::InitReport;
 use dbkeep_engine::repository::{self, InitRequest};
+use dbkeep_engine::setup;
 
 use crate::app::App;
 use crate::exit::{Exit, Failure};
@@ -43,11 +44,28 @@ impl InitArgs {
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
         let context = app.context()?;
         let request = InitRequest { new_key: self.new_key };
-        let report = repository::init(&context, &request, app.now(), &app.observer())?;
+        let make = if self.setup { setup::run } else { repository::init };
+        let report = make(&context, &request, app.now(), &app.observer())?;
         app.watch.finish();
         show(app, &context, &report);
+        show_setup(app, &report);
+        if let Some(backup) = &report.backup {
+            super::backup::show(app, backup, true);
+            super::backup::say_how_to_restore(app, &context, backup);
+        }
         app.output.document(&report);
-        Ok(Exit::Done)
+        Ok(report.backup.as_ref().map_or(Exit::Done, |backup| Exit::from_code(backup.exit_code())))
+    }
+}
+
+/// Says what `--setup` took care of, and what is left to do.
+fn show_setup(app: &App, report: &InitReport) {
+    for item in &report.setup {
+        let done = if item.made { "wrote" } else { "kept" };
+        app.output.line(format_args!("{done} {}", human::visible(&item.path.to_string_lossy())));
+    }
+    if !report.setup.is_empty() && report.backup.is_none() {
+        app.output.line("no database was found here: name yours in dbkeep.toml, then run `dbkeep backup`");
     }
 }
 

@@ -249,6 +249,15 @@ fn how(planned: &PlannedRestore) -> &'static str {
 /// Prints what was restored.
 fn show_one(app: &App, report: &RestoreReport) {
     let output = &app.output;
+    tracing::info!(
+        event = "restored",
+        database = report.database,
+        snapshot = short(&report.snapshot),
+        target = report.target,
+        safety_snapshot = report.safety_snapshot.as_ref().map(short),
+        duration_ms = report.duration_ms,
+        error = report.error.as_ref().map(|error| error.message.as_str())
+    );
     if let Some(error) = &report.error {
         app.failed(Some(&report.database), error);
         return;

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rusqlite::Connection;
 
-use crate::environment::{Run, TestEnvironment, ask};
+use crate::environment::{Run, TestEnvironment, ask, restic};
 
 /// Runs a command that fails, and expects that nothing below the working directory changed.
 #[track_caller]
@@ -412,17 +412,4 @@ fn report_that_cannot_be_written_fails_before_anything_is_stored() {
         "no/such/dir/report.json",
         "",
     );
-}
-
-/// Returns stock restic on the repository of the environment; nothing, with a message, where it is missing.
-fn restic(environment: &TestEnvironment) -> Option<Command> {
-    let program = std::env::var_os("DBKEEP_TEST_RESTIC").unwrap_or_else(|| "restic".into());
-    if Command::new(&program).arg("version").output().is_err() {
-        eprintln!("skipped: restic is not installed");
-        return None;
-    }
-    let mut command = Command::new(program);
-    command.env("RESTIC_REPOSITORY", environment.path("backups")).env("RESTIC_PASSWORD", "correct horse");
-    command.env("XDG_CACHE_HOME", environment.home().join("cache"));
-    Some(command)
 }

@@ -319,3 +319,45 @@ fn config_commands_check_show_and_explain() {
     std::fs::write(environment.path("example.toml"), example).unwrap();
     environment.ok(["--config", "example.toml", "config", "check"]);
 }
+
+#[test]
+fn setup_makes_a_configuration_an_ignore_entry_and_the_first_backup() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 3);
+    environment.users("data/shop.db", 4);
+    let report = environment.ok_json(&["init", "--setup"]);
+    has(&report, "repository id key_file setup backup");
+    assert_eq!(report["backup"]["totals"]["rows"], 7);
+    let ignored = std::fs::read_to_string(environment.path(".gitignore")).unwrap();
+    assert!(ignored.lines().any(|line| line == "/backups/" || line == "/backups"), "{ignored}");
+    environment.ok(["config", "check"]);
+    // From now on no source has to be named.
+    let again = environment.ok_json(&["backup"]);
+    assert_eq!(again["totals"]["databases"], 2);
+
+    let shown = TestEnvironment::new();
+    shown.users("app.db", 3);
+    let run = shown.ok(["init", "--setup"]);
+    assert!(run.stdout.contains("dbkeep.toml") && run.stdout.contains("restore with:"), "{}", run.stdout);
+}
+
+#[test]
+fn snapshots_of_other_tools_are_listed_and_left_alone() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 3);
+    environment.ok(["backup", "app.db"]);
+    let Some(mut restic) = crate::environment::restic(&environment) else { return };
+    assert!(
+        restic.args(["-q", "backup", "app.db"]).current_dir(environment.path("")).status().unwrap().success()
+    );
+    let list = environment.ok_json(&["list"]);
+    let rows = list["snapshots"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    let theirs = rows.iter().find(|row| row["database"].is_null()).unwrap();
+    assert!(environment.ok(["list"]).stdout.contains("(not ours)"));
+    environment.ok(["show", theirs["id"].as_str().unwrap()]);
+    let (code, document) = environment.json(&["forget", theirs["id"].as_str().unwrap()]);
+    assert_eq!(code, Some(1), "{document:#}");
+    assert_eq!(environment.ok_json(&["restore", "latest", "--to", "back.db"])["database"], "app");
+    environment.ok(["check", "--read-data"]);
+}

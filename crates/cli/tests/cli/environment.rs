@@ -191,3 +191,16 @@ impl Run {
 pub(crate) fn ask<T: rusqlite::types::FromSql>(path: &Path, query: &str) -> T {
     Connection::open(path).unwrap().query_row(query, [], |row| row.get(0)).unwrap()
 }
+
+/// Returns stock restic on the repository of the environment; nothing, with a message, where it is missing.
+pub(crate) fn restic(environment: &TestEnvironment) -> Option<Command> {
+    let program = std::env::var_os("DBKEEP_TEST_RESTIC").unwrap_or_else(|| "restic".into());
+    if Command::new(&program).arg("version").output().is_err() {
+        eprintln!("skipped: restic is not installed");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command.env("RESTIC_REPOSITORY", environment.path("backups")).env("RESTIC_PASSWORD", "correct horse");
+    command.env("XDG_CACHE_HOME", environment.home().join("cache"));
+    Some(command)
+}

@@ -195,7 +195,7 @@ fn log_file_has_one_event_a_line() {
     configuration("text");
     environment.ok(["backup", "app.db"]);
     let text = std::fs::read_to_string(environment.path("log/text.log")).unwrap();
-    assert!(!text.is_empty());
+    assert!(text.contains("event=backed-up session=") && text.contains("event=finished exit=0"), "{text}");
     for line in text.lines() {
         assert!(line.starts_with("time=") && line.contains(" level="), "{line}");
     }

@@ -97,9 +97,9 @@ fn session_over_five_databases_is_reported_verified_rolled_back_and_rehearsed() 
     // The migration goes wrong, and the session is rolled back, each database in its place.
     for (name, tables) in DATABASES {
         let connection = Connection::open(environment.path(&format!("{name}.db"))).unwrap();
-        connection
-            .execute_batch(&format!("DROP TABLE \"{}\"; CREATE TABLE half_done (x);", tables[0].0))
-            .unwrap();
+        connection.execute_batch("CREATE TABLE half_done (x); INSERT INTO half_done VALUES (1);").unwrap();
+        let moved = if tables.len() > 1 { "DROP TABLE" } else { "DELETE FROM" };
+        connection.execute_batch(&format!("{moved} \"{}\";", tables[0].0)).unwrap();
     }
     let rolled_back = environment.ok_json(&["restore", "--session", session, "--in-place", "--yes"]);
     assert_eq!(rolled_back["status"], "ok");
