@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::Result;
-use crate::sample::Sample;
+use crate::sample::{Sample, Times};
 
 /// What a figure has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -64,6 +64,11 @@ impl Line {
     pub(crate) fn with(mut self, name: &str, sample: &Sample) -> Self {
         self.samples.insert(name.to_owned(), sample.clone());
         self
+    }
+
+    /// Adds wall and processor time; the latter tells whether a busy machine is to blame.
+    pub(crate) fn with_times(self, name: &str, times: &Times) -> Self {
+        self.with(&format!("{name} s"), &times.wall).with(&format!("{name} cpu s"), &times.processor)
     }
 
     fn is_met(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Medians, and ratios of pairs.
 
+use dbkeep_testkit::process::Cost;
+
 /// Values of repeated runs.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub(crate) struct Sample(pub(crate) Vec<f64>);
@@ -30,6 +32,20 @@ impl Sample {
     /// is slow for a while is slow for both.
     pub(crate) fn over(&self, other: &Self) -> f64 {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect()).median()
+    }
+}
+
+/// Wall time and processor time of repeated runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) wall: Sample,
+    pub(crate) processor: Sample,
+}
+
+impl Times {
+    pub(crate) fn add(&mut self, cost: &Cost) {
+        self.wall.add(cost.seconds);
+        self.processor.add(cost.user_seconds + cost.system_seconds);
     }
 }
 

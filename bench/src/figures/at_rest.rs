@@ -9,16 +9,16 @@ use super::{Bench, mib, ours_first, remove};
 use crate::Result;
 use crate::product::{Ours, Theirs, text};
 use crate::report::{Goal, Line};
-use crate::sample::Sample;
+use crate::sample::{Sample, Times};
 use crate::scratch::settle;
 
 /// Against `restic backup` and `zstd -3 -T2` of the same file, into empty repositories.
 pub(super) fn full(bench: &Bench<'_>) -> Result<Vec<Line>> {
-    let (mut ours, mut theirs, mut zstd) = (Sample::default(), Sample::default(), Sample::default());
+    let (mut ours, mut theirs, mut zstd) = (Times::default(), Times::default(), Times::default());
     let mut memory = Sample::default();
-    let store = |sample: &mut Sample, cost: Option<Cost>| {
+    let store = |times: &mut Times, cost: Option<Cost>| {
         if let Some(cost) = cost {
-            sample.add(cost.seconds);
+            times.add(&cost);
         }
     };
     for round in 0..bench.rounds {
@@ -44,11 +44,21 @@ pub(super) fn full(bench: &Bench<'_>) -> Result<Vec<Line>> {
         }
     }
     Ok(vec![
-        Line::new("full backup, faster than restic backup", theirs.over(&ours), "x", Goal::AtLeast(1.8))
-            .with("ours s", &ours)
-            .with("restic s", &theirs),
-        Line::new("full backup, time against zstd -3 -T2", ours.over(&zstd), "x", Goal::AtMost(2.1))
-            .with("zstd s", &zstd),
+        Line::new(
+            "full backup, faster than restic backup",
+            theirs.wall.over(&ours.wall),
+            "x",
+            Goal::AtLeast(1.8),
+        )
+        .with_times("ours", &ours)
+        .with_times("restic", &theirs),
+        Line::new(
+            "full backup, time against zstd -3 -T2",
+            ours.wall.over(&zstd.wall),
+            "x",
+            Goal::AtMost(2.1),
+        )
+        .with_times("zstd", &zstd),
         Line::new("full backup, resident memory", memory.largest(), "MiB", Goal::AtMost(256.0)),
     ])
 }
@@ -69,17 +79,17 @@ fn compress(bench: &Bench<'_>, file: &Path) -> Result<Option<Cost>> {
 
 /// What the default integrity check and the row counts add.
 pub(super) fn integrity_check(bench: &Bench<'_>) -> Result<Vec<Line>> {
-    let (mut with, mut without) = (Sample::default(), Sample::default());
+    let (mut with, mut without) = (Times::default(), Times::default());
     for round in 0..bench.rounds {
         let mut backup = |verify: &str| -> Result<()> {
-            let sample = if verify == "none" { &mut without } else { &mut with };
-            sample.add(Ours::init(bench.scratch, "check-ours")?.backup(&bench.records, verify)?.cost.seconds);
+            let times = if verify == "none" { &mut without } else { &mut with };
+            times.add(&Ours::init(bench.scratch, "check-ours")?.backup(&bench.records, verify)?.cost);
             Ok(())
         };
         let order = if ours_first(round) { ["none", "quick"] } else { ["quick", "none"] };
         order.into_iter().try_for_each(&mut backup)?;
     }
     let what = "full backup, time with the default integrity check against without";
-    let line = Line::new(what, with.over(&without), "x", Goal::AtMost(1.5));
-    Ok(vec![line.with("quick s", &with).with("none s", &without)])
+    let line = Line::new(what, with.wall.over(&without.wall), "x", Goal::AtMost(1.5));
+    Ok(vec![line.with_times("quick", &with).with_times("none", &without)])
 }

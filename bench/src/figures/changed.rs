@@ -9,7 +9,7 @@ use super::{Bench, mib, number, ours_first};
 use crate::Result;
 use crate::product::{Ours, Theirs};
 use crate::report::{Goal, Line};
-use crate::sample::Sample;
+use crate::sample::{Sample, Times};
 
 /// One page in a hundred.
 const PERMILLE: u64 = 10;
@@ -23,21 +23,21 @@ pub(super) fn changed(bench: &Bench<'_>) -> Result<Vec<Line>> {
     if let Some(theirs) = &theirs {
         theirs.backup(&database)?;
     }
-    let (mut our_time, mut their_time) = (Sample::default(), Sample::default());
+    let (mut our_time, mut their_time) = (Times::default(), Times::default());
     let (mut our_bytes, mut their_bytes) = (Sample::default(), Sample::default());
     for round in 0..bench.rounds {
         // Each round changes other pages; both programs saw the round before.
         records::change(&database, PERMILLE, 100 + round as u64)?;
         let mut we = || -> Result<()> {
             let before = ours.size()?;
-            our_time.add(ours.backup(&database, "none")?.cost.seconds);
+            our_time.add(&ours.backup(&database, "none")?.cost);
             our_bytes.add(mib(ours.size()? - before));
             Ok(())
         };
         let mut they = || -> Result<()> {
             let Some(theirs) = &theirs else { return Ok(()) };
             let before = theirs.size()?;
-            their_time.add(theirs.backup(&database)?.seconds);
+            their_time.add(&theirs.backup(&database)?);
             their_bytes.add(mib(theirs.size()? - before));
             Ok(())
         };
@@ -50,9 +50,14 @@ pub(super) fn changed(bench: &Bench<'_>) -> Result<Vec<Line>> {
         }
     }
     Ok(vec![
-        Line::new("1 % changed, faster than restic", their_time.over(&our_time), "x", Goal::AtLeast(5.0))
-            .with("ours s", &our_time)
-            .with("restic s", &their_time),
+        Line::new(
+            "1 % changed, faster than restic",
+            their_time.wall.over(&our_time.wall),
+            "x",
+            Goal::AtLeast(5.0),
+        )
+        .with_times("ours", &our_time)
+        .with_times("restic", &their_time),
         Line::new(
             "1 % changed, less added than restic",
             their_bytes.over(&our_bytes),

@@ -4,7 +4,7 @@ use super::{Bench, mib, ours_first, remove};
 use crate::Result;
 use crate::product::{Ours, Theirs, text};
 use crate::report::{Goal, Line};
-use crate::sample::Sample;
+use crate::sample::{Sample, Times};
 
 /// Against `restic restore` and `restic check --read-data`.
 pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
@@ -14,8 +14,8 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
     if let Some(theirs) = &theirs {
         theirs.backup(&bench.records)?;
     }
-    let (mut our_restore, mut their_restore) = (Sample::default(), Sample::default());
-    let (mut our_verify, mut their_check) = (Sample::default(), Sample::default());
+    let (mut our_restore, mut their_restore) = (Times::default(), Times::default());
+    let (mut our_verify, mut their_check) = (Times::default(), Times::default());
     let (mut restore_memory, mut verify_memory) = (Sample::default(), Sample::default());
     for round in 0..=bench.rounds {
         let counts = round > 0; // The first restore of each is the first touch of much memory.
@@ -25,8 +25,8 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
             remove(&target)?;
             let verify = ours.run(["verify", "latest"])?.cost;
             if counts {
-                our_restore.add(restore.seconds);
-                our_verify.add(verify.seconds);
+                our_restore.add(&restore);
+                our_verify.add(&verify);
                 restore_memory.add(mib(restore.peak_rss));
                 verify_memory.add(mib(verify.peak_rss));
             }
@@ -39,8 +39,8 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
             remove(&target)?;
             let check = theirs.run(["check", "--read-data"])?;
             if counts {
-                their_restore.add(restore.seconds);
-                their_check.add(check.seconds);
+                their_restore.add(&restore);
+                their_check.add(&check);
             }
             Ok(())
         };
@@ -55,21 +55,21 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
     Ok(vec![
         Line::new(
             "restore, faster than restic restore",
-            their_restore.over(&our_restore),
+            their_restore.wall.over(&our_restore.wall),
             "x",
             Goal::AtLeast(2.3),
         )
-        .with("ours s", &our_restore)
-        .with("restic s", &their_restore),
+        .with_times("ours", &our_restore)
+        .with_times("restic", &their_restore),
         Line::new("restore, resident memory", restore_memory.largest(), "MiB", Goal::AtMost(256.0)),
         Line::new(
             "verify, faster than restic check --read-data",
-            their_check.over(&our_verify),
+            their_check.wall.over(&our_verify.wall),
             "x",
             Goal::AtLeast(1.0),
         )
-        .with("ours s", &our_verify)
-        .with("restic s", &their_check),
+        .with_times("ours", &our_verify)
+        .with_times("restic", &their_check),
         Line::new("verify, resident memory", verify_memory.largest(), "MiB", Goal::None),
     ])
 }
