@@ -135,3 +135,47 @@ fn rustix_is_root() -> bool {
     let output = Command::new("id").arg("-u").output().unwrap();
     output.stdout == b"0\n"
 }
+
+#[test]
+fn state_that_cannot_be_kept_costs_time_and_no_backup() {
+    let world = World::new();
+    let state = world.dbkeep.home().join(".local/state");
+    let Some(_disk) = SmallDisk::mount(&state, 4) else { return };
+    fs::create_dir_all(state.join("full")).unwrap();
+    while fs::write(state.join("full").join(format!("{}", used(&state))), [1; 4096]).is_ok() {
+        // Until nothing more fits.
+    }
+    world.write_until(9, JournalMode::Wal, 300);
+    let database = world.database();
+    for _ in 0..2 {
+        let outcome = world.dbkeep.run([Path::new("backup"), &database, Path::new("--json")]).success();
+        assert!(outcome.stderr.contains("warning"), "{}", outcome.transcript());
+        world.expect_restores(&Oracle::new(9), &crate::snapshot_of(&outcome), 300);
+    }
+    world.expect_sound();
+}
+
+#[test]
+fn state_that_is_damaged_costs_time_and_no_backup() {
+    let world = World::new();
+    world.write_until(10, JournalMode::Wal, 300);
+    world.backup();
+    let mut spoilt = 0;
+    let mut folders = vec![world.dbkeep.home().join(".local/state")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                fs::write(&path, b"{ not what it was").unwrap();
+                spoilt += 1;
+            }
+        }
+    }
+    assert!(spoilt > 1, "nothing is kept there");
+    world.write_until(10, JournalMode::Wal, 320);
+    let snapshot = world.backup();
+    world.expect_restores(&Oracle::new(10), &snapshot, 320);
+    world.expect_sound();
+}
