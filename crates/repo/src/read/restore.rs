@@ -20,7 +20,8 @@ use crate::{Id, sha};
 
 /// Where an image is restored to.
 pub trait ImageSink: Sync {
-    /// Writes all of `bytes` at `offset`. Called from several threads, in no order, once for each byte of the image.
+    /// Writes all of `bytes` at `offset`. Called from several threads, one at a time, in no order, once for each
+    /// byte of the image.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Says whether everything is zero before it is written; chunks of zeros are left out then.
@@ -43,7 +44,10 @@ impl Reader {
     /// length where chunks of zeros are left out, is the sink's business. After an error parts are written.
     pub fn restore(&self, image: &Image, sink: &dyn ImageSink, watch: &dyn Observer) -> Result<u64> {
         watch.phase("restoring", image.size());
+        // File systems let one write at a time into a file, and spin while they wait: so we queue before.
+        let turn = Mutex::new(());
         let write = |offset, bytes: &[u8]| {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             sink.write_at(offset, bytes).map_err(|source| Error::Source(Box::new(source)))
         };
         self.visit(image, |_| true, sink.starts_zeroed(), watch, &write)?;
