@@ -32,7 +32,6 @@ use crate::scratch::{Scratch, settle, size_of, warm};
 
 /// In KiB.
 const CHUNK_SIZES: [u32; 7] = [4, 8, 16, 32, 64, 128, 256];
-const ROUNDS: usize = 3;
 
 /// One process: stores `before` and then `after` with one chunk size.
 #[derive(Debug, clap::Args)]
@@ -63,7 +62,7 @@ struct Costs {
 }
 
 /// Runs the study on databases of about `size` bytes.
-pub(crate) fn run(scratch: &Scratch, size: u64) -> Result<()> {
+pub(crate) fn run(scratch: &Scratch, size: u64, rounds: usize) -> Result<()> {
     scratch.clean()?;
     let mut all = Vec::new();
     for (name, before, after) in workloads(scratch, size)? {
@@ -87,7 +86,7 @@ pub(crate) fn run(scratch: &Scratch, size: u64) -> Result<()> {
             "RSS MiB",
         ]);
         for chunk_size in CHUNK_SIZES {
-            let costs = cell(scratch, chunk_size, &before, &after)?;
+            let costs = cell(scratch, chunk_size, rounds, &before, &after)?;
             table.add_row(row(chunk_size, &costs));
             all.push(serde_json::json!({ "workload": name, "chunk_kib": chunk_size, "costs": costs }));
         }
@@ -138,10 +137,10 @@ fn workloads(scratch: &Scratch, size: u64) -> Result<Vec<(&'static str, PathBuf,
     ])
 }
 
-fn cell(scratch: &Scratch, chunk_size: u32, before: &Path, after: &Path) -> Result<Costs> {
+fn cell(scratch: &Scratch, chunk_size: u32, rounds: usize, before: &Path, after: &Path) -> Result<Costs> {
     let (mut full, mut again) = (Sample::default(), Sample::default());
     let mut costs = Costs::default();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let repository = scratch.fresh("chunk-size-repository")?;
         settle();
         let mut command = Command::new(std::env::current_exe()?);

@@ -86,7 +86,9 @@ fn run(arguments: Arguments) -> Result<bool> {
     let scratch = scratch::Scratch::open(arguments.scratch)?;
     match arguments.study {
         None => figures::run(&scratch, arguments.size, arguments.rounds, &arguments.only),
-        Some(Study::ChunkSize) => chunk_size::run(&scratch, arguments.size.min(1 << 30)).map(|()| true),
+        Some(Study::ChunkSize) => {
+            chunk_size::run(&scratch, arguments.size.min(1 << 30), arguments.rounds).map(|()| true)
+        }
         Some(Study::Large { with_restic }) => large::run(&scratch, with_restic).map(|()| true),
         Some(Study::ChunkSizeCell(_)) => Ok(true),
     }
