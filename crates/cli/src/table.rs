@@ -64,7 +64,8 @@ impl Value {
     }
 }
 
-/// Prints a table; as wide as its contents where standard output is no terminal.
+/// Prints a table; as wide as its contents where standard output is no terminal. Values beyond the last
+/// column are left out.
 pub(crate) fn print(output: &Output, columns: &[Column], rows: impl IntoIterator<Item = Vec<Value>>) {
     let rows: Vec<Vec<Value>> = rows.into_iter().collect();
     let mut table = Table::new();

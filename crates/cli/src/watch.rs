@@ -14,6 +14,9 @@ use crate::output::Output;
 /// Events come at most this often while bytes flow.
 const EVENT_EVERY: Duration = Duration::from_millis(200);
 
+/// Phases of fewer bytes are over before a person could read their bar.
+const WORTH_A_BAR: u64 = 4 << 20;
+
 /// Shows progress and passes on the wish to stop. One for the whole run.
 pub(crate) struct Watch {
     output: Arc<Output>,
@@ -112,6 +115,9 @@ impl Observer for Watch {
 }
 
 fn bar(name: &str, total: u64) -> ProgressBar {
+    if (1..WORTH_A_BAR).contains(&total) {
+        return ProgressBar::hidden();
+    }
     let name = human::visible(name).into_owned();
     let (bar, template) = if total == 0 {
         (ProgressBar::new_spinner(), "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}")
@@ -143,10 +149,11 @@ mod tests {
 
     #[test]
     fn bars_of_both_kinds_can_be_drawn() {
-        for total in [0, 10] {
+        for total in [0, WORTH_A_BAR] {
             let bar = bar("read a\x1bb", total);
             bar.inc(1);
             assert_eq!(bar.message(), "read a\\u{1b}b");
         }
+        assert_eq!(bar("short", 10).message(), "");
     }
 }

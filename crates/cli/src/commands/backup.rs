@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use dbkeep_engine::Context;
 use dbkeep_engine::backup::{self, BackupRequest};
-use dbkeep_engine::report::{BackupReport, BackupStatus, DatabaseBackup};
+use dbkeep_engine::report::{BackupReport, BackupStatus, DatabaseBackup, SessionStatus};
 
 use crate::app::{App, short};
 use crate::exit::{Exit, Failure};
@@ -102,7 +102,7 @@ impl BackupArgs {
         }
         show(app, &report, self.verify != super::Level::None && !self.dry_run);
         say_how_to_restore(app, &context, &report);
-        if report.recovery_sheet_due && !report.dry_run {
+        if report.recovery_sheet_due && report.status != SessionStatus::Failed && !report.dry_run {
             let sheet = app.command_line(&context, &["key", "show-recovery"]);
             app.output.note(format_args!("reminder: keep a copy of the key away from this machine: {sheet}"));
         }
@@ -163,6 +163,22 @@ fn log(report: &BackupReport) {
 
 /// Prints the report for people. `checked`: an integrity check was asked for.
 pub(crate) fn show(app: &App, report: &BackupReport, checked: bool) {
+    if report.status != SessionStatus::Failed {
+        show_table(app, report);
+    }
+    for warning in &report.warnings {
+        app.output.warn(warning, None);
+    }
+    for database in &report.databases {
+        say_notes(app, database, checked);
+    }
+    if let Some(error) = report.error.as_ref().filter(|_| report.databases.len() != 1) {
+        app.failed(None, error);
+    }
+}
+
+/// Prints what became of each database, and the totals.
+fn show_table(app: &App, report: &BackupReport) {
     let output = &app.output;
     if report.dry_run {
         output.line(format_args!("would back up into {}:", human::visible(&report.repository)));
@@ -184,15 +200,6 @@ pub(crate) fn show(app: &App, report: &BackupReport, checked: bool) {
     table::print(output, &columns, report.databases.iter().map(row));
     if !report.dry_run {
         output.line(totals(report));
-    }
-    for warning in &report.warnings {
-        output.warn(warning, None);
-    }
-    for database in &report.databases {
-        say_notes(app, database, checked);
-    }
-    if let Some(error) = report.error.as_ref().filter(|_| report.databases.len() != 1) {
-        app.failed(None, error);
     }
 }
 
@@ -234,7 +241,8 @@ fn totals(report: &BackupReport) -> String {
         human::size(totals.bytes_read),
         human::size(totals.bytes_added),
         human::size(totals.bytes_stored),
-        totals.ratio * 100.0,
+        // What cannot be compressed takes a little more than it is.
+        totals.ratio.max(0.0) * 100.0,
         human::duration(took),
     )
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use dbkeep_engine::list::{self, ListRequest};
 use dbkeep_engine::report::{ListReport, SnapshotRow};
+use dbkeep_engine::repository::Store;
 use jiff::Timestamp;
 
 use crate::app::App;
@@ -30,7 +31,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "N")]
     pub(crate) database: Option<String>,
 
-    /// Only snapshots of this session
+    /// Only snapshots of this session, or of the `latest`
     #[arg(long, value_name = "S")]
     pub(crate) session: Option<String>,
 
@@ -49,7 +50,7 @@ impl ListArgs {
         let store = app.open()?;
         let request = ListRequest {
             database: self.database.clone(),
-            session: self.session.clone(),
+            session: self.session(&store)?,
             tag: self.tag.clone(),
             last: self.last,
         };
@@ -59,6 +60,17 @@ impl ListArgs {
         app.output.document(&report);
         Ok(Exit::Done)
     }
+
+    /// Returns the session that is meant; `latest` is the newest that was no safety backup.
+    fn session(&self, store: &Store) -> Result<Option<String>, Failure> {
+        if self.session.as_deref() != Some("latest") {
+            return Ok(self.session.clone());
+        }
+        let all = ListRequest { database: self.database.clone(), ..ListRequest::default() };
+        let mut rows = list::run(store, &all)?.snapshots.into_iter();
+        let newest = rows.find(|row| row.session.is_some() && row.reason.as_deref() != Some("pre-restore"));
+        Ok(newest.and_then(|row| row.session))
+    }
 }
 
 /// Prints the snapshots for people.
@@ -67,7 +79,7 @@ fn show(app: &App, report: &ListReport, now: Timestamp) {
         app.output.note("no snapshots");
         return;
     }
-    let columns = [
+    let mut columns = vec![
         table::text("SNAPSHOT"),
         table::text("TIME"),
         table::text("AGE").spare(3),
@@ -80,9 +92,12 @@ fn show(app: &App, report: &ListReport, now: Timestamp) {
         table::text("VERIFIED").spare(2),
         table::text("REASON").spare(5),
         table::text("SESSION").spare(8),
-        table::text("TAGS").spare(1),
     ];
-    table::print(&app.output, &columns, report.snapshots.iter().map(|row| cells(app, row, now)));
+    let rows: Vec<_> = report.snapshots.iter().map(|row| cells(app, row, now)).collect();
+    if report.snapshots.iter().any(|row| row.pinned || !row.tags.is_empty()) {
+        columns.push(table::text("TAGS").spare(1));
+    }
+    table::print(&app.output, &columns, rows);
     app.output.note(human::counted(report.snapshots.len() as u64, "snapshot"));
 }
 

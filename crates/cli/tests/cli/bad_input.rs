@@ -216,6 +216,58 @@ fn init_where_a_repository_is() {
 }
 
 #[test]
+fn repository_that_another_process_has_locked() {
+    use dbkeep_engine::{Context, Environment, GlobalOptions, Unobserved, Watch, repository};
+    let environment = with_backup();
+    let options = GlobalOptions {
+        repository: Some(environment.path("backups").display().to_string()),
+        password_file: Some(environment.path("../password")),
+        ..GlobalOptions::default()
+    };
+    let holder = tempfile::tempdir().unwrap();
+    let context = Context::load(Environment::isolated(holder.path()), &options).unwrap();
+    let watch: Watch = std::sync::Arc::new(Unobserved);
+    let store = repository::open(&context, jiff::Timestamp::now(), &watch).unwrap();
+    let lock = store.repository().lock_exclusive(jiff::Timestamp::now()).unwrap();
+    let run = fails(&environment, &["backup", "app.db"], 11, "locked", "");
+    assert!(run.stderr.contains(&std::process::id().to_string()), "the holder is named: {}", run.stderr);
+    drop(lock);
+    environment.ok(["backup", "app.db"]);
+}
+
+#[test]
+fn damage_in_the_repository_is_named_with_the_snapshots_it_affects() {
+    let environment = with_backup();
+    let id = environment.ok_json(&["list"])["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    for (path, mut bytes) in environment.tree() {
+        if path.starts_with(environment.path("backups/data")) {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let run = environment.run(["check", "--read-data"]);
+    run.expect(4);
+    assert!(
+        run.stdout.contains("finding:") && run.stdout.contains(&format!("affects {} of app", &id[..8])),
+        "{}",
+        run.stdout
+    );
+    let (code, check) = environment.json(&["check", "--read-data"]);
+    assert_eq!((code, &check["ok"]), (Some(4), &false.into()));
+    assert_eq!(check["findings"][0]["affects"], serde_json::json!([id]));
+    assert!(check.get("error").is_none(), "a finding is no failure: {check:#}");
+
+    let (code, verify) = environment.json(&["verify", &id]);
+    assert_eq!(code, Some(4), "{verify:#}");
+    assert_eq!(verify["checked"][0]["status"], "damaged");
+    let run = environment.run(["restore", &id, "--to", "back.db"]);
+    run.expect_failure(1, "damaged", "");
+    assert!(!environment.path("back.db").exists(), "nothing damaged is restored");
+}
+
+#[test]
 fn repository_of_version_1() {
     let environment = TestEnvironment::new();
     environment.users("app.db", 1);

@@ -145,6 +145,7 @@ fn list_is_newest_first_and_narrows() {
     assert_eq!(names(&[]), [second, second, first]);
     assert_eq!(names(&["--database", "a"]), [second, first]);
     assert_eq!(names(&["--session", first]), [first]);
+    assert_eq!(names(&["--session", "latest"]), [second, second]);
     assert_eq!(names(&["--tag", "one"]), [first]);
     assert_eq!(names(&["--last", "1"]), [second]);
 }
