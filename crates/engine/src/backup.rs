@@ -179,7 +179,7 @@ fn store_all(
     let lock = store.repository().lock_shared(clock.began())?;
     watch.step("backup.locked");
     let catalog = Catalog::load(&store)?;
-    let reader = store.reader(&catalog)?;
+    let reader = store.writing_reader(&catalog)?;
     let session = Session::new(&store, &catalog, &reader, request, *clock);
     report.begin_in(&store, &session, initialised);
     let mut run = Run::begin(&session, &lock, watch)?;
@@ -219,7 +219,7 @@ impl<'s> Session<'s> {
             store,
             catalog,
             reader,
-            id: session::next_id(clock.began(), &catalog.sessions()),
+            id: store.state().reserve_session(clock.began(), catalog.sessions()),
             clock,
             reason: request.reason.clone().unwrap_or_else(|| "manual".to_owned()),
             tags: request.tags.clone(),
@@ -250,10 +250,8 @@ impl<'s> Session<'s> {
             return Ok(());
         }
         let fact = Fact::Acknowledged { session: self.id.clone(), snapshots: snapshots.to_vec() };
-        let heads = &self.catalog.heads;
-        let head = self.store.repository().append_fact(fact, heads, self.clock.now())?;
+        self.store.note(fact, self.clock.now())?;
         self.store.watch().step("backup.acknowledged");
-        crate::check::remember_heads(self.store, &[head]);
         Ok(())
     }
 }
@@ -373,7 +371,7 @@ impl<'r> Run<'r> {
 /// Says whether after this error nothing more can be stored: the storage failed, or the user stopped it.
 fn ends_session(error: &Error) -> bool {
     match error {
-        Error::Cancelled => true,
+        error if error.kind() == "interrupted" => true,
         Error::Repo(error) => !matches!(error, dbkeep_repo::Error::Source(_)),
         _ => false,
     }

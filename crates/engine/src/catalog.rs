@@ -128,8 +128,8 @@ pub struct Catalog {
     pub entries: Vec<Entry>,
     /// Those that were acknowledged, never forgotten, and are gone.
     pub missing: Vec<SnapshotRef>,
-    /// The newest facts.
-    pub(crate) heads: Vec<Id>,
+    /// The packs in which damage was found, by the digits of their ids that are known.
+    pub(crate) damaged_packs: HashSet<String>,
 }
 
 impl Catalog {
@@ -158,7 +158,14 @@ impl Catalog {
             .filter_map(|snapshot| Some(entry(snapshot.id?, snapshot, &histories)))
             .collect();
         entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
-        Ok(Self { entries, missing, heads: facts.heads() })
+        let damaged_packs = damaged_packs(facts.records().iter().map(|record| &record.file.fact));
+        store.know_facts(&facts);
+        Ok(Self { entries, missing, damaged_packs })
+    }
+
+    /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
+    pub(crate) fn is_damaged_pack(&self, pack: &Id) -> bool {
+        !self.damaged_packs.is_empty() && self.damaged_packs.contains(&pack.to_string())
     }
 
     /// Returns the names of the databases, sorted.
@@ -234,7 +241,9 @@ impl Catalog {
                 hint: newest.map(|newest| format!("the newest session is {newest}")),
             });
         }
+        // Two hosts may have begun in the same second; the sort is stable, so the newest of a database comes first.
         found.sort_by(|left, right| left.database.cmp(&right.database));
+        found.dedup_by(|later, earlier| later.database == earlier.database);
         Ok(found)
     }
 
@@ -339,6 +348,16 @@ fn entry(id: Id, snapshot: Snapshot, histories: &HashMap<Id, History>) -> Entry 
     Entry { snapshot, id, database, history }
 }
 
+/// Returns the packs that findings of damage name, as `pack 0123…: what`.
+fn damaged_packs<'a>(facts: impl Iterator<Item = &'a Fact>) -> HashSet<String> {
+    let findings = facts.filter_map(|fact| match fact {
+        Fact::Damaged { findings, .. } => Some(findings),
+        _ => None,
+    });
+    let pack = |finding: &String| finding.strip_prefix("pack ")?.split(':').next().map(str::to_owned);
+    findings.flatten().filter_map(pack).filter(|pack| pack.len() == 64).collect()
+}
+
 /// Returns what happened to each snapshot, by its id and by its tree. Trees are unique: each holds a manifest.
 ///
 /// The facts come in their own order, each after those that its writer knew; clocks do not matter.
@@ -392,7 +411,7 @@ mod tests {
             })
             .collect();
         entries.sort_by_key(|entry| Reverse(entry.snapshot.time));
-        Catalog { entries, missing: vec![], heads: vec![] }
+        Catalog { entries, missing: vec![], damaged_packs: HashSet::new() }
     }
 
     fn time_of(found: Result<&Entry>) -> i64 {

@@ -61,13 +61,12 @@ fn known_heads(store: &Store, accept: bool) -> Vec<Id> {
 /// Notes that the snapshots which are gone were removed on purpose.
 fn accept_removed(store: &Store, now: Timestamp) -> Result<()> {
     let catalog = Catalog::load(store)?;
-    let mut heads = catalog.heads.clone();
     if !catalog.missing.is_empty() {
         let fact = Fact::Accepted { snapshots: catalog.missing, why: "check --accept-removed".to_owned() };
-        heads = vec![store.repository().append_fact(fact, &catalog.heads, now)?];
+        store.note(fact, now)?;
     }
-    // Facts that are gone are accepted with the snapshots: what is there now is what is known.
-    store.state().save_fact_heads(&heads)
+    store.accept_lost_facts();
+    Ok(())
 }
 
 /// Remembers damage as a fact, so that no damaged snapshot counts as good. Returns the database of each snapshot.
@@ -90,33 +89,23 @@ fn note_damage(store: &Store, findings: &[Finding], now: Timestamp, watch: &Watc
             by_snapshot.entry(*id).or_default().push(format!("{}: {}", finding.object, finding.what));
         }
     }
-    let mut heads = catalog.heads.clone();
     for entry in &catalog.entries {
         let Some(news) = by_snapshot.get(&entry.id).filter(|news| is_news(entry, news)) else { continue };
         let fact = Fact::Damaged { snapshots: vec![entry.reference()], findings: news.clone() };
-        match store.repository().append_fact(fact, &heads, now) {
-            Ok(head) => heads = vec![head],
-            Err(error) => {
-                watch.warn(&format!("the damage of {} could not be noted: {error}", entry.id.short()));
-            }
+        if let Err(error) = store.note(fact, now) {
+            watch.warn(&format!(
+                "the damage of {} could not be noted: {}",
+                entry.id.short(),
+                error.full_message()
+            ));
         }
     }
-    remember_heads(store, &heads);
     catalog.entries.iter().filter_map(|entry| Some((entry.id, entry.database.clone()?))).collect()
 }
 
 /// Says whether findings tell more of a snapshot than is known.
 fn is_news(entry: &Entry, findings: &[String]) -> bool {
     entry.database.is_some() && findings.iter().any(|finding| !entry.history.damage.contains(finding))
-}
-
-/// Remembers the newest facts on this host; where that fails, less is known next time.
-pub(crate) fn remember_heads(store: &Store, heads: &[Id]) {
-    if let Err(error) = store.state().save_fact_heads(heads) {
-        store
-            .watch()
-            .warn(&format!("this host will not remember the newest facts: {}", error.full_message()));
-    }
 }
 
 fn describe(finding: Finding, databases: &HashMap<Id, String>) -> CheckFinding {

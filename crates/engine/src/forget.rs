@@ -41,7 +41,7 @@ pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch
         let ids: Vec<Id> = report.forgotten.iter().map(|forgotten| forgotten.id).collect();
         let fact = store.repository().forget(&ids, "forget by id", &lock, now)?;
         watch.step("forget.snapshots-removed");
-        crate::check::remember_heads(store, &[fact]);
+        store.noted(fact);
     }
     Ok(report)
 }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn decided(entries: Vec<Entry>, named: &[&str], force: bool) -> (usize, usize, Vec<String>) {
-        let catalog = Catalog { entries, missing: vec![], heads: vec![] };
+        let catalog = Catalog { entries, missing: vec![], damaged_packs: Default::default() };
         let named = named.iter().map(|name| Id::of(name.as_bytes())).collect();
         let report = decide(&catalog, &named, force);
         (report.kept.len(), report.forgotten.len(), report.refused.into_iter().map(|one| one.why).collect())

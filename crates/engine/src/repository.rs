@@ -3,12 +3,14 @@
 //! A repository is made without being asked only where the storage is local and nothing was ever seen
 //! before. Where local state remembers one that is gone, the disk may not be mounted: nothing is made there.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_repo::backend::{Backend, FileKind, LocalBackend};
+use dbkeep_repo::format::fact::Fact;
 use dbkeep_repo::index::Index;
 use dbkeep_repo::read::Reader;
-use dbkeep_repo::{Id, InitOptions, KeyOptions, Repository, Secret};
+use dbkeep_repo::{Facts, Id, InitOptions, KeyOptions, Repository, Secret};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::catalog::Catalog;
@@ -36,6 +38,14 @@ pub struct Store {
     state: RepositoryState,
     passwords: Vec<Secret>,
     watch: Watch,
+    facts: Arc<Mutex<KnownFacts>>,
+}
+
+/// The facts that a new one follows, and those that this host knows and that are gone.
+#[derive(Debug, Default)]
+struct KnownFacts {
+    heads: Vec<Id>,
+    lost: Vec<Id>,
 }
 
 impl std::fmt::Debug for Store {
@@ -168,7 +178,14 @@ fn missing(context: &Context) -> Error {
 impl Store {
     fn new(context: &Context, repository: Repository, passwords: Vec<Secret>, watch: &Watch) -> Self {
         let state = State::new(&context.environment.state_directory).repository(repository.id());
-        Self { context: context.clone(), repository, state, passwords, watch: Arc::clone(watch) }
+        Self {
+            context: context.clone(),
+            repository,
+            state,
+            passwords,
+            watch: Arc::clone(watch),
+            facts: Arc::default(),
+        }
     }
 
     /// Returns what the store was opened with.
@@ -191,10 +208,80 @@ impl Store {
         &self.watch
     }
 
-    /// Loads the index. Snapshots are listed before, so that the index knows all that they need.
-    pub(crate) fn reader(&self, _listed_before: &Catalog) -> Result<Reader> {
-        let index = Index::load(&self.repository, &*self.watch)?;
+    /// Loads the index to read by. Snapshots are listed before, so that the index knows all that they need. What
+    /// cannot be read of it is a warning: most snapshots can be restored all the same. A blob that is in several
+    /// packs is read from a sound one.
+    pub(crate) fn reader(&self, listed_before: &Catalog) -> Result<Reader> {
+        let present = self.present_packs()?;
+        let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
+        let index = Index::load_readable(&self.repository, &*self.watch, &distrusted)?;
         Ok(self.repository.reader(index))
+    }
+
+    fn present_packs(&self) -> Result<HashSet<Id>> {
+        Ok(self.repository.list(FileKind::Pack)?.into_iter().map(|pack| pack.id).collect())
+    }
+
+    /// Loads the index to store by. Packs that are gone, or in which damage was found, are not relied on: what they
+    /// held is stored again when it is met.
+    pub(crate) fn writing_reader(&self, listed_before: &Catalog) -> Result<Reader> {
+        let present = self.present_packs()?;
+        let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
+        let index = Index::load_distrusting(&self.repository, &*self.watch, &distrusted)?;
+        let bad: HashSet<&Id> =
+            index.packs().iter().map(|pack| &pack.id).filter(|pack| distrusted(pack)).collect();
+        if let Some(example) = bad.iter().next() {
+            self.watch.warn(&format!(
+                "{} packs are damaged or gone, {} among them: what they held is stored again where the sources still have it (`dbkeep check` tells what is affected)",
+                bad.len(),
+                example.short()
+            ));
+        }
+        drop(bad);
+        Ok(self.repository.reader(index))
+    }
+
+    /// Takes note of the facts of the repository, and of those that this host remembers and that are gone.
+    pub(crate) fn know_facts(&self, facts: &Facts) {
+        let remembered = self.state.fact_heads();
+        let present: HashSet<Id> = facts.records().iter().map(|record| record.id).collect();
+        let damaged = |id: &Id| facts.damaged().iter().any(|(damaged, _)| damaged == id);
+        let lost = remembered.into_iter().filter(|id| !present.contains(id) && !damaged(id)).collect();
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) =
+            KnownFacts { heads: facts.heads(), lost };
+    }
+
+    /// Stores a fact after those that are known. On return it survives a power cut.
+    pub(crate) fn note(&self, fact: Fact, now: Timestamp) -> Result<()> {
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = self.repository.append_fact(fact, &known.heads, now)?;
+        known.heads = vec![head];
+        self.remember_facts(&known);
+        Ok(())
+    }
+
+    /// Takes note of a fact that the repository stored itself.
+    pub(crate) fn noted(&self, head: Id) {
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        known.heads = vec![head];
+        self.remember_facts(&known);
+    }
+
+    /// Accepts that facts are gone: what is there now is what is known.
+    pub(crate) fn accept_lost_facts(&self) {
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        known.lost.clear();
+        self.remember_facts(&known);
+    }
+
+    /// Remembers the newest facts on this host. Those that are gone stay remembered until that is accepted. Where
+    /// it fails, less is known next time.
+    fn remember_facts(&self, known: &KnownFacts) {
+        let all: Vec<Id> = known.heads.iter().chain(&known.lost).copied().collect();
+        if let Err(error) = self.state.save_fact_heads(&all) {
+            self.watch
+                .warn(&format!("this host will not remember the newest facts: {}", error.full_message()));
+        }
     }
 
     /// Returns what this host remembers of the repository.

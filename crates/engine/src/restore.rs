@@ -10,6 +10,7 @@ mod plan;
 mod safety;
 mod tables;
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use dbkeep_repo::read::{Image, Reader};
@@ -167,7 +168,17 @@ pub fn run(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> 
     let lock = Lock::take(store, plan, now, watch)?;
     let catalog = Catalog::load(store)?;
     let reader = store.reader(&catalog)?;
-    let restore = Restore { store, catalog: &catalog, reader: &reader, lock: &lock, plan, clock, watch };
+    let restore = Restore {
+        store,
+        catalog: &catalog,
+        reader: &reader,
+        lock: &lock,
+        plan,
+        clock,
+        watch,
+        writing_reader: OnceCell::new(),
+        safety_session: OnceCell::new(),
+    };
     match (&plan.session, plan.restores.as_slice()) {
         (Some(session), all) => Ok(RestoreOutcome::Session(restore.session(session, all))),
         (None, [one]) => restore.one(one).map(|report| RestoreOutcome::One(Box::new(report))),
@@ -199,6 +210,10 @@ struct Restore<'r> {
     plan: &'r RestorePlan,
     clock: Clock,
     watch: &'r Watch,
+    /// What safety backups are stored by.
+    writing_reader: OnceCell<Reader>,
+    /// The session of all safety backups of this restore.
+    safety_session: OnceCell<String>,
 }
 
 /// What is restored: a snapshot and its image.

@@ -3,6 +3,7 @@
 //! ```text
 //! repositories/<hash of the location>    which repository is there, and what was shown of it
 //! <repository id>/heads                  the newest facts that are known
+//! <repository id>/sessions               the ids that sessions were given
 //! <repository id>/summaries              what the manifests of snapshots say
 //! <repository id>/databases/<name>/chunks      the known chunks of the last image
 //! <repository id>/databases/<name>/position    where the source was when it was taken
@@ -11,7 +12,7 @@
 //! State that is lost or damaged costs time, never truth: each file begins with the SHA-256 of what follows,
 //! and one that does not fit counts as absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Engine;
-use crate::{Error, Result, name};
+use crate::{Error, Result, name, session};
 
 /// The largest file that is read; known chunks take 64 bytes each.
 const LIMIT: u64 = 4 << 30;
@@ -103,6 +104,30 @@ pub(crate) struct Summary {
 pub(crate) type Summaries = BTreeMap<Id, Summary>;
 
 impl RepositoryState {
+    /// Returns the id of a new session that begins at `now`: not one of `taken`, and none that another process of
+    /// this host was given.
+    pub(crate) fn reserve_session(&self, now: Timestamp, mut taken: HashSet<String>) -> String {
+        // Without the file the ids in the repository are all that is known.
+        let _held = self.lock_sessions();
+        let file = self.directory.join("sessions");
+        let given: Vec<String> = load(&file).unwrap_or_default();
+        taken.extend(given.iter().cloned());
+        let id = session::next_id(now, &taken);
+        // Those of sessions that are stored are in the repository; a few more are under way.
+        let newest = given.into_iter().rev().take(99).rev();
+        let _ = save(&file, &newest.chain([id.clone()]).collect::<Vec<_>>());
+        id
+    }
+
+    /// Keeps other processes of this host from reserving while the file lives.
+    fn lock_sessions(&self) -> Option<std::fs::File> {
+        private_directory(&self.directory).ok()?;
+        let path = self.directory.join("sessions.lock");
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(path).ok()?;
+        file.lock().ok()?;
+        Some(file)
+    }
+
     /// Returns the newest facts that this host knows.
     pub(crate) fn fact_heads(&self) -> Vec<Id> {
         load(&self.directory.join("heads")).unwrap_or_default()
@@ -210,6 +235,20 @@ mod tests {
         }
         std::fs::write(&file, &sound[..20]).unwrap();
         assert_eq!(state.place(location), None, "cut off");
+    }
+
+    #[test]
+    fn sessions_that_begin_in_one_second_get_seconds_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(directory.path()).repository("id");
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
+        let ids = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| state.reserve_session(now, HashSet::new()))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<HashSet<_>>()
+        });
+        assert_eq!(ids.len(), 8, "{ids:?}");
+        assert!(ids.contains("20260102_030405") && ids.contains("20260102_030412"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{Result, list, name};
 /// Looks at the repository and the configuration; reads no data and writes nothing but local state.
 pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     let catalog = Catalog::load(store)?;
-    let newest: Vec<&Entry> = catalog.databases().iter().filter_map(|name| catalog.newest(name)).collect();
+    let newest: Vec<&Entry> = catalog.databases().iter().filter_map(|name| catalog.parent(name)).collect();
     let summaries = list::summaries(store, &catalog, &newest)?;
     let mut databases: BTreeMap<String, DatabaseStatus> = catalog
         .databases()

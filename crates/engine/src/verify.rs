@@ -15,7 +15,7 @@ use crate::integrity::{Looked, StoredPages, Verify, look_at_stored};
 use crate::manifest::{IntegrityResult, Manifest};
 use crate::report::{Verified, VerifyReport, VerifyStatus};
 use crate::repository::Store;
-use crate::{Error, Result, check, name, show};
+use crate::{Error, Result, name, show};
 
 /// What may be kept in memory of an image.
 const CACHE: usize = 96 << 20;
@@ -48,14 +48,12 @@ pub fn run(store: &Store, request: &VerifyRequest, now: Timestamp, watch: &Watch
     let catalog = Catalog::load(store)?;
     let wanted = wanted(&catalog, request)?;
     let reader = store.reader(&catalog)?;
-    let mut run =
-        Run { store, reader: &reader, level: request.level, clock, watch, heads: catalog.heads.clone() };
+    let run = Run { store, reader: &reader, level: request.level, clock, watch };
     let mut checked = Vec::new();
     for entry in wanted {
         checked.push(run.prove(entry)?);
     }
     checked.extend(missing(&catalog, request));
-    check::remember_heads(store, &run.heads);
     let ok = checked.iter().filter(|one| one.status == VerifyStatus::Ok).count() as u64;
     Ok(VerifyReport { ok, damaged: checked.len() as u64 - ok, checked })
 }
@@ -128,7 +126,6 @@ struct Run<'r> {
     level: Verify,
     clock: Clock,
     watch: &'r Watch,
-    heads: Vec<dbkeep_repo::Id>,
 }
 
 /// What was found out about one snapshot.
@@ -152,12 +149,12 @@ impl Findings {
 }
 
 impl Run<'_> {
-    fn prove(&mut self, entry: &Entry) -> Result<Verified> {
+    fn prove(&self, entry: &Entry) -> Result<Verified> {
         let began = self.clock.now();
         let mut findings = Findings::default();
         match self.examine(entry, &mut findings) {
             Ok(()) => {}
-            Err(error) if is_damage(&error) => findings.damage(error.full_message()),
+            Err(error) if is_damage(&error) => findings.damage(finding(&error)),
             Err(error) => return Err(error),
         }
         self.note(entry, &findings);
@@ -210,7 +207,7 @@ impl Run<'_> {
     }
 
     /// Remembers the result as a fact. Where that cannot be written, it is a warning: the report comes first.
-    fn note(&mut self, entry: &Entry, findings: &Findings) {
+    fn note(&self, entry: &Entry, findings: &Findings) {
         let fact = match (findings.findings.is_empty(), findings.is_news) {
             (true, _) if findings.was_checked => {
                 Fact::Verified { snapshot: entry.reference(), level: self.level.word().to_owned() }
@@ -220,11 +217,12 @@ impl Run<'_> {
             }
             _ => return,
         };
-        match self.store.repository().append_fact(fact, &self.heads, self.clock.now()) {
-            Ok(head) => self.heads = vec![head],
-            Err(error) => {
-                self.watch.warn(&format!("the result for {} could not be noted: {error}", entry.id.short()));
-            }
+        if let Err(error) = self.store.note(fact, self.clock.now()) {
+            self.watch.warn(&format!(
+                "the result for {} could not be noted: {}",
+                entry.id.short(),
+                error.full_message()
+            ));
         }
     }
 }
@@ -346,6 +344,19 @@ struct Silent<'w>(&'w Watch);
 impl dbkeep_repo::Observer for Silent<'_> {
     fn cancelled(&self) -> bool {
         self.0.cancelled()
+    }
+}
+
+/// Returns what was found, with all digits of a damaged object's id.
+fn finding(error: &Error) -> String {
+    match error {
+        Error::Repo(dbkeep_repo::Error::Damaged { kind, id, what }) => {
+            format!("{} {id}: {what}", kind.word())
+        }
+        Error::Repo(dbkeep_repo::Error::Missing { kind, id }) => {
+            format!("{} {id}: it is missing", kind.word())
+        }
+        other => other.full_message(),
     }
 }
 

@@ -97,15 +97,30 @@ impl Index {
     /// seems absent would be taken for lost. List the snapshots *before*, so that every
     /// snapshot seen has its blobs in the index files seen.
     pub fn load(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
-        Self::load_with(repository, watch, Err)
+        Self::load_with(repository, watch, &|_| false, Err)
+    }
+
+    /// Reads all index files as [`Index::load`] does, and takes the packs that are known to be damaged or gone for
+    /// marked: no new snapshot relies on them, and a blob that is in another pack too is read from there.
+    pub fn load_distrusting(
+        repository: &Repository,
+        watch: &dyn Observer,
+        distrusted: &dyn Fn(&Id) -> bool,
+    ) -> Result<Self> {
+        Self::load_with(repository, watch, distrusted, Err)
     }
 
     /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others.
     ///
     /// Blobs that only a damaged file names are [`Error::BlobMissing`] when they are wanted. A listing that
-    /// fails is an error all the same. Nothing may be stored by such an index.
-    pub fn load_readable(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
-        Self::load_with(repository, watch, |error| {
+    /// fails is an error all the same. Nothing may be stored by such an index. Packs that are `distrusted` are read
+    /// from only where there is no other.
+    pub fn load_readable(
+        repository: &Repository,
+        watch: &dyn Observer,
+        distrusted: &dyn Fn(&Id) -> bool,
+    ) -> Result<Self> {
+        Self::load_with(repository, watch, distrusted, |error| {
             watch.warn(&format!("reading without a part of the index: {error}"));
             Ok(())
         })
@@ -114,6 +129,7 @@ impl Index {
     fn load_with(
         repository: &Repository,
         watch: &dyn Observer,
+        distrusted: &dyn Fn(&Id) -> bool,
         mut unreadable: impl FnMut(Error) -> Result<()>,
     ) -> Result<Self> {
         let files = repository.backend().list(FileKind::Index)?;
@@ -140,7 +156,7 @@ impl Index {
                     return Err(Error::Cancelled);
                 }
                 match file {
-                    Ok(file) => index.add_file(&file)?,
+                    Ok(file) => index.add_file_distrusting(&file, distrusted)?,
                     Err(error) => unreadable(error)?,
                 }
                 watch.advance(size);
@@ -152,8 +168,12 @@ impl Index {
 
     /// Adds what one index file says.
     pub fn add_file(&mut self, file: &IndexFile) -> Result<()> {
+        self.add_file_distrusting(file, &|_| false)
+    }
+
+    fn add_file_distrusting(&mut self, file: &IndexFile, distrusted: &dyn Fn(&Id) -> bool) -> Result<()> {
         for pack in &file.packs {
-            self.add_pack(pack.id, &pack.blobs, false)?;
+            self.add_pack(pack.id, &pack.blobs, distrusted(&pack.id))?;
         }
         for pack in &file.packs_to_delete {
             self.add_pack(pack.id, &pack.blobs, true)?;

@@ -108,8 +108,7 @@ impl Session<'_> {
 
     /// Refuses a name that belongs to another database, so that two files never share one history.
     fn refuse_other_database(&self, source: &Source, identity: &Identity) -> Result<()> {
-        let Some(newest) = self.catalog.newest(&source.name) else { return Ok(()) };
-        let known = show::manifest(self.reader, newest)?.identity;
+        let Some(known) = self.known_identity(&source.name) else { return Ok(()) };
         if self.adopt_name || known.is_same(identity) {
             return Ok(());
         }
@@ -118,6 +117,23 @@ impl Session<'_> {
             known: known.to_string(),
             found: identity.to_string(),
         })
+    }
+
+    /// Returns which database has a name, as the newest manifest that can be read says.
+    fn known_identity(&self, name: &str) -> Option<Identity> {
+        let of_database = self.catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name));
+        for entry in of_database {
+            match show::manifest(self.reader, entry) {
+                Ok(manifest) => return Some(manifest.identity),
+                // A damaged snapshot must not keep the next backup from being made.
+                Err(error) => self.store.watch().warn(&format!(
+                    "snapshot {} does not tell which database it is of: {}",
+                    entry.id.short(),
+                    error.full_message()
+                )),
+            }
+        }
+        None
     }
 
     /// Returns the content of the parent where the source is provably the same and nothing more is asked for.

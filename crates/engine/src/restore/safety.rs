@@ -4,6 +4,7 @@
 //! never stands for the latest snapshot.
 
 use dbkeep_repo::Id;
+use dbkeep_repo::read::Reader;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use dbkeep_sqlite::identify::{Kind, kind_of};
 
@@ -34,11 +35,19 @@ impl Restore<'_> {
         }
         let saved = self.save(planned, lock, method);
         let id = saved.map_err(|error| match error {
-            Error::Cancelled => Error::Cancelled,
+            error if error.kind() == "interrupted" => Error::Cancelled,
             error => Error::SafetyBackup { source: Box::new(error) },
         })?;
         self.watch.step("restore.safety-backup");
         Ok(Some(id))
+    }
+
+    /// Returns the index to store by; it is loaded for the first safety backup.
+    fn writing_reader(&self) -> Result<&Reader> {
+        if self.writing_reader.get().is_none() {
+            let _ = self.writing_reader.set(self.store.writing_reader(self.catalog)?);
+        }
+        Ok(self.writing_reader.get().expect("it was set just now"))
     }
 
     fn save(
@@ -53,7 +62,9 @@ impl Restore<'_> {
             adopt_name: true,
             ..BackupRequest::default()
         };
-        let session = Session::new(self.store, self.catalog, self.reader, &request, self.clock);
+        let mut session =
+            Session::new(self.store, self.catalog, self.writing_reader()?, &request, self.clock);
+        session.id.clone_from(self.safety_session.get_or_init(|| session.id.clone()));
         let mut writer = session.writer(lock, self.watch)?;
         let source = Source {
             name: planned.database.clone(),

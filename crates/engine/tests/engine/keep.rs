@@ -10,7 +10,7 @@ use dbkeep_engine::repository::InitRequest;
 use dbkeep_engine::verify::VerifyRequest;
 use dbkeep_engine::{Context, GlobalOptions, KeyCost, setup, status};
 
-use crate::fixture::{Fixture, insert, of, told};
+use crate::fixture::{Fixture, insert, of, to, told};
 
 fn all_data() -> CheckRequest {
     CheckRequest { read_data: ReadData::All, ..CheckRequest::default() }
@@ -65,6 +65,28 @@ fn damage_is_found_named_and_remembered_and_the_next_backup_is_whole() {
     let status = status::run(&place.open().unwrap(), place.now()).unwrap();
     assert_eq!(status.databases[0].last_good, None);
     assert!(!status.databases[0].problems.is_empty());
+    place.warnings();
+
+    // What the damaged pack held is stored again, although the source did not change.
+    let healed = place.stored("a.db");
+    assert!(healed.bytes_added > 0 && healed.root == first.root, "{healed:?}");
+    assert!(place.warnings().iter().any(|warning| warning.contains("1 packs are damaged or gone")));
+    assert_eq!(place.verify(&VerifyRequest::default()).ok, 1);
+    assert_eq!(place.restored(&to("healed.db")).rows, 5000);
+    drop(a);
+}
+
+#[test]
+fn pack_that_is_gone_is_not_relied_on_by_the_next_backup() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 5000);
+    place.stored("a.db");
+    for pack in place.objects("data") {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let healed = place.stored("a.db");
+    assert!(healed.bytes_added > 0, "{healed:?}");
+    assert_eq!(place.restored(&to("healed.db")).rows, 5000);
     drop(a);
 }
 
@@ -97,6 +119,8 @@ fn facts_that_vanish_are_missed() {
     for fact in place.objects("dbkeep/facts") {
         std::fs::remove_file(fact).unwrap();
     }
+    // A further backup does not make this host forget what it knows.
+    place.stored("a.db");
     let check = place.check(&CheckRequest::default());
     assert_eq!(
         check.findings.iter().map(|finding| finding.kind.as_str()).collect::<Vec<_>>(),
