@@ -184,6 +184,20 @@ fn restore_in_place_brings_rows_back_and_its_safety_backup_takes_them_away_again
 }
 
 #[test]
+fn status_shows_the_last_backup_and_not_the_safety_backup() {
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 5);
+    let backup = environment.ok_json(&["backup", "app.db"]);
+    rusqlite::Connection::open(&path).unwrap().execute_batch("DELETE FROM users WHERE id > 1").unwrap();
+    environment.ok(["restore", "latest", "--in-place", "--yes"]);
+    let status = environment.ok_json(&["status"]);
+    let database = &status["databases"][0];
+    assert_eq!(database["snapshots"], 2);
+    assert_eq!(database["last_snapshot"], backup["databases"][0]["snapshot"]);
+    assert_eq!(database["rows"], 5);
+}
+
+#[test]
 fn restore_of_a_session_answers_for_each_database() {
     let environment = TestEnvironment::new();
     environment.users("a.db", 1);
