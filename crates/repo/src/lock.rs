@@ -2,9 +2,10 @@
 //!
 //! A lock is a file that is written, and then looked for conflicting ones; whoever finds one gives way.
 //! Holders refresh theirs. A lock that dbkeep wrote and whose holder is gone is removed: on local storage
-//! `flock` proves it, elsewhere it must be old by the clock of its writer *and* by the clock of the
-//! storage. Locks of other programs are never removed.
+//! `flock` proves it of holders on this machine, else it must be old by the clock of its writer *and* by
+//! the clock of the storage. Locks of other programs are never removed.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -112,6 +113,8 @@ impl Repository {
         match self.lock_shared(now) {
             Ok(lock) => Ok(ReadLock(Some(lock))),
             Err(error) if error.is_read_only() || matches!(error, Error::NoSpace { .. }) => {
+                // It may have failed before anybody looked for the locks of others.
+                ensure_no_conflict(self, false, None, now)?;
                 watch.warn(&format!("reading without a lock: {error}"));
                 Ok(ReadLock(None))
             }
@@ -130,12 +133,24 @@ pub(crate) fn remove_abandoned(repository: &Repository) -> Result<usize> {
         if info.size == 0 || backend.is_abandoned(&info.id)? != Some(true) {
             continue;
         }
-        if load(repository, &info.id)?.is_some_and(|lock| lock.is_ours()) {
+        if load(repository, &info.id)?.is_some_and(|lock| can_be_proved_gone(&lock)) {
             backend.remove(FileKind::Lock, &info.id)?;
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// Says whether the storage's proof that a lock has no holder holds for this lock.
+///
+/// A dbkeep on another machine may use our local folder through a network file system (a NAS that runs a
+/// check of its own): its `flock` lives in a kernel that ours does not ask.
+fn can_be_proved_gone(lock: &LockFile) -> bool {
+    let process = Process::current();
+    let is_same = |theirs: &str, ours: &str| !ours.is_empty() && theirs == ours;
+    // Containers of one kernel differ in the machine's id; a machine that was restarted in that of the boot.
+    lock.is_ours()
+        && (is_same(&lock.boot_id, &process.boot_id) || is_same(&lock.machine_id, &process.machine_id))
 }
 
 /// Reads a lock; `None` when it was released meanwhile.
@@ -147,33 +162,58 @@ fn load(repository: &Repository, id: &Id) -> Result<Option<LockFile>> {
 }
 
 /// Fails when somebody holds a lock that does not go with the wanted one. With `own`, the name of our lock
-/// that is written already, locks that are stale by both clocks are removed; without it they are passed over.
+/// that is written already, locks whose holders are gone are removed; without it they are passed over.
+///
+/// A holder that refreshes its lock replaces the file, and who lists just then may see neither the old one
+/// nor the new one. So the list is read twice, and again when a lock vanished before it could be read.
 fn ensure_no_conflict(
     repository: &Repository,
     exclusive: bool,
     own: Option<&Id>,
     now: Timestamp,
 ) -> Result<()> {
-    let backend = repository.backend();
-    for info in backend.list(FileKind::Lock)? {
-        // Some storage shows a file before it has its contents; stock restic ignores such locks too.
-        if info.size == 0 || Some(&info.id) == own {
-            continue;
-        }
-        let Some(lock) = load(repository, &info.id)? else { continue };
-        if !lock.conflicts_with(exclusive) {
-            continue;
-        }
-        let is_old = lock.is_ours() && now.duration_since(lock.time) > STALE_AFTER;
-        match own {
-            None if is_old => {}
-            Some(own) if is_old && is_stale(&**backend, &info.id, own)? => {
-                backend.remove(FileKind::Lock, &info.id)?;
+    let mut judged: BTreeSet<Id> = own.copied().into_iter().collect();
+    let mut is_certain = false;
+    loop {
+        let mut has_vanished = false;
+        for info in repository.list(FileKind::Lock)? {
+            // Some storage shows a file before it has its contents; stock restic ignores such locks too.
+            if info.size == 0 || !judged.insert(info.id) {
+                continue;
             }
-            _ => return Err(locked(lock)),
+            match load(repository, &info.id)? {
+                Some(lock) if lock.conflicts_with(exclusive) => {
+                    give_way_to(repository, &info.id, lock, own, now)?;
+                }
+                Some(_) => {}
+                None => has_vanished = true,
+            }
         }
+        if is_certain && !has_vanished {
+            return Ok(());
+        }
+        is_certain = true;
     }
-    Ok(())
+}
+
+/// Fails unless the holder of a conflicting lock is gone.
+fn give_way_to(
+    repository: &Repository,
+    id: &Id,
+    lock: LockFile,
+    own: Option<&Id>,
+    now: Timestamp,
+) -> Result<()> {
+    let backend = repository.backend();
+    let is_gone = can_be_proved_gone(&lock) && backend.is_abandoned(id)? == Some(true);
+    let is_old = lock.is_ours() && now.duration_since(lock.time) > STALE_AFTER;
+    match own {
+        None if is_gone || is_old => Ok(()),
+        Some(own) if is_gone || is_old && is_stale(&**backend, id, own)? => {
+            backend.remove(FileKind::Lock, id)
+        }
+        _ => Err(locked(lock)),
+    }
 }
 
 /// Says whether a lock is much older than our fresh one by the clock of the storage.
@@ -299,7 +339,8 @@ impl Lock {
             uid: process.uid,
             gid: process.gid,
             program: PROGRAM.to_owned(),
-            host_id: process.host_id.clone(),
+            machine_id: process.machine_id.clone(),
+            boot_id: process.boot_id.clone(),
         };
         let refreshed = running_time();
         let (id, holder) = store(repository, &file)?;

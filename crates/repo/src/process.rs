@@ -13,8 +13,10 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// The machine and its present boot; empty where the system tells neither.
-    pub(crate) host_id: String,
+    /// The machine; empty where the system does not tell.
+    pub(crate) machine_id: String,
+    /// The start of its kernel; empty where the system does not tell.
+    pub(crate) boot_id: String,
 }
 
 impl Process {
@@ -32,7 +34,8 @@ impl Process {
             pid: std::process::id(),
             uid,
             gid: rustix::process::getgid().as_raw(),
-            host_id: host_id(),
+            machine_id: hashed_id("/etc/machine-id"),
+            boot_id: hashed_id("/proc/sys/kernel/random/boot_id"),
         }
     }
 }
@@ -47,14 +50,12 @@ fn user_name(uid: u32, passwd: &str) -> String {
     name.map_or_else(|| uid.to_string(), str::to_owned)
 }
 
-/// Returns a hash over the machine's id, which is confidential, and its present boot's.
-fn host_id() -> String {
-    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    if machine.is_empty() && boot.is_empty() {
-        return String::new();
+/// Returns a hash over an id of the system, as the machine's is confidential; empty where there is none.
+fn hashed_id(path: &str) -> String {
+    match fs::read_to_string(path) {
+        Ok(id) if !id.trim().is_empty() => format!("{:.32}", Id::of(format!("dbkeep\n{id}").as_bytes())),
+        _ => String::new(),
     }
-    format!("{:.32}", Id::of(format!("dbkeep host\n{machine}\n{boot}").as_bytes()))
 }
 
 #[cfg(test)]

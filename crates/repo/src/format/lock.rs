@@ -1,6 +1,7 @@
 //! Lock files: somebody uses the repository.
 //!
-//! Source: restic's design document, "Locks". `program` and `host_id` are ours; restic ignores them.
+//! Source: restic's design document, "Locks". `program`, `machine_id` and `boot_id` are ours; restic
+//! ignores them.
 //!
 //! The host name of our locks is not the plain one. On the host that a lock names, `restic unlock` sends
 //! SIGHUP to its process to see whether it is there (`processExists` in restic's `lock_unix.go`). That
@@ -43,9 +44,12 @@ pub struct LockFile {
     /// The program that wrote it; restic says nothing here.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub program: String,
-    /// The machine and its present boot. A host name may belong to several machines.
+    /// The holder's machine; empty where the system does not tell. A host name may belong to several machines.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub host_id: String,
+    pub machine_id: String,
+    /// The start of that machine's kernel, which all of its containers share; empty where the system does not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
 }
 
 impl LockFile {

@@ -21,7 +21,13 @@ fn repository() -> (MemoryBackend, Repository) {
 
 /// Writes a lock as another program, or another dbkeep that is gone, would have left it.
 fn leave(repository: &Repository, program: &str, exclusive: bool, time: Timestamp) -> Id {
-    let file = LockFile {
+    let file = left_behind(program, exclusive, time);
+    repository.save_unpacked(FileKind::Lock, &file.encode()).unwrap()
+}
+
+fn left_behind(program: &str, exclusive: bool, time: Timestamp) -> LockFile {
+    let process = Process::current();
+    LockFile {
         time,
         exclusive,
         hostname: "elsewhere".to_owned(),
@@ -30,9 +36,9 @@ fn leave(repository: &Repository, program: &str, exclusive: bool, time: Timestam
         uid: 1,
         gid: 1,
         program: program.to_owned(),
-        host_id: String::new(),
-    };
-    repository.save_unpacked(FileKind::Lock, &file.encode()).unwrap()
+        machine_id: process.machine_id.clone(),
+        boot_id: process.boot_id.clone(),
+    }
 }
 
 #[test]
@@ -102,6 +108,35 @@ fn lock_left_by_a_crash_is_removed_on_local_storage() {
     repository.lock_shared(NOW).unwrap();
     let left: Vec<_> = backend.list(FileKind::Lock).unwrap().into_iter().map(|info| info.id).collect();
     assert_eq!(left, [foreign]);
+}
+
+#[test]
+fn lock_of_another_machine_is_not_taken_for_abandoned_on_local_storage() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Arc::new(LocalBackend::new(folder.path().join("r")));
+    let repository = repository_on(Arc::clone(&backend) as Arc<dyn Backend>);
+    let ours = left_behind(PROGRAM, true, NOW);
+    let elsewhere =
+        LockFile { machine_id: "another".to_owned(), boot_id: "another".to_owned(), ..ours.clone() };
+    let id = repository.save_unpacked(FileKind::Lock, &elsewhere.encode()).unwrap();
+    assert!(matches!(repository.lock_shared(NOW), Err(Error::Locked { .. })));
+    Repository::open(Arc::clone(&backend) as Arc<dyn Backend>, &[Secret::from("x")]).unwrap();
+    let left = || backend.list(FileKind::Lock).unwrap().into_iter().map(|info| info.id).collect::<Vec<_>>();
+    assert_eq!(left(), [id]);
+
+    backend.remove(FileKind::Lock, &id).unwrap();
+    // Another container of this machine, or this machine before it was restarted.
+    for left_behind in [
+        LockFile { machine_id: "another".to_owned(), ..ours.clone() },
+        LockFile { boot_id: "before".to_owned(), ..ours },
+    ] {
+        if left_behind.machine_id.is_empty() || left_behind.boot_id.is_empty() {
+            continue;
+        }
+        repository.save_unpacked(FileKind::Lock, &left_behind.encode()).unwrap();
+        repository.lock_exclusive(NOW).unwrap();
+        assert_eq!(left(), []);
+    }
 }
 
 #[test]
@@ -239,12 +274,39 @@ struct Remote {
     memory: MemoryBackend,
     ages: Mutex<std::collections::BTreeMap<Id, i64>>,
     writes_fail: AtomicUsize,
+    removals_fail: AtomicUsize,
+    abandoned: Mutex<Option<bool>>,
+    /// Called once, after a list of locks was read and before it is returned.
+    after_list: Mutex<Option<Hook>>,
+}
+
+struct Hook(Box<dyn FnOnce(&mut Vec<FileInfo>) + Send>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Hook")
+    }
 }
 
 impl Remote {
     fn new() -> Arc<Self> {
-        let (memory, ages) = (MemoryBackend::new(), Mutex::default());
-        Arc::new(Self { memory, ages, writes_fail: AtomicUsize::new(0) })
+        Arc::new(Self {
+            memory: MemoryBackend::new(),
+            ages: Mutex::default(),
+            writes_fail: AtomicUsize::new(0),
+            removals_fail: AtomicUsize::new(0),
+            abandoned: Mutex::new(None),
+            after_list: Mutex::new(None),
+        })
+    }
+
+    fn after_list(&self, change: impl FnOnce(&mut Vec<FileInfo>) + Send + 'static) {
+        *self.after_list.lock().unwrap() = Some(Hook(Box::new(change)));
+    }
+
+    fn read_only() -> Error {
+        let source = std::io::Error::from(std::io::ErrorKind::ReadOnlyFilesystem);
+        Error::Io { what: "write a lock".to_owned(), source }
     }
 }
 
@@ -259,7 +321,14 @@ impl Backend for Remote {
         self.memory.is_empty()
     }
     fn list(&self, kind: FileKind) -> Result<Vec<FileInfo>> {
-        self.memory.list(kind)
+        let mut list = self.memory.list(kind)?;
+        if kind == FileKind::Lock {
+            let hook = self.after_list.lock().unwrap().take();
+            if let Some(Hook(change)) = hook {
+                change(&mut list);
+            }
+        }
+        Ok(list)
     }
     fn read(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
         self.memory.read(kind, id)
@@ -271,17 +340,19 @@ impl Backend for Remote {
         self.memory.write(kind, id, contents)
     }
     fn remove(&self, kind: FileKind, id: &Id) -> Result<()> {
+        if self.removals_fail.load(Ordering::Relaxed) > 0 {
+            return Err(Self::read_only());
+        }
         self.memory.remove(kind, id)
     }
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
         if self.writes_fail.load(Ordering::Relaxed) > 0 {
-            let source = std::io::Error::from(std::io::ErrorKind::ReadOnlyFilesystem);
-            return Err(Error::Io { what: "write a lock".to_owned(), source });
+            return Err(Self::read_only());
         }
         self.memory.write_held_lock(id, contents)
     }
     fn is_abandoned(&self, _: &Id) -> Result<Option<bool>> {
-        Ok(None)
+        Ok(*self.abandoned.lock().unwrap())
     }
     fn free_space(&self) -> Result<Option<u64>> {
         Ok(None)
@@ -339,6 +410,41 @@ fn reading_goes_on_with_a_warning_where_no_lock_can_be_written() {
     assert!(!repository.lock_for_reading(&warnings, NOW).unwrap().is_locked());
     assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
     assert!(repository.lock_shared(NOW).is_err());
+    leave(&repository, "", true, NOW);
+    assert!(matches!(repository.lock_for_reading(&warnings, NOW), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn lock_that_is_refreshed_while_others_look_is_seen() {
+    let remote = Remote::new();
+    let repository = repository_on(Arc::clone(&remote) as Arc<dyn Backend>);
+    let held = Arc::new(repository.lock_shared(NOW).unwrap());
+    let own = leave(&repository, PROGRAM, true, NOW);
+    let look = || ensure_no_conflict(&repository, true, Some(&own), NOW);
+
+    // The listed file is gone before it can be read.
+    let refreshed = Arc::clone(&held);
+    remote.after_list(move |_| refreshed.0.lock.refresh().unwrap());
+    assert!(matches!(look(), Err(Error::Locked { exclusive: false, .. })));
+
+    // The folder was read behind the place of the new file and before that of the old one.
+    let refreshed = Arc::clone(&held);
+    remote.after_list(move |list| {
+        refreshed.0.lock.refresh().unwrap();
+        list.retain(|info| info.id == own);
+    });
+    assert!(matches!(look(), Err(Error::Locked { exclusive: false, .. })));
+}
+
+#[test]
+fn reading_without_a_lock_gives_way_to_an_exclusive_one_also_where_a_dead_one_cannot_be_removed() {
+    let remote = Remote::new();
+    let repository = repository_on(Arc::clone(&remote) as Arc<dyn Backend>);
+    let dead = leave(&repository, PROGRAM, true, NOW);
+    *remote.abandoned.lock().unwrap() = Some(true);
+    remote.removals_fail.store(1, Ordering::Relaxed);
+    let warnings = Warnings(AtomicUsize::new(0));
+    assert!(!repository.lock_for_reading(&warnings, NOW).unwrap().is_locked(), "{dead} has no holder");
     leave(&repository, "", true, NOW);
     assert!(matches!(repository.lock_for_reading(&warnings, NOW), Err(Error::Locked { .. })));
 }
