@@ -151,6 +151,8 @@ impl Index {
                 });
             }
             drop(sender);
+            // Taken along, so that threads which still send do not wait for ever when this ends early.
+            let decoded = decoded;
             for (size, file) in &decoded {
                 if watch.cancelled() {
                     return Err(Error::Cancelled);
@@ -399,9 +401,39 @@ impl From<&SharedIndex> for SharedIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::index::IndexPack;
 
     fn id(number: u64) -> Id {
         Id::of(&number.to_le_bytes())
+    }
+
+    #[test]
+    fn loading_ends_at_a_damaged_file_or_a_wish_to_stop_however_many_files_there_are() {
+        struct Stop;
+        impl Observer for Stop {
+            fn cancelled(&self) -> bool {
+                true
+            }
+        }
+        let memory = crate::backend::MemoryBackend::new();
+        let (password, options) = (crate::Secret::from("x"), crate::InitOptions::cheap());
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let repository = Repository::init(Arc::new(memory.clone()), &password, &options, now).unwrap();
+        for number in 0..1000 {
+            let pack = IndexPack { id: id(number), time: None, blobs: vec![blob(number, BlobKind::Data)] };
+            let file = IndexFile { packs: vec![pack], ..IndexFile::default() };
+            repository.save_unpacked(FileKind::Index, &file.encode()).unwrap();
+        }
+        let (done, outcomes) = crossbeam_channel::bounded(2);
+        thread::spawn(move || {
+            done.send(Index::load(&repository, &Stop)).unwrap();
+            let first = memory.names(FileKind::Index)[0];
+            memory.alter(FileKind::Index, &first, |contents| contents.truncate(20));
+            done.send(Index::load(&repository, &crate::Unobserved)).unwrap();
+        });
+        let next = || outcomes.recv_timeout(std::time::Duration::from_secs(60)).expect("loading ends");
+        assert!(matches!(next(), Err(Error::Cancelled)));
+        assert!(matches!(next(), Err(Error::Damaged { kind: FileKind::Index, .. })));
     }
 
     fn blob(number: u64, kind: BlobKind) -> PackBlob {
