@@ -208,17 +208,26 @@ impl Repository {
 
     /// Removes a key. The one that the repository was opened with is never removed, so one always remains.
     pub fn remove_key(&self, id: &Id) -> Result<()> {
-        if *id == self.key_id() {
+        let own = self.key_id();
+        if *id == own {
             return Err(Error::KeyNeeded { id: *id, why: "the repository is opened with it" });
         }
-        let keys = self.backend().list(FileKind::Key)?;
-        if !keys.iter().any(|key| key.id == *id) {
+        let backend = self.backend();
+        let is_there = |id: &Id| Ok::<_, Error>(backend.list(FileKind::Key)?.iter().any(|key| key.id == *id));
+        if !is_there(id)? {
             return Err(Error::Missing { kind: FileKind::Key, id: *id });
         }
         // What keeps the repository open may have been removed by somebody else meanwhile.
-        if !keys.iter().any(|key| key.id == self.key_id()) {
+        if !is_there(&own)? {
             return Err(Error::KeyNeeded { id: *id, why: "the key in use is gone" });
         }
-        self.backend().remove(FileKind::Key, id)
+        let kept = backend.read(FileKind::Key, &own)?;
+        backend.remove(FileKind::Key, id)?;
+        // Two who remove each other's key at once would leave none, and the data could never be read
+        // again. Whoever comes last sees that and puts its own key back.
+        if !is_there(&own)? {
+            backend.write(FileKind::Key, &own, &kept)?;
+        }
+        Ok(())
     }
 }

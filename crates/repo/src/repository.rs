@@ -441,6 +441,17 @@ mod tests {
     }
 
     #[test]
+    fn two_who_remove_each_others_key_at_once_leave_one() {
+        let (memory, repository) = repository();
+        let first = repository.key_id();
+        let second = repository.add_key(&Secret::from("second"), &KeyOptions::cheap(), NOW).unwrap();
+        memory.before_change(FileKind::Key, move |memory| memory.remove(FileKind::Key, &first).unwrap());
+        repository.remove_key(&second).unwrap();
+        assert_eq!(memory.names(FileKind::Key), [first]);
+        open(&memory, "secret").unwrap();
+    }
+
+    #[test]
     fn key_of_another_repository_with_the_same_password_is_passed_over() {
         let (memory, repository) = repository();
         let now = Timestamp::from_second(1).unwrap();

@@ -1,8 +1,8 @@
 //! A repository in memory, for tests: it can be damaged, copied, and made to fail.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::{fmt, io};
 
 use super::{Backend, FileInfo, FileKind, LockHolder};
 use crate::Id;
@@ -21,6 +21,24 @@ struct State {
     changes: u64,
     unlistable: BTreeSet<FileKind>,
     is_created: bool,
+    interloper: Interloper,
+}
+
+/// What somebody else does just before a change of ours.
+#[derive(Default)]
+struct Interloper(Option<(FileKind, Box<dyn FnOnce(&MemoryBackend) + Send>)>);
+
+impl Clone for Interloper {
+    /// A copy of the storage is not used by anybody else.
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl fmt::Debug for Interloper {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Interloper({:?})", self.0.as_ref().map(|(kind, _)| kind))
+    }
 }
 
 impl MemoryBackend {
@@ -68,6 +86,18 @@ impl MemoryBackend {
     pub fn alter(&self, kind: FileKind, id: &Id, change: impl FnOnce(&mut Vec<u8>)) {
         if let Some(contents) = self.state().objects.get_mut(&(kind, *id)) {
             change(contents);
+        }
+    }
+
+    /// Lets somebody else act once, just before the next object of a kind is written or removed.
+    pub fn before_change(&self, kind: FileKind, act: impl FnOnce(&Self) + Send + 'static) {
+        self.state().interloper = Interloper(Some((kind, Box::new(act))));
+    }
+
+    fn let_others_act(&self, kind: FileKind) {
+        let act = self.state().interloper.0.take_if(|(awaited, _)| *awaited == kind);
+        if let Some((_, act)) = act {
+            act(self);
         }
     }
 
@@ -145,10 +175,12 @@ impl Backend for MemoryBackend {
     }
 
     fn write(&self, kind: FileKind, id: &Id, contents: &[u8]) -> Result<()> {
+        self.let_others_act(kind);
         self.state().insert(kind, id, contents)
     }
 
     fn remove(&self, kind: FileKind, id: &Id) -> Result<()> {
+        self.let_others_act(kind);
         let mut state = self.state();
         if state.objects.contains_key(&(kind, *id)) {
             state.count_change("remove")?;
