@@ -67,6 +67,23 @@ impl Repository {
         Ok(Facts { records: in_order(records), damaged: unreadable })
     }
 
+    /// Returns the snapshots that were acknowledged, not dropped on purpose, and are gone. `facts` and `present`
+    /// are what was read of both, in any order.
+    ///
+    /// A backup or a forget between those two readings looks like a loss, so a suspicion is looked at again:
+    /// the snapshots first, as whoever drops one writes the fact before.
+    pub fn lost_snapshots(&self, facts: &Facts, present: &[Snapshot]) -> Result<Vec<SnapshotRef>> {
+        let mut lost = facts.acknowledged_but_absent(present);
+        if lost.is_empty() {
+            return Ok(lost);
+        }
+        let present: Vec<Snapshot> =
+            self.each_snapshot()?.into_iter().filter_map(|(_, snapshot)| snapshot.ok()).collect();
+        let absent = self.facts()?.acknowledged_but_absent(&present);
+        lost.retain(|snapshot| absent.contains(snapshot));
+        Ok(lost)
+    }
+
     /// Stores a fact that follows `known_heads`, and returns its name, which is then the only head of those
     /// known. On return it survives a power cut.
     pub fn append_fact(&self, fact: Fact, known_heads: &[Id], now: Timestamp) -> Result<Id> {
@@ -241,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::backend::{Backend, MemoryBackend};
-    use crate::repository::InitOptions;
+    use crate::repository::{InitOptions, refer_to};
     use crate::secret::Secret;
 
     fn repository() -> (MemoryBackend, Repository) {
@@ -288,6 +305,38 @@ mod tests {
         let order: Vec<_> = facts.records().iter().map(|record| record.id).collect();
         assert_eq!(order, [first, second], "the chain counts, not the clock");
         assert!(facts.missing(&[second]).is_empty());
+    }
+
+    #[test]
+    fn backup_or_forget_between_two_readings_is_no_loss() {
+        let (_, repository) = repository();
+        let session = || "20260301_140500".to_owned();
+        let store = |second| {
+            let snapshot = Snapshot::new(at(second), Id::of(b"tree"));
+            let id = repository.save_unpacked(FileKind::Snapshot, &snapshot.encode()).unwrap();
+            refer_to(&snapshot, id)
+        };
+        // Listed before the backup was made, while the facts were read after it.
+        let listed = repository.snapshots().unwrap();
+        let made = store(1);
+        let fact = Fact::Acknowledged { session: session(), snapshots: vec![made.clone()] };
+        repository.append_fact(fact, &[], at(1)).unwrap();
+        let facts = repository.facts().unwrap();
+        assert_eq!(facts.acknowledged_but_absent(&listed), [made.clone()]);
+        assert_eq!(repository.lost_snapshots(&facts, &listed).unwrap(), []);
+
+        // The facts were read before it was forgotten, and the snapshots after.
+        let lock = repository.lock_shared(at(2)).unwrap();
+        repository.forget(&[made.id], "test", &lock, at(2)).unwrap();
+        let listed = repository.snapshots().unwrap();
+        assert_eq!(repository.lost_snapshots(&facts, &listed).unwrap(), []);
+
+        let stolen = store(3);
+        let fact = Fact::Acknowledged { session: session(), snapshots: vec![stolen.clone()] };
+        repository.append_fact(fact, &[], at(3)).unwrap();
+        repository.backend().remove(FileKind::Snapshot, &stolen.id).unwrap();
+        let facts = repository.facts().unwrap();
+        assert_eq!(repository.lost_snapshots(&facts, &[]).unwrap(), [stolen]);
     }
 
     #[test]
