@@ -355,6 +355,17 @@ impl<'r> Run<'r> {
                 Ok(snapshot) => {
                     let id = snapshot.id.unwrap_or(Id::NULL);
                     report.snapshot = Some(id);
+                    tracing::info!(
+                        job = "backup",
+                        event = "stored",
+                        session = self.session.id,
+                        database = report.name,
+                        snapshot = %id.short(),
+                        integrity = report.integrity,
+                        bytes_read = report.bytes_read,
+                        bytes_stored = report.bytes_stored,
+                        "stored"
+                    );
                     self.committed.push(saved.reference(id));
                     saved.remember(self.session.store, id);
                 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dbkeep_repo::Observer;
 
@@ -42,6 +43,8 @@ pub struct Context {
     pub location_from: String,
     /// `--password-file`.
     pub password_file: Option<PathBuf>,
+    /// How long the write lock of a database is waited for when something is restored into it.
+    pub lock_patience: Duration,
     /// The cost of keys that are made; weaker than the default only in tests.
     pub key_cost: KeyCost,
     /// What a person should know.
@@ -75,6 +78,7 @@ impl Context {
             location,
             location_from,
             password_file,
+            lock_patience: Duration::from_secs(10),
             key_cost: KeyCost::default(),
             warnings,
         })

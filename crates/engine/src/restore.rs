@@ -259,7 +259,18 @@ impl<'r> Restore<'r> {
             Action::ReplaceFile => self.replace_file(&subject, planned)?,
             Action::CopyTables => self.copy_tables(&subject, planned)?,
         };
-        Ok(self.report(planned, &subject, restored, began))
+        let report = self.report(planned, &subject, restored, began);
+        tracing::info!(
+            job = "restore",
+            event = "restored",
+            database = report.database,
+            snapshot = %report.snapshot.short(),
+            target = report.target,
+            verified = report.verified,
+            bytes_written = report.bytes_written,
+            "restored"
+        );
+        Ok(report)
     }
 
     /// Finds the snapshot of the plan again: it may have been forgotten since.

@@ -67,10 +67,23 @@ impl State {
     }
 
     fn place_file(&self, location: &Path) -> PathBuf {
-        // The location may be a symbolic link to a disk, or that disk may be gone: compare the path as written.
-        let digest = Id::of(location.as_os_str().as_encoded_bytes());
+        // By the words of the path: it may lead over a symbolic link to a disk that is gone.
+        let digest = Id::of(plain(location).as_os_str().as_encoded_bytes());
         self.directory.join("repositories").join(&digest.to_string()[..32])
     }
+}
+
+/// Returns a path without `.`, `..` and doubled slashes, so that a place has one name however it is written.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// What is remembered of one repository.
@@ -223,7 +236,9 @@ mod tests {
             recovery_sheet_shown: true,
         };
         state.remember(location, &place).unwrap();
-        assert_eq!(state.place(location), Some(place));
+        for written in ["/backups", "/backups/", "/./backups", "/srv/..//backups"] {
+            assert_eq!(state.place(Path::new(written)), Some(place.clone()), "{written}");
+        }
 
         let file = state.place_file(location);
         let sound = std::fs::read(&file).unwrap();

@@ -158,6 +158,8 @@ impl Run<'_> {
             Err(error) => return Err(error),
         }
         self.note(entry, &findings);
+        let damaged = !findings.findings.is_empty();
+        tracing::info!(job = "verify", event = "verified", snapshot = %entry.id.short(), damaged, "verified");
         let status = if findings.findings.is_empty() { VerifyStatus::Ok } else { VerifyStatus::Damaged };
         Ok(Verified {
             snapshot: entry.id,

@@ -28,6 +28,9 @@ pub(super) const CHUNK_SIZE: u32 = 64 << 10;
 /// Where an image that was read without a moment to look at is small enough, it is looked at in memory.
 const IN_MEMORY_UP_TO: u64 = 32 << 20;
 
+/// How far the look steps back behind the application whose database it is.
+const NICE: i32 = 10;
+
 /// What is read ahead of the look, so that a small database is in memory and its lock is given back.
 const FIRST: usize = 1 << 20;
 
@@ -166,7 +169,11 @@ impl<'c> Stream<'c> {
             let looking = inspection
                 .map(|connection| {
                     let cancelled = &cancelled;
-                    let body = move || look(&connection, verify, cancelled);
+                    let body = move || {
+                        // On Linux this is the thread's own. Applications come first; where it is refused, they share.
+                        let _ = rustix::process::nice(NICE);
+                        look(&connection, verify, cancelled)
+                    };
                     thread::Builder::new().name("inspect".to_owned()).spawn_scoped(scope, body)
                 })
                 .transpose()

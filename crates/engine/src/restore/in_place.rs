@@ -16,9 +16,6 @@ use crate::integrity::{StoredPages, look_at_stored};
 use crate::manifest::Integrity;
 use crate::{Error, Result};
 
-/// How long the write lock of the target is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long readers of a database in rollback mode are waited for at the end.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,7 +30,7 @@ impl Restore<'_> {
         let image = self.reader.random(&subject.image, CACHE, None)?;
         let header = header_of(&image)?;
 
-        let mut target = match InPlace::begin(&planned.path, &header, LOCK_PATIENCE) {
+        let mut target = match InPlace::begin(&planned.path, &header, self.store.context().lock_patience) {
             Ok(target) => target,
             Err(error) if error.is_damage() => return self.replace_file(subject, planned),
             Err(error) => return Err(in_use(error)),

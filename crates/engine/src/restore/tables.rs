@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dbkeep_repo::durable;
 use dbkeep_repo::durable::Staged;
@@ -16,9 +15,6 @@ use crate::integrity::{StoredPages, Verify, look_at_image};
 use crate::manifest::{Integrity, IntegrityResult};
 use crate::report::TableRows;
 use crate::{Error, Result};
-
-/// How long the write lock of the database is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What may be kept in memory of the image.
 const CACHE: usize = 64 << 20;
@@ -37,7 +33,7 @@ impl Restore<'_> {
     fn tables_in_place(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
         self.inspect_stored(subject)?;
         let safety = self.safety_backup(planned)?;
-        let target = Target::Live { path: &planned.path, patience: PATIENCE };
+        let target = Target::Live { path: &planned.path, patience: self.store.context().lock_patience };
         let extracted = self.extract(subject, planned, target)?;
         self.watch.step("restore.committed");
         let integrity = self.inspect_live(planned)?;

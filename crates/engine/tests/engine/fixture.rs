@@ -71,6 +71,7 @@ impl Fixture {
         std::fs::write(&config_file, config.replace("ROOT", &root)).unwrap();
         let mut context = Context::load(environment, &GlobalOptions::default()).unwrap();
         context.key_cost = KeyCost::Cheap;
+        context.lock_patience = std::time::Duration::from_millis(50);
         let now = Mutex::new("2026-01-02T03:04:05Z".parse().unwrap());
         Self { directory, context, heard: Arc::default(), now }
     }

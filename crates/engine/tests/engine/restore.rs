@@ -146,6 +146,7 @@ fn nothing_is_committed_between_the_safety_backup_and_the_restore() {
         move |step| {
             if step.starts_with("restore.") || step.starts_with("backup.") {
                 let writer = Connection::open(&path).unwrap();
+                writer.busy_timeout(std::time::Duration::ZERO).unwrap();
                 let busy = writer.execute_batch("INSERT INTO items(text) VALUES('late')").is_err();
                 refused.lock().unwrap().push((step, busy));
             }
