@@ -94,6 +94,18 @@ impl AtRest {
         FileView::open(self.guard.path(), self.layout, self.log.clone())
     }
 
+    /// Says whether an application has opened the database meanwhile, so that a connection of ours
+    /// creates nothing.
+    pub(crate) fn is_opened(&self) -> Result<bool> {
+        Siblings::of(self.guard.path()).map(|now| now.wal.is_some() && now.shm)
+    }
+
+    /// Looks at the files anew, under the same SHARED.
+    pub(crate) fn again(self) -> Result<Self> {
+        let siblings = Siblings::of(self.guard.path())?;
+        AtRest::new(self.guard, siblings)
+    }
+
     /// Says whether what was read is still the database: nobody opened it meanwhile.
     pub(crate) fn is_still_at_rest(&self) -> Result<bool> {
         let siblings = Siblings::of(self.guard.path())?;

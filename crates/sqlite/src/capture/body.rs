@@ -100,18 +100,32 @@ impl Body {
         }
     }
 
-    /// Turns into a locked image, with a new moment.
-    pub(crate) fn lock(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<&Moment> {
-        let mut live = match std::mem::replace(self, Body::Settled) {
-            Body::FirstPass(live, _) => live,
-            Body::Locked(locked) => locked.into_parts().0,
-            _ => Live::open(identity)?,
+    /// Takes the lock with a new moment: as a locked image, or at rest again where nobody has it open.
+    pub(crate) fn lock(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<()> {
+        let (mut live, _guard) = match std::mem::replace(self, Body::Settled) {
+            Body::FirstPass(live, _) => (live, None),
+            Body::Locked(locked) => (locked.into_parts().0, None),
+            Body::AtRest(at_rest) if at_rest.is_opened()? => {
+                // Until our connection has begun, the guard keeps the last one of the application from
+                // deleting the log and its index, which ours would then create.
+                (Live::open(identity)?, Some(at_rest))
+            }
+            Body::AtRest(at_rest) => {
+                *self = Body::AtRest(at_rest.again()?);
+                return Ok(());
+            }
+            _ => (Live::open(identity)?, None),
         };
         let moment = live.begin(busy_timeout)?;
         *self = Body::Locked(Locked::new(live, moment));
+        Ok(())
+    }
+
+    /// Says whether what was read since `lock` is of one moment: at rest, no lock makes sure of that.
+    pub(crate) fn is_of_one_moment(&self) -> Result<bool> {
         match self {
-            Body::Locked(locked) => Ok(locked.moment()),
-            _ => Err(Error::Changed { path: identity.path.clone() }),
+            Body::AtRest(at_rest) => at_rest.is_still_at_rest(),
+            _ => Ok(true),
         }
     }
 

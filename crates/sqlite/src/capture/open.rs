@@ -1,10 +1,12 @@
 //! Choosing the way to read a database, and taking the lock that it needs.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::capture::at_rest::AtRest;
 use crate::capture::body::Body;
+use crate::capture::image::PlainFile;
 use crate::capture::locked::Locked;
 use crate::capture::raw_copy::RawCopy;
 use crate::capture::reflink::{self, Clone};
@@ -105,7 +107,7 @@ impl Site {
         guard.read_at(0, &mut bytes)?;
         let is_wal = Header::parse(&bytes).is_ok_and(|header| header.is_wal());
         let siblings = Siblings::of(self.path())?;
-        if !is_wal || siblings.journal.is_some_and(|size| size > 0) {
+        if !is_wal || self.has_hot_journal(siblings)? {
             // SQLite may have to roll back, for which our own SHARED would be in the way.
             drop(guard);
             return self.hold_live();
@@ -137,6 +139,21 @@ impl Site {
             return Ok(Held::Gated(Live::open(&self.identity)?, guard, held));
         }
         self.begin(Live::open(&self.identity)?)
+    }
+
+    /// Says whether a journal lies there that SQLite would play back: one that does not begin with a zero.
+    ///
+    /// A blank one, as the journal mode PERSIST leaves it, is no reason to open a connection, which would
+    /// create a log and an index.
+    fn has_hot_journal(&self, siblings: Siblings) -> Result<bool> {
+        if siblings.journal.unwrap_or(0) == 0 {
+            return Ok(false);
+        }
+        let path = identify::sibling(self.path(), "-journal");
+        let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+        let mut first = [0u8; 1];
+        PlainFile { file: &file, path: &path }.read_some(0, &mut first)?;
+        Ok(first != [0])
     }
 
     fn hold_live(&self) -> Result<Held> {

@@ -1,8 +1,8 @@
 //! The second of two passes: what was read without a lock becomes the image of one moment.
 //!
 //! Writers in rollback mode wait while SHARED is held. So it is held for a slice at a time,
-//! and SQLite's own test says whether somebody committed in between: then the pass begins
-//! again, and finds less to replace. A database that is never left alone for the length of a
+//! and SQLite's own test and the times of the file say whether somebody wrote in between: then
+//! the pass begins again, and finds less to replace. A database that is never left alone for the length of a
 //! pass is held once for all of it, up to a limit.
 
 use std::thread;
@@ -28,7 +28,7 @@ enum Pass {
 }
 
 impl Capture {
-    /// Hands out every chunk of the image once more, now under the lock, and returns the size
+    /// Hands out every chunk of the image once more, now of one moment, and returns the size
     /// of the image: chunks that differ replace those of the first pass, chunks beyond the
     /// size are dropped.
     ///
@@ -66,7 +66,10 @@ impl Capture {
             let in_wal_mode = self.header.as_ref().is_some_and(|header| header.is_wal());
             let slice = (!in_wal_mode).then_some(SLICE);
             if self.pass(chunk_size, chunk, slice)? == Pass::Whole {
-                return Ok(());
+                if self.body.is_of_one_moment()? {
+                    return Ok(());
+                }
+                self.lock()?;
             }
         }
         let deadline = Instant::now() + self.options.longest_hold;
@@ -84,7 +87,11 @@ impl Capture {
             }
             chunk(index, bytes)
         };
-        self.pass(chunk_size, &mut in_time, None).map(|_| ())
+        self.pass(chunk_size, &mut in_time, None)?;
+        match self.body.is_of_one_moment()? {
+            true => Ok(()),
+            false => Err(Error::Changed { path }),
+        }
     }
 
     /// Reads all chunks under the lock, which is held at the start and at the end; with
@@ -121,10 +128,12 @@ impl Capture {
         thread::sleep(REST);
         self.lock()?;
         let same = match (&before, &self.position) {
-            // Every commit of rollback mode moves the change counter among these bytes. What
-            // else moves is the contents of pages that nobody uses.
+            // Every commit of rollback mode moves the change counter among the counters. A
+            // transaction that spilled and was rolled back does not, and changes pages that nobody
+            // uses: the times of the file tell of that one, since a slice is longer than a tick.
             (Some(before), Some(now)) => {
                 before.counters == now.counters
+                    && before.file == now.file
                     && before.page_count == now.page_count
                     && before.page_size == now.page_size
                     && now.wal.is_none()

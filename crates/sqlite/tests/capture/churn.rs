@@ -180,3 +180,48 @@ fn second_pass_gives_up_before_it_keeps_writers_waiting_for_too_long() {
     assert!(error.hint().unwrap().contains("WAL mode"));
     assert_eq!(passes, 3);
 }
+
+#[test]
+fn transaction_rolled_back_between_two_slices_leaves_no_mixture_of_unused_pages() {
+    let (_folder, path) = place("spilling.db");
+    make(&path, &fill(6000));
+    make(&path, "DELETE FROM t WHERE id <= 4000");
+    let mut writer = Other::start("sql", &path);
+    let mut reader = Other::start("sql", &path);
+    let options = CaptureOptions {
+        busy_timeout: Duration::from_secs(60),
+        force_method: Some(Method::TwoPass),
+        ..CaptureOptions::default()
+    };
+    let mut capture = Capture::open(&path, &options).unwrap();
+    let mut image = vec![0; 100 << 20];
+    capture.read(&mut image).unwrap();
+    image.clear();
+    let mut passes = 0;
+    std::thread::scope(|scope| {
+        let mut writer = Some(&mut writer);
+        capture
+            .settle(1 << 20, &mut |index, bytes| {
+                if index == 0 {
+                    passes += 1;
+                    image.clear();
+                }
+                if index == 1
+                    && let Some(writer) = writer.take()
+                {
+                    // It waits for us with the lock that keeps new readers out, and goes when we rest.
+                    scope.spawn(|| {
+                        writer.ask("PRAGMA busy_timeout = 60000");
+                        writer.ask(&format!("PRAGMA cache_size = 3; BEGIN; {}; ROLLBACK", fill(3000)))
+                    });
+                    std::thread::sleep(Duration::from_millis(45));
+                    while !reader.ask("SELECT v FROM t LIMIT 1").starts_with("error") {}
+                }
+                image.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+    });
+    assert_same(&image, &std::fs::read(&path).unwrap());
+    assert_eq!(passes, 2);
+}

@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
@@ -76,6 +77,58 @@ fn application_that_comes_and_goes_during_a_read_at_rest_is_seen() {
     let image = read_all(&mut capture);
     assert!(!capture.inspection_holds());
     assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 10));
+}
+
+#[test]
+fn file_that_is_only_touched_while_it_is_read_at_rest_is_read_again_and_nothing_is_created() {
+    let (_folder, path) = place("touched.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(300)));
+    let bytes = std::fs::read(&path).unwrap();
+    let mut capture = capture(&path);
+    capture.read(&mut [0; 4096]).unwrap();
+    assert!(Command::new("touch").arg(&path).status().unwrap().success());
+    capture.read(&mut vec![0; 10 << 20]).unwrap();
+    assert!(capture.needs_settling());
+    let image = read_all(&mut capture);
+    assert_eq!(capture.method(), Method::AtRest);
+    assert_same(&image, &bytes);
+    capture.finish().unwrap();
+    assert_eq!(beside(&path), ["touched.db"], "a connection would have created a log and its index");
+}
+
+#[test]
+fn file_that_is_touched_all_the_time_at_rest_is_given_up() {
+    let (_folder, path) = place("restless.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(300)));
+    let mut capture = capture(&path);
+    let touch = || assert!(Command::new("touch").arg(&path).status().unwrap().success());
+    capture.read(&mut [0; 4096]).unwrap();
+    touch();
+    capture.read(&mut vec![0; 10 << 20]).unwrap();
+    let outcome = capture.settle(65536, &mut |index, _| {
+        if index == 0 {
+            touch();
+        }
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(Error::Changed { .. })), "{outcome:?}");
+    drop(capture);
+    assert_eq!(beside(&path), ["restless.db"]);
+}
+
+#[test]
+fn closed_wal_database_with_a_blank_journal_is_read_without_creating_anything() {
+    let (_folder, path) = place("persisted.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(100)));
+    // As a writer in the journal mode PERSIST or TRUNCATE leaves it after a commit.
+    std::fs::write(identify::sibling(&path, "-journal"), [0; 512]).unwrap();
+    let found = ["persisted.db", "persisted.db-journal"];
+    assert_eq!(beside(&path), found);
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::AtRest);
+    assert_same(&read_all(&mut capture), &std::fs::read(&path).unwrap());
+    capture.finish().unwrap();
+    assert_eq!(beside(&path), found);
 }
 
 #[test]
