@@ -83,7 +83,8 @@ impl IndexFile {
         serde_json::to_vec(self).expect("ids, numbers and times always become JSON")
     }
 
-    /// Reads the JSON. Every blob is at least as long as a seal and ends within 4 GiB.
+    /// Reads the JSON. Every blob is at least as long as a seal and ends within 4 GiB, and no two blobs of a pack
+    /// share bytes: what is at a place has one name.
     pub fn decode(json: &[u8]) -> FormatResult<Self> {
         let index: Self = serde_json::from_slice(json)?;
         for pack in index.packs.iter().chain(&index.packs_to_delete) {
@@ -94,9 +95,24 @@ impl IndexFile {
                     return Err(FormatError::new(format!("blob {id:.8} has an impossible place")));
                 }
             }
+            if has_overlaps(&pack.blobs) {
+                return Err(FormatError::new(format!("blobs of pack {:.8} overlap", pack.id)));
+            }
         }
         Ok(index)
     }
+}
+
+/// Says whether two different blobs share bytes. One that is listed twice is only superfluous.
+fn has_overlaps(blobs: &[PackBlob]) -> bool {
+    let overlap = |one: &PackBlob, next: &PackBlob| one != next && one.end() > u64::from(next.offset);
+    if !blobs.windows(2).any(|pair| overlap(&pair[0], &pair[1])) {
+        // In order of their places, as writers list them.
+        return false;
+    }
+    let mut sorted: Vec<&PackBlob> = blobs.iter().collect();
+    sorted.sort_unstable_by_key(|blob| (blob.offset, blob.length, blob.id));
+    sorted.windows(2).any(|pair| overlap(pair[0], pair[1]))
 }
 
 #[cfg(test)]
@@ -156,6 +172,29 @@ mod tests {
                 r#"{{"packs":[{{"id":"{zeros}","blobs":[{{"id":"{zeros}","type":"data",{place}}}]}}]}}"#
             );
             assert!(IndexFile::decode(json.as_bytes()).is_err(), "{place}");
+        }
+    }
+
+    #[test]
+    fn place_with_two_names_is_refused() {
+        let blob = |name: &[u8], offset, length| PackBlob {
+            id: Id::of(name),
+            kind: BlobKind::Data,
+            offset,
+            length,
+            uncompressed_length: None,
+        };
+        let decoded = |blobs: &[PackBlob]| {
+            let packs = vec![IndexPack { id: Id::NULL, time: None, blobs: blobs.to_vec() }];
+            IndexFile::decode(&IndexFile { packs, ..IndexFile::default() }.encode())
+        };
+        let (first, second, third) = (blob(b"a", 0, 40), blob(b"b", 40, 40), blob(b"c", 80, 40));
+        for sound in [&[first, second, third][..], &[third, first, second], &[first, first, second], &[]] {
+            decoded(sound).unwrap();
+        }
+        for odd in [blob(b"d", 0, 40), blob(b"d", 39, 41), blob(b"a", 0, 41), blob(b"d", 79, 33)] {
+            assert!(decoded(&[first, second, third, odd]).is_err(), "{odd:?}");
+            assert!(decoded(&[odd, third, second, first]).is_err(), "{odd:?}");
         }
     }
 }
