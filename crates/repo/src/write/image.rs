@@ -14,6 +14,8 @@ use crate::format::tree::{MODE_DIRECTORY, Node, Tree};
 /// The most chunks in one file. An image with more is stored in parts of so many, each in a
 /// directory of its own: the format writes a file's whole list of chunks anew when one of them changes.
 pub const PART_CHUNKS: usize = 1024;
+/// The most parts of an image: their names have five digits, and readers expect them in order.
+const MAX_PARTS: usize = 100_000;
 /// What is appended to an image's name for the directory of its parts.
 pub const PARTS_SUFFIX: &str = ".parts";
 /// The name of the file in each part's directory.
@@ -235,6 +237,7 @@ impl Writer<'_> {
         if image.chunks.len() <= PART_CHUNKS {
             return Ok(vec![meta.file(name, image.size, ids(&image.chunks))]);
         }
+        ensure_parts_fit(image.chunks.len())?;
         let timeless = NodeMeta { mtime: Timestamp::UNIX_EPOCH, ..meta.clone() };
         let part_size = u64::from(image.chunk_size) * PART_CHUNKS as u64;
         let mut parts = Vec::new();
@@ -253,8 +256,20 @@ impl Writer<'_> {
 /// Stands for a chunk that a worker has not dealt with yet.
 const PLACEHOLDER: KnownChunk = KnownChunk { fingerprint: [0; 32], id: Id::NULL };
 
-/// Returns the name of a part's directory: sorted by name the parts are in order up to 100,000
-/// parts, which is an image of 6 TiB in chunks of 64 KiB.
+/// Fails when an image has so many parts that their names would not be in order: it could not be restored.
+fn ensure_parts_fit(chunks: usize) -> Result<()> {
+    if chunks.div_ceil(PART_CHUNKS) <= MAX_PARTS {
+        return Ok(());
+    }
+    let what = format!(
+        "an image of {chunks} chunks: {} is the limit, larger ones are needed",
+        MAX_PARTS * PART_CHUNKS
+    );
+    Err(Error::Unsupported { what })
+}
+
+/// Returns the name of a part's directory: sorted by name the parts are in order up to [`MAX_PARTS`],
+/// which is an image of 6 TiB in chunks of 64 KiB.
 pub(crate) fn part_name(number: usize) -> String {
     format!("{number:05}")
 }
@@ -287,4 +302,18 @@ fn fill(
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_as_many_parts_as_are_stored_are_in_order() {
+        let names: Vec<String> = (0..MAX_PARTS).map(part_name).collect();
+        assert!(names.is_sorted());
+        assert!(part_name(MAX_PARTS) < names[MAX_PARTS - 1], "one more would not be");
+        ensure_parts_fit(MAX_PARTS * PART_CHUNKS).unwrap();
+        assert!(matches!(ensure_parts_fit(MAX_PARTS * PART_CHUNKS + 1), Err(Error::Unsupported { .. })));
+    }
 }
