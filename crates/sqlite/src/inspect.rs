@@ -186,8 +186,10 @@ impl<'c> Inspector<'c> {
         let integrity = match self.check("quick_check", None)? {
             Outcome::Damaged(problem) => Integrity::Problems(vec![problem]),
             Outcome::Failed(reason) => self.table_by_table("quick_check", &reason)?,
-            Outcome::Lines(lines) if level == Level::Quick || !lines.is_empty() => self.judge(lines)?,
-            Outcome::Lines(_) => self.full()?,
+            Outcome::Lines(lines) => match self.judge(lines)? {
+                Integrity::Ok if level == Level::Full => self.full()?,
+                verdict => verdict,
+            },
         };
         if level == Level::Full && integrity == Integrity::Ok {
             self.foreign_keys()?;
@@ -602,6 +604,18 @@ mod tests {
             assert!(inspection.notes.iter().any(|note| note.contains("function app_key")), "{inspection:?}");
             assert!(inspection.notes.iter().any(|note| note.contains("t.g not verified")), "{inspection:?}");
         }
+    }
+
+    #[test]
+    fn lines_that_only_a_stand_in_caused_do_not_end_a_full_check() {
+        let sql = "CREATE TABLE t(a INT, g TEXT NOT NULL AS (app_key(a)) VIRTUAL); INSERT INTO t(a) VALUES(1);
+            CREATE TABLE u(a, b); CREATE INDEX i ON u(b); INSERT INTO u SELECT value, value FROM generate(50);
+            PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql='CREATE INDEX i ON u(a)' WHERE name='i';
+            UPDATE sqlite_schema SET sql='CREATE TABLE u(a, b, c)' WHERE name='u'; INSERT INTO u VALUES(99, 100)";
+        let image = application_database(sql);
+        assert_eq!(inspected(image.clone(), Level::Quick).integrity, Integrity::Ok);
+        let inspection = inspected(image, Level::Full);
+        assert!(problems(&inspection)[0].contains("missing from index i"), "{inspection:?}");
     }
 
     #[test]
