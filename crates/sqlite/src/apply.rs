@@ -25,7 +25,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::header::{Header, be32, lock_page};
-use crate::identify::{Siblings, canonical, metadata, sibling};
+use crate::identify::{canonical, refuse_siblings_of_empty};
 use crate::{BoxError, Error, Result, holders, raw};
 
 /// How the target keeps its transactions.
@@ -196,22 +196,6 @@ impl Drop for InPlace {
         let _gate = raw::while_closing();
         // Closing rolls back what was not committed.
         drop(self.connection.take());
-    }
-}
-
-/// Refuses an empty file beside which a journal or log lies: opening it would delete them.
-fn refuse_siblings_of_empty(path: &Path) -> Result<()> {
-    let file = metadata(path)?;
-    if !file.is_file() {
-        return Err(Error::NotAFile { path: path.to_path_buf() });
-    }
-    let siblings = Siblings::of(path)?;
-    let left = [("-wal", siblings.wal), ("-journal", siblings.journal)];
-    match left.into_iter().find(|(_, size)| size.is_some_and(|size| size > 0)) {
-        Some((suffix, _)) if file.len() == 0 => {
-            Err(Error::EmptyWithSibling { path: path.to_path_buf(), sibling: sibling(path, suffix) })
-        }
-        _ => Ok(()),
     }
 }
 

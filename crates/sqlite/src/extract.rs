@@ -22,7 +22,8 @@ use crate::{Error, Result, holders, identify, raw};
 /// Where tables are put.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'p> {
-    /// A new database file; there must be none yet. It is removed again when the extraction fails.
+    /// A new database file; there must be none yet, nor a journal or log that was left beside it. It is
+    /// removed again when the extraction fails.
     New(&'p Path),
     /// A database that exists and may be in use. Tables of the same names are replaced, others stay.
     Live {
@@ -104,6 +105,7 @@ struct TargetDatabase(Option<Connection>);
 
 impl TargetDatabase {
     fn open(path: &Path, patience: Duration) -> Result<Self> {
+        identify::refuse_siblings_of_empty(path)?;
         let failed = |error| Error::sqlite(path, error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let target = Self(Some(Connection::open_with_flags(path, flags).map_err(failed)?));

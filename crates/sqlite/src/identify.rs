@@ -92,6 +92,22 @@ pub(crate) fn metadata(path: &Path) -> Result<Metadata> {
     std::fs::metadata(path).map_err(|error| Error::io("look at", path, error))
 }
 
+/// Refuses an empty file beside which a journal or log lies: opening it with SQLite would delete them.
+pub(crate) fn refuse_siblings_of_empty(path: &Path) -> Result<()> {
+    let file = metadata(path)?;
+    if !file.is_file() {
+        return Err(Error::NotAFile { path: path.to_path_buf() });
+    }
+    let siblings = Siblings::of(path)?;
+    let left = [("-wal", siblings.wal), ("-journal", siblings.journal)];
+    match left.into_iter().find(|(_, size)| size.is_some_and(|size| size > 0)) {
+        Some((suffix, _)) if file.len() == 0 => {
+            Err(Error::EmptyWithSibling { path: path.to_path_buf(), sibling: sibling(path, suffix) })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Says what `path` is by looking at its first bytes.
 ///
 /// May be called while the database is open, in this process or in another.

@@ -81,6 +81,26 @@ fn table_goes_to_a_new_file_with_all_that_belongs_to_it() {
 }
 
 #[test]
+fn log_of_a_database_that_is_gone_survives_an_extraction_to_its_name() {
+    let image = zoo::image(SHOP);
+    for (suffix, empty) in [("-wal", false), ("-journal", false), ("-wal", true)] {
+        let (_directory, path) = fresh();
+        let left = identify::sibling(&path, suffix);
+        std::fs::write(&left, "all that is left of it").unwrap();
+        let target = if empty {
+            std::fs::write(&path, "").unwrap();
+            Target::Live { path: &path, patience: Duration::ZERO }
+        } else {
+            Target::New(&path)
+        };
+        let error = extract(&image, &["orders"], target).unwrap_err();
+        assert!(matches!(error, Error::EmptyWithSibling { .. }), "{error:?}");
+        assert_eq!(std::fs::read_to_string(&left).unwrap(), "all that is left of it");
+        assert_eq!(path.exists(), empty);
+    }
+}
+
+#[test]
 fn every_kind_of_table_keeps_its_rows_exactly() {
     for encoding in ["UTF-8", "UTF-16le"] {
         let image = zoo::image(&format!("PRAGMA encoding='{encoding}'; {SHOP}"));
