@@ -146,6 +146,18 @@ fn schema_cannot_call_dangerous_functions() {
 }
 
 #[test]
+fn schema_cannot_make_values_that_fill_the_memory() {
+    let sql = "CREATE TABLE t(a INT, b NOT NULL AS (zeroblob(a)) VIRTUAL, c NOT NULL AS (length(hex(zeroblob(a)))) VIRTUAL);
+        INSERT INTO t(a) VALUES(5); PRAGMA writable_schema=ON;
+        UPDATE sqlite_schema SET sql=replace(sql, '(a)', '(a * 80000000)')";
+    let connection = open_image(Arc::new(zoo::image(sql))).unwrap();
+    let error = connection.query_row("SELECT c FROM t", [], |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("too big"), "{error}");
+    let verdict = inspect(&connection, Level::Full, &|| false).unwrap().integrity;
+    assert!(matches!(verdict, Integrity::NotRun(_)), "{verdict:?}");
+}
+
+#[test]
 fn deep_schema_does_not_exhaust_the_stack() {
     let nested = format!("{}1{}", "(".repeat(20_000), ")".repeat(20_000));
     let mut image = zoo::image(&format!(

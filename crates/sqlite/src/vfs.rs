@@ -57,7 +57,19 @@ pub fn open_image(source: Arc<dyn PageSource>) -> Result<Connection> {
     let connection = Connection::open_with_flags_and_vfs(&ticket.name, flags, vfs)
         .map_err(|error| image_error(None, error))?;
     distrust(&connection).map_err(|error| image_error(Some(&connection), error))?;
+    limit_values(&connection);
     Ok(connection)
+}
+
+/// Keeps expressions in the schema of a hostile image from making values out of nothing that fill the memory:
+/// no value that is stored in an image is larger than the image.
+fn limit_values(connection: &Connection) {
+    const ALWAYS: u64 = 64 << 20;
+    let size = opened_image(connection).map_or(0, |opened| opened.size).max(ALWAYS);
+    // SQLite cuts what is above its own limit of 10^9.
+    let limit = c_int::try_from(size).unwrap_or(c_int::MAX);
+    // SAFETY: the connection is open; this only sets a number in it.
+    unsafe { ffi::sqlite3_limit(connection.handle(), ffi::SQLITE_LIMIT_LENGTH, limit) };
 }
 
 /// Takes the error with which the source of the image last failed, if it did since the last call.
