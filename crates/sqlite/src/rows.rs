@@ -9,6 +9,7 @@
 //! overflow pages may look like b-tree pages; only what the roots reach is counted. A tree that is not
 //! sound gives an error, never a number.
 
+use crate::header;
 use crate::inspect::{TableRoot, TableRows};
 use crate::page::{self, Kind};
 use crate::{Error, Result};
@@ -34,6 +35,8 @@ pub struct RowCounter {
     interiors: Interiors,
     /// Pages given so far, which bounds what their interior pages may take.
     fed: u64,
+    /// Whether page 1, as it was given last, says that pages are cut in another way.
+    cut_otherwise: bool,
     unusable: Option<&'static str>,
 }
 
@@ -47,6 +50,7 @@ impl RowCounter {
             blocks: Vec::new(),
             interiors: Interiors::default(),
             fed: 0,
+            cut_otherwise: false,
             unusable: None,
         }
     }
@@ -80,6 +84,9 @@ impl RowCounter {
         if let Some(reason) = self.unusable {
             return Err(damaged(reason.to_string()));
         }
+        if self.cut_otherwise {
+            return Err(damaged("the size of the pages changed while they were counted".to_string()));
+        }
         let mut walk = Walk {
             counter: self,
             children: self.interiors.index(),
@@ -104,7 +111,13 @@ impl RowCounter {
 
     fn feed_page(&mut self, index: usize, bytes: &[u8]) {
         let first = index == 0;
-        let kind = bytes[if first { crate::header::HEADER_SIZE } else { 0 }];
+        if first {
+            // VACUUM may change it between two passes.
+            let reserved = self.page_size - self.usable;
+            self.cut_otherwise = header::page_size_from(header::be16(bytes, 16)) as usize != self.page_size
+                || usize::from(bytes[20]) != reserved;
+        }
+        let kind = bytes[if first { header::HEADER_SIZE } else { 0 }];
         let page = if Kind::of(kind).is_some() { page::parse(bytes, self.usable, first) } else { None };
         let Some(page) = page else {
             self.set(index, 0);
@@ -338,6 +351,23 @@ mod tests {
 
     fn roots(image: &[u8]) -> Vec<TableRoot> {
         tables(&open_image(Arc::new(image.to_vec())).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn pages_of_another_size_are_not_counted() {
+        let of_size = |size: u32| {
+            zoo::image(&format!(
+                "PRAGMA page_size={size}; CREATE TABLE t(a); INSERT INTO t SELECT value FROM generate(50)"
+            ))
+        };
+        let (small, large) = (of_size(1024), of_size(4096));
+        let mut counter = counter(&large);
+        counter.feed(0, &large);
+        counter.feed(0, &[&small[..], &vec![0; small.len().next_multiple_of(4096) - small.len()]].concat());
+        let error = counter.rows(&roots(&small)).unwrap_err();
+        assert!(error.to_string().contains("the size of the pages changed"), "{error}");
+        counter.feed(0, &large);
+        assert_eq!(counter.rows(&roots(&large)).unwrap()[0].rows, 50);
     }
 
     #[test]
