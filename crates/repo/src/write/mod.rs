@@ -209,7 +209,14 @@ impl<'l> Writer<'l> {
             return Err(Error::Cancelled);
         }
         self.lock.ensure_valid()?;
-        let id = self.line.session.repository.save_unpacked(FileKind::Snapshot, &snapshot.encode())?;
+        let repository = &self.line.session.repository;
+        let id = repository.save_unpacked(FileKind::Snapshot, &snapshot.encode())?;
+        // A process that was paused just before the write may have lost its lock meanwhile, and then what
+        // the snapshot needs. Nobody was told of it yet.
+        if let Err(error) = self.lock.ensure_valid() {
+            _ = repository.backend().remove(FileKind::Snapshot, &id);
+            return Err(error);
+        }
         self.watch().step("backup.snapshot-stored");
         snapshot.id = Some(id);
         Ok(snapshot)

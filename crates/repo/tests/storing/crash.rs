@@ -159,3 +159,18 @@ fn lock_that_was_lost_lets_no_snapshot_be_made() {
     assert!(backend.names(FileKind::Snapshot).is_empty());
     assert!(backend.names(FileKind::Index).is_empty());
 }
+
+#[test]
+fn lock_that_is_lost_while_the_snapshot_is_written_lets_no_snapshot_stay() {
+    let (backend, repository) = memory();
+    let paused = bytes(6, 100_000);
+    backend.before_change(FileKind::Snapshot, |backend| {
+        for id in backend.names(FileKind::Lock) {
+            backend.remove(FileKind::Lock, &id).unwrap();
+        }
+    });
+    assert!(matches!(backup(&repository, &paused), Err(Error::LockLost)));
+    assert!(backend.names(FileKind::Snapshot).is_empty());
+    let snapshot = backup(&repository, &paused).unwrap();
+    assert!(restore(&repository, &snapshot).unwrap() == paused);
+}
