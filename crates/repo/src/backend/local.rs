@@ -64,7 +64,7 @@ impl LocalBackend {
     fn stage(&self, contents: &[u8]) -> io::Result<Staged> {
         let folder = self.temporary();
         let staged = match Staged::create(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.root.is_dir() => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_repository() => {
                 durable::create_folder(&folder)?;
                 Staged::create(&folder)
             }
@@ -77,7 +77,8 @@ impl LocalBackend {
     /// Makes the folder of an object where it may rightly be missing.
     fn prepare_folder(&self, kind: FileKind, path: &Path) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
-        if matches!(kind, FileKind::Pack | FileKind::Lock | FileKind::Fact) && !folder.is_dir() {
+        let is_made_on_demand = matches!(kind, FileKind::Pack | FileKind::Lock | FileKind::Fact);
+        if is_made_on_demand && !folder.is_dir() && self.is_repository() {
             durable::create_folder(folder)?;
         }
         Ok(())
@@ -133,7 +134,12 @@ impl LocalBackend {
             FileKind::Pack => folder != self.folder(kind),
             _ => false,
         };
-        is_made_on_demand && self.root.join("config").is_file()
+        is_made_on_demand && self.is_repository()
+    }
+
+    /// Says whether a repository is here. Nothing is made where its disk is no longer mounted.
+    fn is_repository(&self) -> bool {
+        self.root.join("config").is_file()
     }
 
     /// Says whether the storage is this machine's own, so that `flock` tells the truth and what one
