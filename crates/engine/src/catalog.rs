@@ -121,13 +121,22 @@ impl Entry {
     }
 }
 
+/// A snapshot that should be there.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    /// Which.
+    pub(crate) snapshot: SnapshotRef,
+    /// What is wrong with its file; `None` when there is no file.
+    pub(crate) why: Option<String>,
+}
+
 /// The snapshots of a repository, newest first, and those that should be there.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     /// Those that are there.
     pub entries: Vec<Entry>,
-    /// Those that were acknowledged, never forgotten, and are gone.
-    pub missing: Vec<SnapshotRef>,
+    /// Those that were acknowledged, never forgotten, and cannot be used.
+    pub(crate) lost: Vec<Lost>,
     /// The packs in which damage was found, by the digits of their ids that are known.
     pub(crate) damaged_packs: HashSet<String>,
 }
@@ -137,10 +146,14 @@ impl Catalog {
     /// the others useless, and `check` names it. A listing that fails is an error.
     pub fn load(store: &Store) -> Result<Self> {
         let mut snapshots = Vec::new();
+        let mut unreadable = HashMap::new();
         for (id, snapshot) in store.repository().each_snapshot()? {
             match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => store.watch().warn(&format!("snapshot {} cannot be used: {error}", id.short())),
+                Err(error) => {
+                    store.watch().warn(&format!("snapshot {} cannot be used: {error}", id.short()));
+                    unreadable.insert(id, error.to_string());
+                }
             }
         }
         let facts = store.repository().facts()?;
@@ -152,7 +165,11 @@ impl Catalog {
             ));
         }
         let histories = histories(facts.records().iter().map(|record| (record.file.time, &record.file.fact)));
-        let missing = facts.acknowledged_but_absent(&snapshots);
+        let lost = store.repository().lost_snapshots(&facts, &snapshots)?;
+        let lost = lost
+            .into_iter()
+            .map(|snapshot| Lost { why: unreadable.remove(&snapshot.id), snapshot })
+            .collect();
         let mut entries: Vec<Entry> = snapshots
             .into_iter()
             .filter_map(|snapshot| Some(entry(snapshot.id?, snapshot, &histories)))
@@ -160,7 +177,7 @@ impl Catalog {
         entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
         let damaged_packs = damaged_packs(facts.records().iter().map(|record| &record.file.fact));
         store.know_facts(&facts);
-        Ok(Self { entries, missing, damaged_packs })
+        Ok(Self { entries, lost, damaged_packs })
     }
 
     /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
@@ -411,7 +428,7 @@ mod tests {
             })
             .collect();
         entries.sort_by_key(|entry| Reverse(entry.snapshot.time));
-        Catalog { entries, missing: vec![], damaged_packs: HashSet::new() }
+        Catalog { entries, lost: vec![], damaged_packs: HashSet::new() }
     }
 
     fn time_of(found: Result<&Entry>) -> i64 {

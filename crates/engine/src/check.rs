@@ -61,8 +61,11 @@ fn known_heads(store: &Store, accept: bool) -> Vec<Id> {
 /// Notes that the snapshots which are gone were removed on purpose.
 fn accept_removed(store: &Store, now: Timestamp) -> Result<()> {
     let catalog = Catalog::load(store)?;
-    if !catalog.missing.is_empty() {
-        let fact = Fact::Accepted { snapshots: catalog.missing, why: "check --accept-removed".to_owned() };
+    // One whose file is damaged was not removed by anybody.
+    let removed: Vec<_> =
+        catalog.lost.into_iter().filter(|lost| lost.why.is_none()).map(|lost| lost.snapshot).collect();
+    if !removed.is_empty() {
+        let fact = Fact::Accepted { snapshots: removed, why: "check --accept-removed".to_owned() };
         store.note(fact, now)?;
     }
     store.accept_lost_facts();

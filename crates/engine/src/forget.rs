@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn decided(entries: Vec<Entry>, named: &[&str], force: bool) -> (usize, usize, Vec<String>) {
-        let catalog = Catalog { entries, missing: vec![], damaged_packs: Default::default() };
+        let catalog = Catalog { entries, lost: vec![], damaged_packs: Default::default() };
         let named = named.iter().map(|name| Id::of(name.as_bytes())).collect();
         let report = decide(&catalog, &named, force);
         (report.kept.len(), report.forgotten.len(), report.refused.into_iter().map(|one| one.why).collect())

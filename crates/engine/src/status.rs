@@ -113,9 +113,11 @@ fn problems(status: &DatabaseStatus, limit: Option<Timestamp>) -> Vec<String> {
 }
 
 fn general_problems(catalog: &Catalog) -> Vec<String> {
-    match catalog.missing.len() {
+    match catalog.lost.len() {
         0 => Vec::new(),
-        1 => vec!["a snapshot that was acknowledged is gone: run `dbkeep check`".to_owned()],
-        count => vec![format!("{count} snapshots that were acknowledged are gone: run `dbkeep check`")],
+        1 => vec!["a snapshot that was acknowledged is gone or damaged: run `dbkeep check`".to_owned()],
+        count => {
+            vec![format!("{count} snapshots that were acknowledged are gone or damaged: run `dbkeep check`")]
+        }
     }
 }

@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dbkeep_repo::format::fact::{Fact, SnapshotRef};
+use dbkeep_repo::format::fact::Fact;
 use dbkeep_repo::read::{Image, ImageReader, Reader};
 use dbkeep_sqlite::rows::RowCounter;
 use jiff::Timestamp;
 
-use crate::catalog::{Catalog, Entry};
+use crate::catalog::{Catalog, Entry, Lost};
 use crate::clock::Clock;
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look_at_stored};
@@ -53,7 +53,7 @@ pub fn run(store: &Store, request: &VerifyRequest, now: Timestamp, watch: &Watch
     for entry in wanted {
         checked.push(run.prove(entry)?);
     }
-    checked.extend(missing(&catalog, request));
+    checked.extend(lost(&catalog, request));
     let ok = checked.iter().filter(|one| one.status == VerifyStatus::Ok).count() as u64;
     Ok(VerifyReport { ok, damaged: checked.len() as u64 - ok, checked })
 }
@@ -95,28 +95,30 @@ fn ours(entry: &Entry) -> Result<&Entry> {
 }
 
 /// Returns the snapshots that should be there: they are part of what was asked for, unless single ones were.
-fn missing(catalog: &Catalog, request: &VerifyRequest) -> Vec<Verified> {
+fn lost(catalog: &Catalog, request: &VerifyRequest) -> Vec<Verified> {
     if !request.snapshots.is_empty() || request.session.is_some() {
         return Vec::new();
     }
-    let database = |gone: &SnapshotRef| name::decode(&gone.database).unwrap_or_else(|| gone.database.clone());
-    let wanted = |gone: &&SnapshotRef| {
-        request.database.is_none() || request.database.as_ref() == Some(&database(gone))
-    };
-    let found = catalog.missing.iter().filter(wanted);
-    found
-        .map(|gone| Verified {
-            snapshot: gone.id,
-            database: database(gone),
-            status: VerifyStatus::Missing,
-            findings: vec!["it was acknowledged, never forgotten, and is gone".to_owned()],
+    let row = |lost: &Lost| {
+        let (status, finding) = match &lost.why {
+            Some(why) => (VerifyStatus::Damaged, why.clone()),
+            None => (VerifyStatus::Missing, "it was acknowledged, never forgotten, and is gone".to_owned()),
+        };
+        let database = &lost.snapshot.database;
+        Verified {
+            snapshot: lost.snapshot.id,
+            database: name::decode(database).unwrap_or_else(|| database.clone()),
+            status,
+            findings: vec![finding],
             time: None,
             integrity: "not run".to_owned(),
             bytes_read: 0,
             duration_ms: 0,
             notes: Vec::new(),
-        })
-        .collect()
+        }
+    };
+    let wanted = |row: &Verified| request.database.as_ref().is_none_or(|database| *database == row.database);
+    catalog.lost.iter().map(row).filter(wanted).collect()
 }
 
 /// A verification under way.

@@ -112,6 +112,25 @@ fn snapshot_that_vanished_is_a_finding_until_that_is_accepted() {
 }
 
 #[test]
+fn snapshot_whose_file_is_damaged_leaves_the_others_usable() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 10);
+    let whole = place.stored("a.db").snapshot.unwrap();
+    insert(&a, 1);
+    let broken = place.stored("a.db").snapshot.unwrap();
+    damage(&place.path("backups/snapshots").join(broken.to_string()));
+    assert_eq!(place.list().snapshots.iter().map(|row| row.id).collect::<Vec<_>>(), [whole]);
+    assert!(place.warnings()[0].starts_with(&format!("snapshot {} cannot be used", broken.short())));
+    let report = place.verify(&VerifyRequest::default());
+    let told: Vec<_> = report.checked.iter().map(|one| (one.snapshot, one.status)).collect();
+    assert_eq!(told, [(whole, VerifyStatus::Ok), (broken, VerifyStatus::Damaged)]);
+    let check = place.check(&CheckRequest { accept_removed: true, ..CheckRequest::default() });
+    assert!(check.findings.iter().any(|finding| finding.kind == "snapshot-damaged"), "{check:?}");
+    assert_eq!(place.restored(&to("copy.db")).rows, 10);
+    place.stored("a.db");
+}
+
+#[test]
 fn facts_that_vanish_are_missed() {
     let place = Fixture::new();
     drop(place.database("a.db", 10));
