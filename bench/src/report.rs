@@ -91,12 +91,18 @@ pub(crate) struct Report {
     size: u64,
     rounds: usize,
     machine: BTreeMap<&'static str, String>,
+    /// Processes that wanted to run before the first figure: what else was going on.
+    load_before: f64,
     lines: Vec<Line>,
 }
 
 impl Report {
     pub(crate) fn new(size: u64, rounds: usize) -> Self {
-        Self { size, rounds, machine: machine(), lines: Vec::new() }
+        let load_before = load();
+        if load_before > 1.0 {
+            eprintln!("the machine is busy (load {load_before}): trust processor time, not wall time");
+        }
+        Self { size, rounds, machine: machine(), load_before, lines: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, lines: Vec<Line>) {
@@ -172,6 +178,12 @@ pub(crate) fn machine() -> BTreeMap<&'static str, String> {
         ("zstd", first_line("zstd", &["--version"])),
         ("commit", first_line("git", &["describe", "--always", "--dirty"])),
     ])
+}
+
+/// Returns the load average of the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 fn first_line(program: &str, arguments: &[&str]) -> String {

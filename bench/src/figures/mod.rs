@@ -44,8 +44,8 @@ pub(crate) fn run(scratch: &Scratch, size: u64, rounds: usize, only: &[String]) 
     }
     scratch.clean()?;
     let bench = Bench { scratch, records: scratch.records(size)?, rounds };
-    warm_up(&bench)?;
     let mut report = Report::new(size, rounds);
+    warm_up(&bench)?;
     for (name, figure) in FIGURES {
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             eprintln!("{name}");
