@@ -4,6 +4,7 @@
 //! share packs: snapshots are made when enough is stored or when the session ends, each after everything
 //! that it needs. A snapshot is acknowledged, by a fact in the repository, before this returns success.
 
+mod chunk_size;
 mod image;
 mod plan;
 mod save;

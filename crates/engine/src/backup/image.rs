@@ -12,7 +12,7 @@ use dbkeep_sqlite::identify::Kind;
 use dbkeep_sqlite::rows::RowCounter;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::Session;
+use super::{Session, chunk_size};
 use super::save::{meta, wants_sha256};
 use crate::catalog::Entry;
 use crate::context::Watch;
@@ -21,9 +21,6 @@ use crate::manifest::{ImageFacts, Integrity, IntegrityResult, Manifest};
 use crate::report::TableRows;
 use crate::source::Source;
 use crate::{Error, Result, name, show};
-
-/// How images are cut; a multiple of every page size.
-pub(super) const CHUNK_SIZE: u32 = 64 << 10;
 
 /// Where an image that was read without a moment to look at is small enough, it is looked at in memory.
 const IN_MEMORY_UP_TO: u64 = 32 << 20;
@@ -98,13 +95,14 @@ pub(super) fn read(
     parent: Option<&Entry>,
     watch: &Watch,
 ) -> Result<Content> {
-    let chunk_size = chunk_size(session, parent);
+    let chunk_size = chunk_size(session, capture, parent);
     let known = session.store.state().known_chunks(&source.name);
     let known = known.and_then(|bytes| KnownChunks::decode(&bytes).ok());
     let options = options(chunk_size, known.as_ref(), wants_sha256(session, capture.size()));
 
     let mut stream = Stream::begin(capture)?;
     let (mut image, looked) = stream.store_and_look(session, writer, &options, watch)?;
+    watch.step("backup.image-streamed");
     stream.settle(writer, &mut image, options.sha256)?;
     // What was seen before the second pass replaced parts of it was another image.
     let looked = looked.filter(|_| stream.capture.inspection_holds());
@@ -119,12 +117,11 @@ pub(super) fn read(
     Ok(stream.content(name, &image, nodes, looked, known.as_ref()))
 }
 
-/// Returns the length of chunks: that of the last snapshot, so that chunks are found again.
-fn chunk_size(session: &Session<'_>, parent: Option<&Entry>) -> u32 {
+/// Returns the length of chunks: that of the last snapshot where it still fits, so that chunks are found again.
+fn chunk_size(session: &Session<'_>, capture: &Capture, parent: Option<&Entry>) -> u32 {
     let last = parent.and_then(|parent| show::manifest(session.reader, parent).ok());
-    // A manifest comes from a repository that others may write.
-    let sound = |size: &u32| size.is_power_of_two() && (64 << 10..=1 << 20).contains(size);
-    last.map(|manifest| manifest.image.chunk_size).filter(sound).unwrap_or(CHUNK_SIZE)
+    let page_size = capture.header().map_or(0, |header| header.page_size);
+    chunk_size::choose(capture.size(), page_size, last.map(|manifest| manifest.image.chunk_size))
 }
 
 /// An image on its way.

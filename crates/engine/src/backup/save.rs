@@ -13,7 +13,7 @@ use dbkeep_sqlite::header::{Encoding, Header};
 use dbkeep_sqlite::position::Position;
 use jiff::Timestamp;
 
-use super::Session;
+use super::{Session, chunk_size};
 use super::image::{self, Content};
 use crate::catalog::{Entry, PRE_RESTORE};
 use crate::context::Watch;
@@ -229,7 +229,7 @@ impl Session<'_> {
                 offset += count as u64;
                 Ok(count)
             };
-            let options = image::options(image::CHUNK_SIZE, None, false);
+            let options = image::options(chunk_size::SHORTEST, None, false);
             let stored = writer.save_image(&mut read, &options).map_err(image::unwrap_source)?;
             let name = format!("{}{}", image::file_name(&source.name), sibling.suffix());
             nodes.extend(writer.save_image_nodes(&stored, &name, &meta)?);
