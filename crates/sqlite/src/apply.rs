@@ -26,7 +26,8 @@ use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::header::{Header, be32, lock_page};
 use crate::identify::{canonical, refuse_siblings_of_empty};
-use crate::{BoxError, Error, Result, holders, raw};
+use crate::raw::{self, GatedConnection};
+use crate::{BoxError, Error, Result, holders};
 
 /// How the target keeps its transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,8 @@ pub type ChunkSource<'s> = dyn FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8
 /// Another connection of this process may read the unchanged database before [`apply`](Self::apply)
 /// is called: the safety backup. Dropped without `commit`, everything is rolled back.
 pub struct InPlace {
-    /// Taken out only to be closed by `drop`.
-    connection: Option<Connection>,
+    /// Closing it rolls back what was not committed.
+    connection: GatedConnection,
     path: PathBuf,
     page_size: u32,
     page_count: u32,
@@ -81,7 +82,7 @@ impl InPlace {
         refuse_siblings_of_empty(&path)?;
         let connection = attach(&path)?;
         let mut target = Self {
-            connection: Some(connection),
+            connection,
             page_size: image.page_size,
             page_count: 0,
             journal_mode: JournalMode::Rollback,
@@ -174,33 +175,21 @@ impl InPlace {
         })
     }
 
-    fn connection(&self) -> &Connection {
-        self.connection.as_ref().expect("only `drop` takes the connection out")
-    }
-
     fn execute(&self, statements: &str) -> rusqlite::Result<()> {
-        self.connection().execute_batch(statements)
+        self.connection.execute_batch(statements)
     }
 
     fn number(&self, query: &str) -> rusqlite::Result<u32> {
-        self.connection().query_row(query, [], |row| row.get(0))
+        self.connection.query_row(query, [], |row| row.get(0))
     }
 
     fn text(&self, query: &str) -> rusqlite::Result<String> {
-        self.connection().query_row(query, [], |row| row.get(0))
-    }
-}
-
-impl Drop for InPlace {
-    fn drop(&mut self) {
-        let _gate = raw::while_closing();
-        // Closing rolls back what was not committed.
-        drop(self.connection.take());
+        self.connection.query_row(query, [], |row| row.get(0))
     }
 }
 
 /// Attaches the target as `r` to an empty database in memory.
-fn attach(path: &Path) -> Result<Connection> {
+fn attach(path: &Path) -> Result<GatedConnection> {
     // An attached database must have the encoding of the main one, and what the main file's header
     // says may be out of date while a log lies over it. So they are tried.
     let mut refusal = None;
@@ -215,10 +204,10 @@ fn attach(path: &Path) -> Result<Connection> {
     Err(Error::sqlite(path, refusal))
 }
 
-fn attach_as(path: &Path, encoding: &str) -> rusqlite::Result<Connection> {
+fn attach_as(path: &Path, encoding: &str) -> rusqlite::Result<GatedConnection> {
     // Without CREATE, which the attached database would inherit.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_in_memory_with_flags(flags)?;
+    let connection = GatedConnection::from(Connection::open_in_memory_with_flags(flags)?);
     connection.busy_timeout(Duration::ZERO)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     // Pages cannot be written to a database that defends itself.
@@ -229,7 +218,8 @@ fn attach_as(path: &Path, encoding: &str) -> rusqlite::Result<Connection> {
          CREATE VIRTUAL TABLE main.truncation USING sqlite_dbpage"
     ))?;
     let name = ToSqlOutput::Borrowed(ValueRef::Text(path.as_os_str().as_bytes()));
-    let _gate = raw::while_locking();
+    // What cannot be attached is closed at once.
+    let _gate = raw::while_closing();
     connection.execute("ATTACH ?1 AS r", params![name])?;
     // EXTRA also syncs the directory after the journal was deleted, which is the commit. Pages beyond
     // the cache go to the file or the log early and lock readers out; the limit bounds memory.
@@ -274,7 +264,7 @@ struct Writing<'t> {
 
 impl<'t> Writing<'t> {
     fn new(target: &'t InPlace, pages_after: u32, chunk_size: u32) -> Result<Self> {
-        let prepare = |query| target.connection().prepare(query).map_err(|e| Error::sqlite(&target.path, e));
+        let prepare = |query| target.connection.prepare(query).map_err(|e| Error::sqlite(&target.path, e));
         let mut writing = Self {
             target,
             read: prepare("SELECT data FROM sqlite_dbpage('r') WHERE pgno=?1")?,
@@ -392,7 +382,7 @@ impl<'t> Writing<'t> {
         // next page. Neither statement may write two rows: SQLite would then take the number of
         // pages from page 1 too early and find nothing to cut.
         let query = "INSERT INTO truncation(pgno, data, schema) VALUES(?1, NULL, 'r')";
-        let cut = self.target.connection().execute(query, [i64::from(self.pages_after) + 1]);
+        let cut = self.target.connection.execute(query, [i64::from(self.pages_after) + 1]);
         cut.map(drop).map_err(|error| self.failed(error))
     }
 

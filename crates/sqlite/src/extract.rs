@@ -16,8 +16,9 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::inspect::{TableRows, quoted, text};
+use crate::raw::{self, GatedConnection};
 use crate::vfs::{PageSource, image_error, open_image};
-use crate::{Error, Result, holders, identify, raw};
+use crate::{Error, Result, holders, identify};
 
 /// Where tables are put.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +61,8 @@ pub fn copy_tables(
         Target::New(path) => into_new_file(&image, &wanted, path, cancelled),
         Target::Live { path, patience } => {
             let path = identify::canonical(path)?;
-            let target = TargetDatabase::open(&path, patience)?;
-            Copy::new(&image, target.connection(), &path, cancelled).run(&wanted)
+            let target = open_target(&path, patience)?;
+            Copy::new(&image, &target, &path, cancelled).run(&wanted)
         }
     }
 }
@@ -77,9 +78,9 @@ fn into_new_file(
     drop(created.map_err(|source| Error::Io { action: "create", path: path.to_path_buf(), source })?);
     let copy = || {
         let path = identify::canonical(path)?;
-        let target = TargetDatabase::open(&path, Duration::ZERO)?;
-        copy_settings(image, target.connection(), &path)?;
-        Copy::new(image, target.connection(), &path, cancelled).run(wanted)
+        let target = open_target(&path, Duration::ZERO)?;
+        copy_settings(image, &target, &path)?;
+        Copy::new(image, &target, &path, cancelled).run(wanted)
     };
     copy().inspect_err(|_| {
         // The error that led here is the one to tell; what stays is an incomplete file nobody opened.
@@ -100,41 +101,25 @@ fn copy_settings(image: &Connection, target: &Connection, path: &Path) -> Result
     Ok(())
 }
 
-/// The connection that writes, closed under the gate that keeps the locks of others in this process.
-struct TargetDatabase(Option<Connection>);
-
-impl TargetDatabase {
-    fn open(path: &Path, patience: Duration) -> Result<Self> {
-        identify::refuse_siblings_of_empty(path)?;
-        let failed = |error| Error::sqlite(path, error);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let target = Self(Some(Connection::open_with_flags(path, flags).map_err(failed)?));
-        let connection = target.connection();
-        let configure = || {
-            connection.busy_timeout(patience)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-            // The tables behind a virtual table can only be filled without this defence.
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-            connection.execute_batch(
-                "PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON; PRAGMA synchronous=EXTRA; \
-                 PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY",
-            )
-        };
-        configure().map_err(failed)?;
-        Ok(target)
-    }
-
-    fn connection(&self) -> &Connection {
-        self.0.as_ref().expect("only `drop` takes the connection out")
-    }
-}
-
-impl Drop for TargetDatabase {
-    fn drop(&mut self) {
-        let _gate = raw::while_closing();
-        drop(self.0.take());
-    }
+/// Opens the connection that writes.
+fn open_target(path: &Path, patience: Duration) -> Result<GatedConnection> {
+    identify::refuse_siblings_of_empty(path)?;
+    let failed = |error| Error::sqlite(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = GatedConnection::from(Connection::open_with_flags(path, flags).map_err(failed)?);
+    let configure = || {
+        connection.busy_timeout(patience)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        // The tables behind a virtual table can only be filled without this defence.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        connection.execute_batch(
+            "PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON; PRAGMA synchronous=EXTRA; \
+             PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY",
+        )
+    };
+    configure().map_err(failed)?;
+    Ok(connection)
 }
 
 /// How a table keeps its rows.

@@ -20,7 +20,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use crate::header::{self, HEADER_SIZE, Header};
 use crate::identify::{self, Identity};
 use crate::position::FileState;
-use crate::raw::{self, VfsFile};
+use crate::raw::{self, GatedConnection, VfsFile};
 use crate::wal::WalIndexHeader;
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ pub struct Moment {
 
 /// A connection to a database that others may be using.
 pub struct Live {
-    connection: ManuallyClosed,
+    connection: GatedConnection,
     main: NonNull<ffi::sqlite3_file>,
     snapshot: Option<Snapshot>,
     identity: Identity,
@@ -309,7 +309,7 @@ impl Deref for SameMoment {
 
 /// The write lock of a database in WAL mode, under which nobody commits. Writes nothing.
 pub(crate) struct WriteGate {
-    _connection: ManuallyClosed,
+    _connection: GatedConnection,
 }
 
 impl WriteGate {
@@ -321,31 +321,6 @@ impl WriteGate {
             .execute_batch("PRAGMA query_only = 0; BEGIN IMMEDIATE")
             .map_err(|error| Error::sqlite(&identity.path, error))?;
         Ok(WriteGate { _connection: connection })
-    }
-}
-
-/// A connection whose closing is kept apart from the taking of locks.
-struct ManuallyClosed(Option<Connection>);
-
-impl Deref for ManuallyClosed {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.0.as_ref().expect("the connection is taken out by drop only")
-    }
-}
-
-impl ManuallyClosed {
-    fn handle(&self) -> *mut ffi::sqlite3 {
-        // SAFETY: the pointer is used while the connection is borrowed, never to close it.
-        unsafe { Connection::handle(self) }
-    }
-}
-
-impl Drop for ManuallyClosed {
-    fn drop(&mut self) {
-        let _gate = raw::while_closing();
-        drop(self.0.take());
     }
 }
 
@@ -386,13 +361,13 @@ pub(crate) fn lock_holder(identity: &Identity) -> Option<String> {
     }
 }
 
-fn open_connection(path: &Path, writable: bool) -> Result<ManuallyClosed> {
+fn open_connection(path: &Path, writable: bool) -> Result<GatedConnection> {
     let access = if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let failed = |error| Error::sqlite(path, error);
     // An absolute path is never taken for a URI, so no character in it means anything.
     let connection =
-        ManuallyClosed(Some(Connection::open_with_flags(absolute(path)?, flags).map_err(failed)?));
+        GatedConnection::from(Connection::open_with_flags(absolute(path)?, flags).map_err(failed)?);
     connection.busy_timeout(Duration::ZERO).map_err(failed)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).map_err(failed)?;
@@ -412,7 +387,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     if path.is_absolute() { Ok(path.to_path_buf()) } else { identify::canonical(path) }
 }
 
-fn main_file(connection: &ManuallyClosed, path: &Path) -> Result<NonNull<ffi::sqlite3_file>> {
+fn main_file(connection: &GatedConnection, path: &Path) -> Result<NonNull<ffi::sqlite3_file>> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     control(connection, ffi::SQLITE_FCNTL_FILE_POINTER, &raw mut file);
     NonNull::new(file).ok_or_else(|| Error::Unsupported {
@@ -422,7 +397,7 @@ fn main_file(connection: &ManuallyClosed, path: &Path) -> Result<NonNull<ffi::sq
     })
 }
 
-fn control<T>(connection: &ManuallyClosed, operation: c_int, argument: *mut T) -> c_int {
+fn control<T>(connection: &GatedConnection, operation: c_int, argument: *mut T) -> c_int {
     // SAFETY: the connection is open; callers pass the argument type that the operation is
     // documented to take, alive during the call.
     unsafe {

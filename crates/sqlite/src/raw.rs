@@ -9,13 +9,14 @@
 use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 use crate::identify::Identity;
 use crate::{Error, Result};
@@ -33,6 +34,30 @@ pub(crate) fn while_locking() -> RwLockReadGuard<'static, ()> {
 
 pub(crate) fn while_closing() -> RwLockWriteGuard<'static, ()> {
     GATE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection whose closing is kept apart from the taking of locks.
+pub(crate) struct GatedConnection(Option<Connection>);
+
+impl From<Connection> for GatedConnection {
+    fn from(connection: Connection) -> Self {
+        GatedConnection(Some(connection))
+    }
+}
+
+impl Deref for GatedConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0.as_ref().expect("only `drop` takes the connection out")
+    }
+}
+
+impl Drop for GatedConnection {
+    fn drop(&mut self) {
+        let _gate = while_closing();
+        drop(self.0.take());
+    }
 }
 
 /// Runs `action` with a descriptor that SQLite has open on this file, if there is one.
