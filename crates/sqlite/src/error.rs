@@ -117,6 +117,16 @@ pub enum Error {
         /// The first thing that did not fit.
         what: String,
     },
+    /// The log grew too much while a capture kept it from beginning anew.
+    #[error("the write-ahead log of {path} grew by {by} bytes while it was being read, more than {limit}", path = path.display())]
+    LogGrew {
+        /// The database.
+        path: PathBuf,
+        /// By how many bytes.
+        by: u64,
+        /// How many were allowed.
+        limit: u64,
+    },
     /// Something that exists but that dbkeep does not handle.
     #[error("{path}: {what}", path = path.display())]
     Unsupported {
@@ -219,6 +229,9 @@ impl Error {
             }
             Error::WalMismatch { .. } => {
                 "run the backup again; if it stays, check the database and its disk".into()
+            }
+            Error::LogGrew { .. } => {
+                "run the backup when less is written, or make more room on the disk of the database".into()
             }
             Error::PageSizeDiffers { path, .. } => format!(
                 "restore to a new file, stop the application, and put that file in the place of {} \

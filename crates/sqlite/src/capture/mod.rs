@@ -79,6 +79,9 @@ pub struct CaptureOptions {
     /// The longest time for which the second of two passes keeps writers of a database in rollback
     /// mode waiting at a stretch.
     pub longest_hold: Duration,
+    /// By how many bytes a log may grow while it is kept from beginning anew; by default 10 GB, or a quarter of
+    /// what is free on its disk when that is less. A capture under which it grows more fails.
+    pub log_growth_limit: Option<u64>,
     /// The present time, or an earlier one: files written shortly before it are never taken for unchanged.
     pub now: SystemTime,
 }
@@ -90,6 +93,7 @@ impl Default for CaptureOptions {
             force_method: None,
             memory_limit: 32 << 20,
             longest_hold: Duration::from_secs(30),
+            log_growth_limit: None,
             now: SystemTime::now(),
         }
     }
@@ -101,7 +105,7 @@ pub type ChunkSink<'a> = dyn FnMut(u64, &[u8]) -> Result<(), BoxError> + 'a;
 /// What is left to say when a capture is over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
-    /// By how many bytes the log grew while it could not be begun anew.
+    /// By how many bytes the log grew while it could not begin anew.
     pub wal_grew_by: u64,
     /// What a person should know.
     pub warnings: Vec<String>,
@@ -123,6 +127,7 @@ pub struct Capture {
     next: u64,
     state: State,
     pinned: bool,
+    log_growth_limit: u64,
     /// Whether settling replaced what was read first.
     reread: bool,
     warnings: Vec<String>,
@@ -168,6 +173,7 @@ impl Capture {
         }
         let scene = Scene::new(site.file_system == FileSystem::Local, options.now);
         let body = held.into_body(options, pinned)?;
+        let limit = options.log_growth_limit.unwrap_or_else(|| usual_log_growth_limit(&site.identity.path));
         let mut capture = Capture {
             body,
             identity: site.identity,
@@ -180,6 +186,7 @@ impl Capture {
             next: 0,
             state: State::Reading,
             pinned,
+            log_growth_limit: limit,
             reread: false,
             warnings,
         };
@@ -295,6 +302,7 @@ impl Capture {
     }
 
     fn read_part(&mut self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_log_growth()?;
         let result = self.body.read(&self.identity, offset, buffer);
         match (result, offset) {
             // The log is not what we know it to be, as with a file layer of the application's
@@ -308,6 +316,15 @@ impl Capture {
             }
             (result, _) => result,
         }
+    }
+
+    /// Fails when the log has grown too much on our account: a full disk would stop the application.
+    fn check_log_growth(&self) -> Result<()> {
+        let (by, limit) = (self.body.wal_growth(), self.log_growth_limit);
+        if by > limit {
+            return Err(Error::LogGrew { path: self.identity.path.clone(), by, limit });
+        }
+        Ok(())
     }
 
     fn state_after_reading(&self) -> Result<State> {
@@ -393,6 +410,12 @@ impl Deref for Inspection {
             Source::Image(connection) => connection,
         }
     }
+}
+
+/// Returns by how much the log of the database at `path` may grow on our account.
+fn usual_log_growth_limit(path: &Path) -> u64 {
+    const MOST: u64 = 10_000_000_000;
+    rustix::fs::statvfs(path).map_or(MOST, |disk| (disk.f_bavail.saturating_mul(disk.f_frsize) / 4).min(MOST))
 }
 
 fn site_warnings(site: &Site) -> Option<String> {

@@ -110,6 +110,7 @@ impl Capture {
                 }
                 held_since = Instant::now();
             }
+            self.check_log_growth()?;
             let left = usize::try_from(self.size - offset).unwrap_or(usize::MAX);
             let count = left.min(buffer.len());
             self.body.read(&self.identity, offset, &mut buffer[..count])?;

@@ -206,6 +206,28 @@ fn last_one_to_close_neither_checkpoints_nor_deletes_the_log() {
     assert_same(&std::fs::read(identify::sibling(&path, "-wal")).unwrap(), &frames);
 }
 
+#[test]
+fn log_that_grows_too_much_on_our_account_ends_the_capture() {
+    let (_folder, path) = place("busy.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(3000)));
+    let mut application = Other::start("sql", &path);
+    application.ask("UPDATE t SET v = 1 WHERE id = 1");
+    for (limit, fits) in [(Some(100_000), false), (Some(100 << 20), true), (None, true)] {
+        let options = CaptureOptions { log_growth_limit: limit, ..CaptureOptions::default() };
+        let mut capture = Capture::open(&path, &options).unwrap();
+        capture.read(&mut [0; 4096]).unwrap();
+        assert_eq!(application.ask("UPDATE t SET b = randomblob(1000)"), "ok");
+        match capture.read(&mut [0; 4096]) {
+            Ok(_) => assert!(fits),
+            Err(Error::LogGrew { by, .. }) => assert!(by > 1_000_000 && !fits, "{by}"),
+            Err(error) => panic!("{error}"),
+        }
+        drop(capture);
+        assert_eq!(application.ask("PRAGMA wal_checkpoint(truncate)"), "Integer(0)", "the log is let go");
+        application.ask("UPDATE t SET v = 1 WHERE id = 1");
+    }
+}
+
 /// Leaves a database with a journal of an unfinished transaction, part of which is in the file.
 fn hot_journal(path: &Path) {
     let (_folder, live) = place("live.db");
