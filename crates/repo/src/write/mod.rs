@@ -48,8 +48,6 @@ use work::{Batch, Bench, Job, Line};
 const INDEX_BLOBS: usize = 50_000;
 /// Bytes of an image that go to a worker at once.
 const BATCH: usize = 1 << 20;
-/// How far our threads step back behind the application whose database is stored.
-const NICE: i32 = 10;
 /// Packs stored at the same time: one waits for the disk while the other is hashed.
 const UPLOADS: usize = 2;
 /// Packs of trees are smaller: stock tools fetch and cache them whole.
@@ -312,8 +310,7 @@ fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let gentle = move || {
-        // On Linux this is the thread's own. Applications come first; where it is refused, they share.
-        let _ = rustix::process::nice(NICE);
+        work::give_way();
         body();
     };
     let started = thread::Builder::new().name(name).spawn(gentle);

@@ -142,7 +142,6 @@ impl Line {
 /// The body of a worker thread: works until no more jobs can come. After an error jobs are
 /// taken and handed back undone, so that nobody waits for ever.
 pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished: &Sender<Batch>) {
-    give_way();
     for job in jobs {
         match job {
             Job::Chunks(mut batch) => {
