@@ -211,6 +211,9 @@ impl Error {
     /// Returns what a person can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Damaged { kind: FileKind::Lock, .. } => {
+                "if nobody else uses the repository, remove all locks with `restic unlock --remove-all`"
+            }
             Self::Missing { .. } | Self::BlobMissing { .. } | Self::Short { .. } | Self::Damaged { .. } => {
                 "run `dbkeep check` to learn which snapshots are affected"
             }
@@ -231,7 +234,7 @@ impl Error {
             Self::TooManyKeys { .. } => "remove keys that are not needed with `restic key remove`",
             Self::Locked { program, host, .. } if program == "dbkeep" => {
                 return Some(format!(
-                    "wait until it is done; a dbkeep that is gone on {host} frees its lock itself"
+                    "wait until it is done; the lock of a dbkeep that is gone ends by itself: at once on {host}, elsewhere after half an hour"
                 ));
             }
             Self::Locked { .. } => "wait until it is done; if that process is gone, run `restic unlock`",
@@ -276,6 +279,13 @@ mod tests {
         let damaged = |kind| Error::Damaged { kind, id: Id::NULL, what: "odd".to_owned() }.to_string();
         assert_eq!(damaged(FileKind::Snapshot), "snapshot 00000000 is damaged: odd");
         assert_eq!(damaged(FileKind::Config), "config is damaged: odd");
+    }
+
+    #[test]
+    fn damaged_lock_that_keeps_everybody_out_can_be_got_rid_of() {
+        let damaged = |kind| Error::Damaged { kind, id: Id::NULL, what: "odd".to_owned() };
+        let hint = |kind| damaged(kind).hint().unwrap();
+        assert!(hint(FileKind::Lock).contains("unlock") && !hint(FileKind::Index).contains("unlock"));
     }
 
     #[test]
