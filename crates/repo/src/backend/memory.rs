@@ -24,9 +24,11 @@ struct State {
     interloper: Interloper,
 }
 
-/// What somebody else does just before a change of ours.
+/// What somebody else does just before a change of ours, and to which kind of objects that change is.
 #[derive(Default)]
-struct Interloper(Option<(FileKind, Box<dyn FnOnce(&MemoryBackend) + Send>)>);
+struct Interloper(Option<(FileKind, Act)>);
+
+type Act = Box<dyn FnOnce(&MemoryBackend) + Send>;
 
 impl Clone for Interloper {
     /// A copy of the storage is not used by anybody else.

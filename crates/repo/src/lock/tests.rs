@@ -280,7 +280,10 @@ struct Remote {
     after_list: Mutex<Option<Hook>>,
 }
 
-struct Hook(Box<dyn FnOnce(&mut Vec<FileInfo>) + Send>);
+/// Changes a listing.
+type Change = Box<dyn FnOnce(&mut Vec<FileInfo>) + Send>;
+
+struct Hook(Change);
 
 impl std::fmt::Debug for Hook {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -91,7 +91,7 @@ fn folders_that_copying_leaves_out_are_made_again() {
 #[test]
 fn nothing_is_made_where_the_disk_of_the_repository_is_not_mounted_any_more() {
     let (scratch, backend) = repository();
-    fs::rename(backend.root(), scratch.path().join("disk")).unwrap();
+    durable::rename(backend.root(), &scratch.path().join("disk")).unwrap();
     fs::create_dir(backend.root()).unwrap();
     for kind in [FileKind::Pack, FileKind::Lock, FileKind::Fact, FileKind::Index] {
         assert!(backend.write(kind, &Id::of(b"x"), b"x").is_err(), "{kind:?}");
