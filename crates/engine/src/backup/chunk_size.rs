@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn larger_databases_have_longer_chunks() {
-        let sizes = [(0, 16), (2 * GIB, 16), (4 * GIB, 16), (5 * GIB, 32), (50 * GIB, 256), (256 * GIB, 1024)];
+        let sizes =
+            [(0, 16), (2 * GIB, 16), (4 * GIB, 16), (5 * GIB, 32), (50 * GIB, 256), (256 * GIB, 1024)];
         for (size, kib) in sizes {
             assert_eq!(choose(size, 4096, None), kib * KIB, "{size}");
         }

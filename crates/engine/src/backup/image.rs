@@ -12,8 +12,8 @@ use dbkeep_sqlite::identify::Kind;
 use dbkeep_sqlite::rows::RowCounter;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::{Session, chunk_size};
 use super::save::{meta, wants_sha256};
+use super::{Session, chunk_size};
 use crate::catalog::Entry;
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};

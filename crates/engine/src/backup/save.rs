@@ -13,8 +13,8 @@ use dbkeep_sqlite::header::{Encoding, Header};
 use dbkeep_sqlite::position::Position;
 use jiff::Timestamp;
 
-use super::{Session, chunk_size};
 use super::image::{self, Content};
+use super::{Session, chunk_size};
 use crate::catalog::{Entry, PRE_RESTORE};
 use crate::context::Watch;
 use crate::manifest::{self, Identity, IntegrityResult, Manifest, Options, SqliteFacts};

@@ -212,6 +212,11 @@ pub(crate) fn to(path: &str) -> RestoreRequest {
     RestoreRequest { to: Some(path.to_owned()), ..RestoreRequest::default() }
 }
 
+/// Returns a request for the snapshot of a backup.
+pub(crate) fn snapshot(of: &DatabaseBackup, request: RestoreRequest) -> RestoreRequest {
+    RestoreRequest { snapshot: Some(of.snapshot.unwrap().to_string()), ..request }
+}
+
 /// Returns a request to restore into the original place.
 pub(crate) fn in_place() -> RestoreRequest {
     RestoreRequest { in_place: true, ..RestoreRequest::default() }

@@ -4,4 +4,5 @@
 mod backup;
 mod fixture;
 mod keep;
+mod large;
 mod restore;
