@@ -148,11 +148,6 @@ impl Header {
         }
     }
 
-    /// Returns the number of the page that never holds data, because SQLite's locks lie there.
-    pub fn lock_page(&self) -> u32 {
-        lock_page(self.page_size)
-    }
-
     /// Says whether the SQLite that wrote last can damage a database through the WAL-reset bug.
     ///
     /// Found in March 2026: 3.7.0 to 3.51.2 are affected, except 3.44.6 and 3.50.7 and their
@@ -169,7 +164,8 @@ impl Header {
     }
 }
 
-/// Returns the number of the page that holds the lock bytes, for pages of `page_size` bytes.
+/// Returns the number of the page that never holds data, because SQLite's locks lie there, for pages of
+/// `page_size` bytes.
 pub fn lock_page(page_size: u32) -> u32 {
     0x4000_0000 / page_size + 1
 }
@@ -226,7 +222,7 @@ mod tests {
         bytes[16..18].copy_from_slice(&1u16.to_be_bytes());
         let header = Header::parse(&bytes).unwrap();
         assert_eq!(header.page_size, 65536);
-        assert_eq!(header.lock_page(), 16385);
+        assert_eq!(lock_page(header.page_size), 16385);
     }
 
     #[test]
@@ -275,7 +271,7 @@ mod tests {
             all[start..start + 32].copy_from_slice(&bytes);
             if let Ok(header) = Header::parse(&all) {
                 prop_assert!(header.page_size.is_power_of_two());
-                let _ = (header.pages_in(u64::MAX), header.lock_page(), header.sqlite_version_text());
+                let _ = (header.pages_in(u64::MAX), lock_page(header.page_size), header.sqlite_version_text());
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::body::Body;
 use crate::capture::{Capture, ChunkSink, State};
+use crate::header::Header;
 use crate::{Error, Result};
 
 /// How long writers wait for one slice, and how long they then have to themselves.
@@ -23,7 +24,7 @@ const PASSES: u32 = 3;
 #[derive(PartialEq, Eq)]
 enum Pass {
     Whole,
-    /// Somebody committed between two slices.
+    /// Somebody wrote between two slices.
     Overtaken,
 }
 
@@ -63,8 +64,7 @@ impl Capture {
     fn read_again(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<()> {
         for _ in 0..PASSES {
             // In WAL mode nobody waits for us.
-            let in_wal_mode = self.header.as_ref().is_some_and(|header| header.is_wal());
-            let slice = (!in_wal_mode).then_some(SLICE);
+            let slice = (!self.is_in_wal_mode()).then_some(SLICE);
             if self.pass(chunk_size, chunk, slice)? == Pass::Whole {
                 if self.body.is_of_one_moment()? {
                     return Ok(());
@@ -72,9 +72,22 @@ impl Capture {
                 self.lock()?;
             }
         }
-        let deadline = Instant::now() + self.options.longest_hold;
-        let path = self.identity.path.clone();
+        if self.is_in_wal_mode() {
+            // Nobody opened it, yet something changes the file again and again.
+            return Err(Error::Changed { path: self.identity.path.clone() });
+        }
+        self.hold_for_all(chunk_size, chunk)
+    }
+
+    fn is_in_wal_mode(&self) -> bool {
+        self.header.as_ref().is_some_and(Header::is_wal)
+    }
+
+    /// Reads all chunks under one lock, or gives up when writers would wait for too long.
+    fn hold_for_all(&mut self, chunk_size: u32, chunk: &mut ChunkSink<'_>) -> Result<()> {
         let limit = self.options.longest_hold;
+        let deadline = Instant::now() + limit;
+        let path = self.identity.path.clone();
         let mut in_time = |index: u64, bytes: &[u8]| {
             if Instant::now() > deadline {
                 let error = Error::unsupported(
@@ -87,11 +100,7 @@ impl Capture {
             }
             chunk(index, bytes)
         };
-        self.pass(chunk_size, &mut in_time, None)?;
-        match self.body.is_of_one_moment()? {
-            true => Ok(()),
-            false => Err(Error::Changed { path }),
-        }
+        self.pass(chunk_size, &mut in_time, None).map(|_whole| ())
     }
 
     /// Reads all chunks under the lock, which is held at the start and at the end; with
