@@ -135,6 +135,13 @@ impl Site {
             }
         }
         if gate {
+            if rustix::fs::access(self.path(), rustix::fs::Access::WRITE_OK).is_err() {
+                return Err(Error::unsupported(
+                    self.path(),
+                    "may not be written to, so its writers cannot be held off while several databases are opened",
+                    "run as the user that owns it, or back it up on its own",
+                ));
+            }
             let held = WriteGate::try_take(&self.identity)?;
             return Ok(Held::Gated(Live::open(&self.identity)?, guard, held));
         }

@@ -454,8 +454,13 @@ fn file_replaced_while_it_is_read_is_an_error() {
 }
 
 /// What a user without any right to write sees.
-pub(crate) fn report_as_other_user(path: &str) {
-    let answer = match Capture::open(Path::new(path), &CaptureOptions::default()) {
+pub(crate) fn report_as_other_user(path: &str, together: bool) {
+    let options = CaptureOptions::default();
+    let capture = match together {
+        true => Capture::at_once(&[path.into()], &options).unwrap().remove(0),
+        false => Capture::open(Path::new(path), &options),
+    };
+    let answer = match capture {
         Ok(mut capture) => format!("{} {}", capture.method(), rows(&read_all(&mut capture))),
         Err(error) => format!("error {error}"),
     };
@@ -463,12 +468,12 @@ pub(crate) fn report_as_other_user(path: &str) {
 }
 
 /// Starts this test binary as `nobody`; `None` unless we are root.
-fn as_nobody(path: &Path) -> Option<String> {
+fn as_nobody(role: &str, path: &Path) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can become another user");
         return None;
     }
-    let mut command = crate::support::command("report", path);
+    let mut command = crate::support::command(role, path);
     let output = command.uid(65534).gid(65534).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let at = text.find("ready ").unwrap_or_else(|| panic!("{text}"));
@@ -489,20 +494,22 @@ fn user_who_may_only_read_gets_the_same_image() {
     for suffix in ["", "-wal", "-shm"] {
         permit(&identify::sibling(&path, suffix), 0o644);
     }
-    let Some(answer) = as_nobody(&path) else { return };
+    let Some(answer) = as_nobody("report", &path) else { return };
     assert_eq!(answer, "locked image 20");
+    let together = as_nobody("report together", &path).unwrap();
+    assert!(together.contains("its writers cannot be held off"), "{together}");
 
     permit(&identify::sibling(&path, "-shm"), 0o600);
     assert_eq!(
-        as_nobody(&path).unwrap(),
+        as_nobody("report", &path).unwrap(),
         format!("error no permission to read {}", identify::sibling(&path, "-shm").display())
     );
     drop(keeper);
-    assert_eq!(as_nobody(&path).unwrap(), "at rest 20");
+    assert_eq!(as_nobody("report", &path).unwrap(), "at rest 20");
     assert_eq!(beside(&path), ["shared.db"]);
 
     permit(&path, 0o600);
-    assert!(as_nobody(&path).unwrap().starts_with("error no permission to read"));
+    assert!(as_nobody("report", &path).unwrap().starts_with("error no permission to read"));
 }
 
 #[test]
@@ -514,7 +521,7 @@ fn interrupted_transaction_that_may_not_be_rolled_back_is_a_clear_error() {
     for suffix in ["", "-journal"] {
         permit(&identify::sibling(&path, suffix), 0o644);
     }
-    let Some(answer) = as_nobody(&path) else { return };
+    let Some(answer) = as_nobody("report", &path) else { return };
     assert!(answer.contains("was left in the middle of a transaction"), "{answer}");
     assert_same(&std::fs::read(&path).unwrap(), &before);
     assert_eq!(beside(&path), ["hot.db", "hot.db-journal"]);

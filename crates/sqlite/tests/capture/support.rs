@@ -86,7 +86,8 @@ pub(crate) fn play_role() {
         "trace" => super::locks::everything(&path),
         "transfer" => super::together::transfer(&path),
         "count" => super::speed::count(&path),
-        "report" => super::situations::report_as_other_user(&path),
+        "report" => super::situations::report_as_other_user(&path, false),
+        "report together" => super::situations::report_as_other_user(&path, true),
         other => panic!("unknown role {other}"),
     }
 }
