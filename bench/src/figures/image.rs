@@ -77,7 +77,16 @@ fn capture(database: &Path, method: Method) -> Result<f64> {
     let mut buffer = vec![0; 1 << 20];
     let began = Instant::now();
     let mut capture = Capture::open(database, &options)?;
-    while capture.read(&mut buffer)? > 0 {}
+    let mut total = 0;
+    loop {
+        match capture.read(&mut buffer)? {
+            0 => break,
+            count => total += count as u64,
+        }
+    }
+    if total != capture.size() {
+        return Err(format!("{total} bytes of {} were read", capture.size()).into());
+    }
     if capture.needs_settling() {
         capture.settle(64 << 10, &mut |_, _| Ok(()))?;
     }
