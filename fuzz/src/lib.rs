@@ -12,7 +12,7 @@ use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::Tree;
 use dbkeep_repo::format::{pack, unpacked};
 use dbkeep_repo::write::KnownChunks;
-use dbkeep_sqlite::header::{HEADER_SIZE, Header};
+use dbkeep_sqlite::header::{HEADER_SIZE, Header, lock_page};
 use dbkeep_sqlite::inspect::TableRoot;
 use dbkeep_sqlite::rows::RowCounter;
 use dbkeep_sqlite::wal;
@@ -120,7 +120,7 @@ pub fn sqlite_header(data: &[u8]) {
     let Some(bytes) = data.first_chunk::<HEADER_SIZE>() else { return };
     let Ok(header) = Header::parse(bytes) else { return };
     assert!(header.page_size.is_power_of_two() && (512..=65536).contains(&header.page_size));
-    assert!(header.lock_page() > 1);
+    assert!(lock_page(header.page_size) > 1);
     let _ = (header.pages_in(u64::MAX), header.affected_by_wal_reset_bug(), header.sqlite_version_text());
 }
 
