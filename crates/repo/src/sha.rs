@@ -10,6 +10,9 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
 use crate::Id;
 
 /// Returns the SHA-256 of every message. Quickest when neighbours have the same length.
@@ -29,17 +32,57 @@ pub(crate) fn ids(messages: &[&[u8]], ids: &mut Vec<Id>) {
 /// length, are too few, or the processor cannot.
 #[cfg(target_arch = "x86_64")]
 fn side_by_side(messages: &[&[u8]], ids: &mut Vec<Id>) -> usize {
-    if let Some(four) = messages.first_chunk().filter(|four| unit::is_here() && are_equally_long(*four)) {
+    if let Some(four) = messages.first_chunk().filter(|four| unit_is_right() && are_equally_long(*four)) {
         // SAFETY: the processor has all features that the function is compiled for; it has no other precondition.
         ids.extend(unsafe { unit::digests(four) }.map(Id::new));
         return four.len();
     }
-    if let Some(eight) = messages.first_chunk().filter(|eight| wide::is_here() && are_equally_long(*eight)) {
+    if let Some(eight) = messages.first_chunk().filter(|eight| wide_is_right() && are_equally_long(*eight)) {
         // SAFETY: as above.
         ids.extend(unsafe { wide::digests(eight) }.map(Id::new));
         return eight.len();
     }
     0
+}
+
+/// Says whether the SHA unit is here and gives the digests that `ring` gives; tried once a process.
+///
+/// A wrong digest would store a blob under a wrong name, and nothing after it would notice before a restore.
+#[cfg(target_arch = "x86_64")]
+fn unit_is_right() -> bool {
+    static IS_RIGHT: OnceLock<bool> = OnceLock::new();
+    *IS_RIGHT.get_or_init(|| {
+        // SAFETY: only called where the processor has the features.
+        unit::is_here() && agrees_with_ring(|messages: &[&[u8]; 4]| unsafe { unit::digests(messages) })
+    })
+}
+
+/// The same for eight messages through AVX2.
+#[cfg(target_arch = "x86_64")]
+fn wide_is_right() -> bool {
+    static IS_RIGHT: OnceLock<bool> = OnceLock::new();
+    *IS_RIGHT.get_or_init(|| {
+        // SAFETY: only called where the processor has the feature.
+        wide::is_here() && agrees_with_ring(|messages: &[&[u8]; 8]| unsafe { wide::digests(messages) })
+    })
+}
+
+/// Says whether `digests` is right about messages that end everywhere in a block, each lane with other bytes.
+#[cfg(target_arch = "x86_64")]
+fn agrees_with_ring<const LANES: usize>(digests: impl Fn(&[&[u8]; LANES]) -> [[u8; 32]; LANES]) -> bool {
+    let mut bytes = Vec::with_capacity(64 * LANES);
+    let mut seed = Id::of(b"dbkeep tries its hashing");
+    for _ in 0..2 * LANES {
+        bytes.extend_from_slice(seed.as_bytes());
+        seed = Id::of(seed.as_bytes());
+    }
+    [0, 1, 55, 56, 63, 64, 119, 120, 191, 192].into_iter().all(|length| {
+        let messages: [&[u8]; LANES] = std::array::from_fn(|lane| &bytes[lane * 8..lane * 8 + length]);
+        digests(&messages)
+            .into_iter()
+            .zip(messages)
+            .all(|(digest, message)| Id::new(digest) == Id::of(message))
+    })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -325,6 +368,20 @@ mod tests {
             ids(&slices, &mut found);
             let alone: Vec<_> = slices.iter().map(|message| Id::of(message)).collect();
             assert_eq!(found, alone, "length {length}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn lane_that_gives_a_wrong_digest_is_noticed() {
+        let right = |messages: &[&[u8]; 4]| messages.map(|message| *Id::of(message).as_bytes());
+        assert!(agrees_with_ring(right));
+        for (lane, length) in [(0, 0), (3, 56), (2, 192)] {
+            assert!(!agrees_with_ring(|messages: &[&[u8]; 4]| {
+                let mut digests = right(messages);
+                digests[lane][31] ^= u8::from(messages[lane].len() == length);
+                digests
+            }));
         }
     }
 
