@@ -18,10 +18,9 @@ use rusqlite::{Connection, OpenFlags};
 use crate::inspect::{TableRows, quoted, text};
 use crate::raw::{self, GatedConnection};
 use crate::vfs::{PageSource, image_error, open_image};
-use crate::{Error, Result, holders, identify};
+use crate::{BoxError, Error, Result, holders, identify};
 
 /// Where tables are put.
-#[derive(Clone, Copy, Debug)]
 pub enum Target<'p> {
     /// A new database file; there must be none yet, nor a journal or log that was left beside it. It is
     /// removed again when the extraction fails.
@@ -32,6 +31,9 @@ pub enum Target<'p> {
         path: &'p Path,
         /// How long to wait for its write lock.
         patience: Duration,
+        /// Called once the write lock is held and before anything changes, so that nobody commits between
+        /// this and the copy: the safety backup. Another connection of this process may read the database.
+        locked: &'p mut dyn FnMut() -> Result<(), BoxError>,
     },
 }
 
@@ -47,7 +49,8 @@ pub struct Extracted {
 /// Copies `tables` out of the image; names are compared as SQLite does, without regard to case.
 ///
 /// Foreign keys and triggers do not act meanwhile. On return the target is committed and on disk;
-/// after an error it is as it was. `cancelled` is asked every thousand rows.
+/// after an error it is as it was. `cancelled` is asked every thousand rows. A wrong name is found before
+/// the target is locked.
 pub fn copy_tables(
     image: Arc<dyn PageSource>,
     tables: &[String],
@@ -59,10 +62,10 @@ pub fn copy_tables(
     let wanted = wanted(&image, tables)?;
     match target {
         Target::New(path) => into_new_file(&image, &wanted, path, cancelled),
-        Target::Live { path, patience } => {
+        Target::Live { path, patience, locked } => {
             let path = identify::canonical(path)?;
             let target = open_target(&path, patience)?;
-            Copy::new(&image, &target, &path, cancelled).run(&wanted)
+            Copy::new(&image, &target, &path, cancelled).run(&wanted, locked)
         }
     }
 }
@@ -80,7 +83,7 @@ fn into_new_file(
         let path = identify::canonical(path)?;
         let target = open_target(&path, Duration::ZERO)?;
         copy_settings(image, &target, &path)?;
-        Copy::new(image, &target, &path, cancelled).run(wanted)
+        Copy::new(image, &target, &path, cancelled).run(wanted, &mut || Ok(()))
     };
     copy().inspect_err(|_| {
         // The error that led here is the one to tell; what stays is an incomplete file nobody opened.
@@ -265,11 +268,16 @@ impl<'c> Copy<'c> {
         Self { image, target, path, cancelled, done: Extracted::default() }
     }
 
-    fn run(mut self, tables: &[Table]) -> Result<Extracted> {
+    fn run(
+        mut self,
+        tables: &[Table],
+        locked: &mut dyn FnMut() -> Result<(), BoxError>,
+    ) -> Result<Extracted> {
         {
             let _gate = raw::while_locking();
             self.target.execute_batch("BEGIN IMMEDIATE").map_err(|error| self.busy_or(error))?;
         }
+        locked().map_err(Error::Consumer)?;
         for table in tables {
             self.table(table)?;
         }

@@ -33,7 +33,7 @@ impl Restore<'_> {
         let mut target = match InPlace::begin(&planned.path, &header, self.store.context().lock_patience) {
             Ok(target) => target,
             Err(error) if error.is_damage() => return self.replace_file(subject, planned),
-            Err(error) => return Err(in_use(error)),
+            Err(error) => return Err(target_error(error)),
         };
         self.watch.step("restore.target-locked");
         let safety = self.safety_backup(planned)?;
@@ -41,7 +41,7 @@ impl Restore<'_> {
         let applied = self.apply(subject, &image, chunk_size, &mut target)?;
         self.watch.step("restore.pages-written");
         self.stop_if_cancelled()?;
-        target.commit(COMMIT_PATIENCE).map_err(in_use)?;
+        target.commit(COMMIT_PATIENCE).map_err(target_error)?;
         self.watch.step("restore.committed");
 
         let mut restored = Restored::new(integrity);
@@ -85,7 +85,7 @@ impl Restore<'_> {
             image.read_at(offset, &mut bytes)?;
             Ok(Some(bytes))
         };
-        target.apply(subject.image.size(), chunk_size, &mut chunk).map_err(consumer_error)
+        target.apply(subject.image.size(), chunk_size, &mut chunk).map_err(target_error)
     }
 }
 
@@ -104,17 +104,15 @@ fn header_of(image: &ImageReader) -> Result<Header> {
     Ok(Header::parse(&bytes)?)
 }
 
-/// Says who uses the target.
-fn in_use(error: dbkeep_sqlite::Error) -> Error {
-    match error {
-        dbkeep_sqlite::Error::Busy { path, holder } => Error::TargetInUse { path, by: Some(holder) },
-        other => other.into(),
-    }
-}
-
-/// Returns our own error where it went through the transaction.
-fn consumer_error(error: dbkeep_sqlite::Error) -> Error {
-    let dbkeep_sqlite::Error::Consumer(inner) = error else { return error.into() };
+/// Says who uses the target, and returns our own error where it went through the transaction.
+pub(super) fn target_error(error: dbkeep_sqlite::Error) -> Error {
+    let inner = match error {
+        dbkeep_sqlite::Error::Busy { path, holder } => {
+            return Error::TargetInUse { path, by: Some(holder) };
+        }
+        dbkeep_sqlite::Error::Consumer(inner) => inner,
+        other => return other.into(),
+    };
     let inner = match inner.downcast::<Error>() {
         Ok(error) => return *error,
         Err(inner) => inner,

@@ -8,6 +8,7 @@ use dbkeep_repo::durable;
 use dbkeep_repo::durable::Staged;
 use dbkeep_sqlite::extract::{Extracted, Target, copy_tables};
 
+use super::in_place::target_error;
 use super::new_file::{FilePages, remove_staging, staging};
 use super::plan::refuse_existing;
 use super::{PlannedRestore, Restore, Restored, Subject, directory_of};
@@ -29,11 +30,17 @@ impl Restore<'_> {
         }
     }
 
-    /// Replaces tables of a live database, in one transaction.
+    /// Replaces tables of a live database, in one transaction: the safety backup is taken under its write lock.
     fn tables_in_place(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
         self.inspect_stored(subject)?;
-        let safety = self.safety_backup(planned)?;
-        let target = Target::Live { path: &planned.path, patience: self.store.context().lock_patience };
+        let mut safety = None;
+        let mut locked = || {
+            self.watch.step("restore.target-locked");
+            safety = self.safety_backup(planned)?;
+            Ok(self.stop_if_cancelled()?)
+        };
+        let patience = self.store.context().lock_patience;
+        let target = Target::Live { path: &planned.path, patience, locked: &mut locked };
         let extracted = self.extract(subject, planned, target)?;
         self.watch.step("restore.committed");
         let integrity = self.inspect_live(planned)?;
@@ -66,7 +73,7 @@ impl Restore<'_> {
         let cancelled = || self.watch.cancelled();
         let extracted = copy_tables(Arc::clone(&pages) as Arc<_>, &planned.tables, target, &cancelled);
         pages.failure().map_or(Ok(()), |error| Err(Error::Repo(error)))?;
-        Ok(extracted?)
+        extracted.map_err(target_error)
     }
 
     fn inspect_scratch(&self, scratch: &Scratch) -> Result<Integrity> {

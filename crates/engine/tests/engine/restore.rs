@@ -133,6 +133,23 @@ fn restore_in_place_brings_back_what_was_there_while_an_application_has_it_open(
     }
 }
 
+/// Tries to commit a row at each step, from a connection of its own, and notes whether that was refused.
+fn intrude_at_each_step(place: &Fixture) -> Arc<Mutex<Vec<(&'static str, bool)>>> {
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    place.at_step({
+        let (path, tried) = (place.path("app.db"), tried.clone());
+        move |step| {
+            if step.starts_with("restore.") || step.starts_with("backup.") {
+                let writer = Connection::open(&path).unwrap();
+                writer.busy_timeout(std::time::Duration::ZERO).unwrap();
+                let busy = writer.execute_batch("INSERT INTO items(text) VALUES('late')").is_err();
+                tried.lock().unwrap().push((step, busy));
+            }
+        }
+    });
+    tried
+}
+
 #[test]
 fn nothing_is_committed_between_the_safety_backup_and_the_restore() {
     let place = Fixture::new();
@@ -140,18 +157,7 @@ fn nothing_is_committed_between_the_safety_backup_and_the_restore() {
     application.pragma_update(None, "journal_mode", "wal").unwrap();
     place.stored("app.db");
     insert(&application, 1);
-    let refused = Arc::new(Mutex::new(Vec::new()));
-    place.at_step({
-        let (path, refused) = (place.path("app.db"), refused.clone());
-        move |step| {
-            if step.starts_with("restore.") || step.starts_with("backup.") {
-                let writer = Connection::open(&path).unwrap();
-                writer.busy_timeout(std::time::Duration::ZERO).unwrap();
-                let busy = writer.execute_batch("INSERT INTO items(text) VALUES('late')").is_err();
-                refused.lock().unwrap().push((step, busy));
-            }
-        }
-    });
+    let refused = intrude_at_each_step(&place);
     let report = place.restored(&in_place());
     let refused = refused.lock().unwrap();
     let from = refused.iter().position(|(step, _)| *step == "restore.target-locked").unwrap();
@@ -163,6 +169,28 @@ fn nothing_is_committed_between_the_safety_backup_and_the_restore() {
     let late = rows(&place.path("app.db")).iter().filter(|(_, text)| text == "late").count();
     assert!(late <= 1, "only what came after the commit is there");
     assert!(report.safety_snapshot.is_some());
+}
+
+#[test]
+fn nothing_is_committed_between_the_safety_backup_and_the_copy_of_tables() {
+    for mode in ["delete", "wal"] {
+        let place = Fixture::new();
+        let application = place.database("app.db", 100);
+        application.pragma_update(None, "journal_mode", mode).unwrap();
+        place.stored("app.db");
+        let tried = intrude_at_each_step(&place);
+        let report = place.restored(&RestoreRequest { tables: vec!["items".into()], ..in_place() });
+        *place.heard.at_step.lock().unwrap() = None;
+        let tried = tried.lock().unwrap();
+        let locked = tried.iter().position(|(step, _)| *step == "restore.target-locked").unwrap();
+        let saved = tried.iter().position(|(step, _)| *step == "restore.safety-backup").unwrap();
+        assert!(locked < saved && tried[locked..=saved].iter().all(|(_, busy)| *busy), "{mode}: {tried:?}");
+        // Every row that was accepted before is in the safety backup, and so not lost.
+        let accepted = tried[..locked].iter().filter(|(_, busy)| !busy).count();
+        assert!(accepted > 0, "{tried:?}");
+        place.restored(&of_snapshot(report.safety_snapshot, to("before.db")));
+        assert_eq!(rows(&place.path("before.db")).len(), 100 + accepted, "{mode}");
+    }
 }
 
 #[test]

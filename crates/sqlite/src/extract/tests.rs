@@ -1,3 +1,5 @@
+//! Tables taken out of images, into new files and into live databases.
+
 use std::path::PathBuf;
 
 use rusqlite::types::Value;
@@ -8,6 +10,10 @@ use crate::zoo;
 fn extract(image: &[u8], tables: &[&str], target: Target<'_>) -> Result<Extracted> {
     let tables: Vec<String> = tables.iter().map(|name| (*name).to_string()).collect();
     copy_tables(Arc::new(image.to_vec()), &tables, target, &|| false)
+}
+
+fn into_live<'p>(path: &'p Path, locked: &'p mut dyn FnMut() -> Result<(), BoxError>) -> Target<'p> {
+    Target::Live { path, patience: Duration::ZERO, locked }
 }
 
 fn fresh() -> (tempfile::TempDir, PathBuf) {
@@ -87,9 +93,10 @@ fn log_of_a_database_that_is_gone_survives_an_extraction_to_its_name() {
         let (_directory, path) = fresh();
         let left = identify::sibling(&path, suffix);
         std::fs::write(&left, "all that is left of it").unwrap();
+        let mut locked = || Ok(());
         let target = if empty {
             std::fs::write(&path, "").unwrap();
-            Target::Live { path: &path, patience: Duration::ZERO }
+            into_live(&path, &mut locked)
         } else {
             Target::New(&path)
         };
@@ -163,8 +170,7 @@ fn live_table_is_replaced_and_everything_else_stays() {
         let mut cached = application.prepare("SELECT count(*) FROM orders").unwrap();
         assert_ne!(cached.query_row([], |row| row.get::<_, i64>(0)).unwrap(), 2250);
 
-        let target = Target::Live { path: &path, patience: Duration::from_secs(5) };
-        let done = extract(&image, &["orders", "words"], target).unwrap();
+        let done = extract(&image, &["orders", "words"], into_live(&path, &mut || Ok(()))).unwrap();
         assert_eq!(done.tables[0].rows, 2250, "{mode}");
         assert_eq!(done.notes, [""; 0]);
 
@@ -190,6 +196,36 @@ fn live_table_is_replaced_and_everything_else_stays() {
             all(&Connection::open(&path).unwrap(), "PRAGMA journal_mode"),
             [[Value::Text(mode.to_lowercase())]]
         );
+    }
+}
+
+#[test]
+fn live_target_is_locked_but_unchanged_when_the_caller_is_asked_and_a_refusal_leaves_it_so() {
+    for mode in ["DELETE", "WAL"] {
+        let image = zoo::image(&format!("PRAGMA journal_mode={mode}; {SHOP}"));
+        let (_directory, path) = fresh();
+        std::fs::write(&path, &image).unwrap();
+        let application = Connection::open(&path).unwrap();
+        application.execute_batch("DELETE FROM odd").unwrap();
+        application.busy_timeout(Duration::ZERO).unwrap();
+        let mut seen = None;
+        let mut locked = || {
+            let late = application.execute_batch("INSERT INTO odd VALUES(7, 8, 9)").is_err();
+            seen = Some((late, all(&application, "SELECT count(*) FROM odd")));
+            Err("no backup, no copy".into())
+        };
+        let error = extract(&image, &["odd"], into_live(&path, &mut locked)).unwrap_err();
+        assert!(matches!(error, Error::Consumer(_)), "{error:?}");
+        assert_eq!(seen, Some((true, vec![vec![Value::Integer(0)]])), "{mode}");
+        application.execute_batch("INSERT INTO odd VALUES(7, 8, 9)").unwrap();
+
+        let mut asked = false;
+        let mut locked = || {
+            asked = true;
+            Ok(())
+        };
+        extract(&image, &["oddd"], into_live(&path, &mut locked)).unwrap_err();
+        assert!(!asked, "a wrong name is found before the target is locked");
     }
 }
 
@@ -238,7 +274,7 @@ fn damaged_rows_leave_no_new_file_and_the_live_one_as_it_was() {
 
     let live = zoo::image("CREATE TABLE t(b); INSERT INTO t VALUES(1),(2)");
     std::fs::write(&path, &live).unwrap();
-    extract(&image, &["t"], Target::Live { path: &path, patience: Duration::ZERO }).unwrap_err();
+    extract(&image, &["t"], into_live(&path, &mut || Ok(()))).unwrap_err();
     assert_same_rows(&live, &path, &["SELECT * FROM t", "SELECT sql FROM sqlite_schema"]);
 }
 
@@ -258,8 +294,7 @@ fn busy_target_is_told_with_its_path() {
     std::fs::write(&path, &image).unwrap();
     let application = Connection::open(&path).unwrap();
     application.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let error =
-        extract(&image, &["odd"], Target::Live { path: &path, patience: Duration::ZERO }).unwrap_err();
+    let error = extract(&image, &["odd"], into_live(&path, &mut || Ok(()))).unwrap_err();
     assert!(error.to_string().contains("out.db is locked by"), "{error}");
 }
 
