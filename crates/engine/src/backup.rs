@@ -31,6 +31,7 @@ use crate::repository::{self, Store};
 use crate::source::{self, Source, Unresolved};
 use crate::{Error, Result, git, session};
 
+pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
 pub(crate) use save::Saved;
 
@@ -89,6 +90,9 @@ impl Default for BackupRequest {
 }
 
 /// Runs a session.
+///
+/// The calling thread reads; threads that store and check run at low priority, and a program of its own should call
+/// [`give_way`] first.
 ///
 /// An error means that nothing was begun. Once databases were read, the report tells what became of each,
 /// and what the process should exit with. On return every snapshot in it is durable and acknowledged.

@@ -8,12 +8,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The crates of ours that each crate may use outside its tests.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("dbkeep-repo", &[]),
     ("dbkeep-sqlite", &[]),
     ("dbkeep-engine", &["dbkeep-repo", "dbkeep-sqlite"]),
     ("dbkeep", &["dbkeep-engine", "dbkeep-repo"]),
     ("dbkeep-testkit", &[]),
+    ("dbkeep-fuzz", &["dbkeep-repo", "dbkeep-sqlite"]),
     ("dbkeep-bench", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-engine", "dbkeep-testkit"]),
 ];
 
@@ -22,7 +23,7 @@ const NOT_BELOW_CLI: [&str; 8] =
     ["clap", "axum", "tokio", "indicatif", "comfy-table", "inquire", "tracing-subscriber", "anyhow"];
 
 /// Permissive licences; an expression is fine when one side of each `OR` is, and both sides of each `AND`.
-const PERMISSIVE: [&str; 11] = [
+const PERMISSIVE: [&str; 12] = [
     "MIT",
     "MIT-0",
     "Apache-2.0",
@@ -34,6 +35,7 @@ const PERMISSIVE: [&str; 11] = [
     "Zlib",
     "Unlicense",
     "CC0-1.0",
+    "NCSA",
 ];
 
 fn root() -> PathBuf {
@@ -88,7 +90,7 @@ fn crates_depend_only_on_those_below_them() {
 #[test]
 fn libraries_know_no_terminal_and_no_runtime() {
     for (name, uses) in our_dependencies(&metadata()) {
-        if matches!(name.as_str(), "dbkeep" | "dbkeep-bench") {
+        if matches!(name.as_str(), "dbkeep" | "dbkeep-bench" | "dbkeep-fuzz") {
             continue;
         }
         for used in uses {
@@ -151,14 +153,8 @@ fn every_file_says_what_it_owns() {
 
 #[test]
 fn unsafe_code_stands_only_where_it_may() {
-    const MAY: [&str; 6] = [
-        "repo/src/sha",
-        "sqlite/src/live",
-        "sqlite/src/raw",
-        "sqlite/src/vfs",
-        "sqlite/src/apply",
-        "sqlite/src/capture/reflink",
-    ];
+    const MAY: [&str; 5] =
+        ["repo/src/sha", "sqlite/src/live", "sqlite/src/raw", "sqlite/src/vfs", "sqlite/src/holders"];
     let keywords = [["unsafe", " {"].concat(), ["unsafe", " fn"].concat(), ["unsafe", " impl"].concat()];
     each_source(&mut |path, contents| {
         let is_product =
@@ -171,6 +167,8 @@ fn unsafe_code_stands_only_where_it_may() {
 
 #[test]
 fn only_durable_renames_and_syncs() {
+    // What a restore moves aside lies beside a database, of which the repository knows nothing.
+    let may = ["repo/src/durable.rs", "sqlite/src/retire.rs"];
     let forbidden = ["fs::rename(", "rename_with(", "renameat(", "renameat_with("];
     each_source(&mut |path, contents| {
         let place = path.to_string_lossy();
@@ -179,7 +177,7 @@ fn only_durable_renames_and_syncs() {
         }
         let product = contents.split("#[cfg(test)]").next().unwrap_or_default();
         let renames = forbidden.iter().any(|call| product.contains(call));
-        assert!(!renames || place.ends_with("repo/src/durable.rs"), "{place} renames by itself");
+        assert!(!renames || may.iter().any(|file| place.ends_with(file)), "{place} renames by itself");
     });
 }
 

@@ -92,6 +92,7 @@ impl BackupArgs {
         let mut context = app.context()?;
         self.refuse_lost_report(&context)?;
         let request = self.request();
+        backup::give_way();
         let report = app.with_password(&mut context, |context| {
             backup::run(context, &request, app.now(), &app.observer())
         })?;

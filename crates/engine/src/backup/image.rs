@@ -6,7 +6,7 @@ use std::thread;
 
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::Node;
-use dbkeep_repo::write::{ImageOptions, KnownChunks, PART_CHUNKS, StoredImage, Writer};
+use dbkeep_repo::write::{ImageOptions, KnownChunks, PART_CHUNKS, StoredImage, Writer, give_way};
 use dbkeep_sqlite::capture::{Capture, Method};
 use dbkeep_sqlite::identify::Kind;
 use dbkeep_sqlite::rows::RowCounter;
@@ -24,9 +24,6 @@ use crate::{Error, Result, name, show};
 
 /// Where an image that was read without a moment to look at is small enough, it is looked at in memory.
 const IN_MEMORY_UP_TO: u64 = 32 << 20;
-
-/// How far the look steps back behind the application whose database it is.
-const NICE: i32 = 10;
 
 /// What is read ahead of the look, so that a small database is in memory and its lock is given back.
 const FIRST: usize = 1 << 20;
@@ -167,8 +164,7 @@ impl<'c> Stream<'c> {
                 .map(|connection| {
                     let cancelled = &cancelled;
                     let body = move || {
-                        // On Linux this is the thread's own. Applications come first; where it is refused, they share.
-                        let _ = rustix::process::nice(NICE);
+                        give_way();
                         look(&connection, verify, cancelled)
                     };
                     thread::Builder::new().name("inspect".to_owned()).spawn_scoped(scope, body)

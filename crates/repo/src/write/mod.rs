@@ -29,6 +29,7 @@ pub use image::{NodeMeta, PART_CHUNKS, PARTS_SUFFIX};
 pub use seal::Fingerprint;
 pub(crate) use seal::is_zero;
 pub use upload::Totals;
+pub use work::give_way;
 
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
@@ -310,7 +311,7 @@ fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let gentle = move || {
-        work::give_way();
+        give_way();
         body();
     };
     let started = thread::Builder::new().name(name).spawn(gentle);

@@ -157,8 +157,9 @@ pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished:
     }
 }
 
-/// Lowers the priority of the calling thread; where that is not allowed, it stays.
-pub(super) fn give_way() {
+/// Lowers the priority of the calling thread, and of those it starts from now on, to that of all threads that store:
+/// whoever works with the databases comes first. Where that is not allowed, it stays as it is.
+pub fn give_way() {
     // On Linux this concerns the calling thread alone.
     let present = rustix::process::getpriority_process(None).unwrap_or(0);
     if present < NICE {

@@ -1,3 +1,5 @@
+//! Restores in place: every journal mode and shape of change, kills, full disks, other processes.
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 

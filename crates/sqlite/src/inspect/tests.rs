@@ -1,3 +1,5 @@
+//! Checks of sound, damaged and odd databases.
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 

@@ -1,3 +1,5 @@
+//! The contract that SQLite has with its file layer, and what happens when a source breaks it.
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
