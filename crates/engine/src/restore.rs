@@ -8,6 +8,7 @@ mod in_place;
 mod new_file;
 mod plan;
 mod safety;
+mod sink;
 mod tables;
 
 use std::cell::OnceCell;

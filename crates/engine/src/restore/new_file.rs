@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dbkeep_repo::durable::{self, Staged};
 use dbkeep_repo::format::tree::Node;
-use dbkeep_repo::read::{Image, ImageSink};
+use dbkeep_repo::read::Image;
 use dbkeep_repo::write::PARTS_SUFFIX;
 use dbkeep_sqlite::holders::{self, Usage};
 use dbkeep_sqlite::identify::sibling;
@@ -18,6 +18,7 @@ use dbkeep_sqlite::retire;
 use jiff::tz::TimeZone;
 
 use super::plan::refuse_existing;
+use super::sink;
 use super::{PlannedRestore, Restore, Restored, Subject, directory_of};
 use crate::integrity::{Verify, look_at_image};
 use crate::manifest::{Integrity, IntegrityResult};
@@ -108,7 +109,8 @@ impl Restore<'_> {
         let staged = Staged::create(&staging).map_err(Error::io("write to", &staging))?;
         let failed = |error| self.no_space_or(error, directory, image.size());
         staged.file().set_len(image.size()).map_err(&failed)?;
-        let written = self.reader.restore(image, &Sparse(staged.file()), &**self.watch);
+        let (written, synced) =
+            sink::fill(staged.file(), |sink| self.reader.restore(image, sink, &**self.watch));
         written.map_err(|error| match error {
             dbkeep_repo::Error::Source(inner) => match inner.downcast::<io::Error>() {
                 Ok(error) => failed(*error),
@@ -117,6 +119,7 @@ impl Restore<'_> {
             dbkeep_repo::Error::Cancelled => Error::Cancelled,
             other => other.into(),
         })?;
+        synced.map_err(&failed)?;
         Ok(staged)
     }
 
@@ -225,19 +228,6 @@ fn give_back(file: &File, node: &Node) -> io::Result<()> {
 fn pages(subject: &Subject<'_>) -> u64 {
     let page_size = subject.manifest.sqlite.as_ref().map_or(4096, |facts| u64::from(facts.page_size.max(1)));
     subject.image.size().div_ceil(page_size)
-}
-
-/// A file that is all zeros until it is written.
-struct Sparse<'f>(&'f File);
-
-impl ImageSink for Sparse<'_> {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn starts_zeroed(&self) -> bool {
-        true
-    }
 }
 
 /// A file of ours as an image.
