@@ -63,7 +63,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// Writes a time in RFC 3339 with the offset of `zone`, to the second.
 pub(crate) fn time(time: Timestamp, zone: &TimeZone) -> String {
-    time.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+    dbkeep_engine::write_moment(time, zone)
 }
 
 /// Writes how long ago `time` was, as `3 h ago`, in the largest unit that fits.

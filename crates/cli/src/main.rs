@@ -51,7 +51,10 @@ fn run(line: &Line) -> Exit {
         bars: line.global.progress == Progress::Auto,
         colours: colours_wanted(),
     }));
-    warn_of_passwords(&output, line.global.repo.as_deref());
+    if let Some(repository) = &line.global.repo {
+        let hint = "keep the location in DBKEEP_REPOSITORY or in the configuration";
+        usage::warn_of_password(&output, repository, hint);
+    }
     let done = App::start(Arc::clone(&output), &line.global)
         .and_then(|app| dispatch(&app, &line.command).inspect_err(|_| app.watch.finish()));
     let exit = match done {
@@ -114,14 +117,4 @@ fn say(error: &clap::Error, shown: &[String]) -> Exit {
 fn colours_wanted() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
-}
-
-/// Warns of a password in the location of the repository; that in a source is the engine's to see.
-fn warn_of_passwords(output: &Output, repository: Option<&str>) {
-    if repository.is_some_and(usage::holds_password) {
-        output.warn(
-            "a password on the command line can be seen by other users of this machine",
-            Some("keep the location in DBKEEP_REPOSITORY or in the configuration"),
-        );
-    }
 }

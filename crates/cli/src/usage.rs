@@ -4,6 +4,7 @@ use clap::error::ErrorKind;
 
 use crate::args;
 use crate::exit::Failure;
+use crate::output::Output;
 
 /// What the parser has to say that is no command to run.
 pub(crate) enum Answer {
@@ -89,9 +90,11 @@ pub(crate) fn redacted(text: &str) -> String {
     shown
 }
 
-/// Says whether a URL with a password stands in `text`.
-pub(crate) fn holds_password(text: &str) -> bool {
-    redacted(text) != text
+/// Warns of a word of the command line that holds a URL with a password. The hint says how to do without.
+pub(crate) fn warn_of_password(output: &Output, word: &str, hint: &str) {
+    if redacted(word) != word {
+        output.warn("a password on the command line can be seen by other users of this machine", Some(hint));
+    }
 }
 
 /// Redacts what stands between `//` and the path: `user:password@host`, and `?password=…` behind it.
@@ -185,7 +188,6 @@ mod tests {
             ("two http://a:b@c 'http://d:e@f'", "two http://a:***@c 'http://d:***@f'"),
         ] {
             assert_eq!(redacted(url), shown);
-            assert_eq!(holds_password(url), url != shown);
         }
     }
 

@@ -104,9 +104,7 @@ pub fn run(
 ) -> Result<BackupReport> {
     let clock = Clock::start(now);
     validate(request)?;
-    let mut sources = source::resolve(context, &request.sources, request.name.as_deref(), &mut |warning| {
-        watch.warn(&warning);
-    })?;
+    let mut sources = source::resolve(context, &request.sources, request.name.as_deref())?;
     let mut report = BackupReport::begin(context, now, request.dry_run);
     if request.dry_run {
         plan(context, request, sources, &clock, watch, &mut report)?;

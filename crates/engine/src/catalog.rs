@@ -7,12 +7,13 @@ use dbkeep_repo::Id;
 use dbkeep_repo::format::fact::{Fact, SnapshotRef};
 use dbkeep_repo::format::snapshot::Snapshot;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::manifest::IntegrityResult;
 use crate::report::Engine;
 use crate::repository::Store;
 use crate::suggest::nearest;
-use crate::{Error, Result, name};
+use crate::{Error, Result, moment, name};
 
 /// The reason of the backup that a restore in place takes first.
 pub(crate) const PRE_RESTORE: &str = "pre-restore";
@@ -225,16 +226,16 @@ impl Catalog {
         self.by_prefix(wanted, database)
     }
 
-    /// Chooses the newest snapshot of a database that was taken at or before `moment`.
-    pub fn choose_at(&self, moment: Timestamp, database: Option<&str>) -> Result<&Entry> {
-        let wanted = format!("at or before {moment}");
+    /// Chooses the newest snapshot of a database that was taken at or before `moment`. Errors tell times in `zone`.
+    pub fn choose_at(&self, moment: Timestamp, database: Option<&str>, zone: &TimeZone) -> Result<&Entry> {
+        let wanted = format!("at or before {}", moment::written(moment, zone));
         let database = self.one_database(&wanted, database)?;
         let found = self.usable(&database).find(|entry| entry.snapshot.time <= moment);
         found.ok_or_else(|| {
             let oldest = self.usable(&database).last().map(|entry| entry.snapshot.time);
             Error::NoSnapshot {
                 wanted: format!("of {database:?} {wanted}"),
-                hint: oldest.map(|oldest| format!("the oldest is of {oldest}")),
+                hint: oldest.map(|oldest| format!("the oldest is of {}", moment::written(oldest, zone))),
             }
         })
     }
@@ -451,10 +452,11 @@ mod tests {
         let error = catalog.choose("latest~2", None).unwrap_err();
         assert_eq!(error.to_string(), "no snapshot latest~2 of \"shop\"");
         assert_eq!(error.hint().as_deref(), Some("there are 2: latest to latest~1"));
-        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(45).unwrap(), None)), 20);
-        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(20).unwrap(), None)), 20);
-        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(19).unwrap(), None)), 10);
-        assert_eq!(catalog.choose_at(Timestamp::from_second(9).unwrap(), None).unwrap_err().exit_code(), 1);
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(45).unwrap(), None, &TimeZone::UTC)), 20);
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(20).unwrap(), None, &TimeZone::UTC)), 20);
+        assert_eq!(time_of(catalog.choose_at(Timestamp::from_second(19).unwrap(), None, &TimeZone::UTC)), 10);
+        let error = catalog.choose_at(Timestamp::from_second(9).unwrap(), None, &TimeZone::UTC).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
         let good: Vec<i64> = catalog
             .entries
             .iter()
@@ -463,6 +465,16 @@ mod tests {
             .collect();
         assert_eq!(good, [10]);
         assert_eq!(catalog.parent("shop").unwrap().snapshot.time.as_second(), 30);
+    }
+
+    #[test]
+    fn moment_without_a_snapshot_is_told_in_whole_seconds_of_the_users_zone() {
+        let catalog = catalog(&[(1, 1_767_323_045, SHOP)]);
+        let end_of_day = "2026-01-01T22:59:59.999999999Z".parse().unwrap();
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        let error = catalog.choose_at(end_of_day, None, &zone).unwrap_err();
+        assert_eq!(error.to_string(), "no snapshot of \"shop\" at or before 2026-01-01T23:59:59+01:00");
+        assert_eq!(error.hint().as_deref(), Some("the oldest is of 2026-01-02T04:04:05+01:00"));
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub enum Error {
     },
 
     /// A repository was here, and is not.
-    #[error("the repository at {location} is gone: it was last used {}", last_used.map_or_else(|| "at an unknown time".to_owned(), |time| time.to_string()))]
+    #[error("the repository at {location} is gone: it was last used {}", last_used.map_or_else(|| "at an unknown time".to_owned(), |time| format!("{time:.0}")))]
     RepositoryGone {
         /// Where it was.
         location: String,
@@ -146,6 +146,14 @@ pub enum Error {
         location: String,
         /// The file that was looked for.
         key_file: Option<PathBuf>,
+    },
+    /// There is no file where the password should be.
+    #[error("the password file {} does not exist", path.display())]
+    NoPasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// What names it, as `--password-file`.
+        named_by: &'static str,
     },
     /// The command that should give the password did not.
     #[error("the password command failed: {why}")]
@@ -267,6 +275,7 @@ impl Error {
             Self::RepositoryGone { .. } => "repository-gone",
             Self::NoRepository { .. } => "no-repository",
             Self::NoPassword { .. } => "no-password",
+            Self::NoPasswordFile { .. } | Self::Io { .. } => "io",
             Self::PasswordCommand { .. } => "password-command",
             Self::TargetExists { .. } => "target-exists",
             Self::TargetInUse { .. } => "target-in-use",
@@ -276,7 +285,6 @@ impl Error {
             Self::Damaged { .. } => "damaged",
             Self::NoSpace { .. } => "no-space",
             Self::AllFailed { .. } => "all-failed",
-            Self::Io { .. } => "io",
             Self::Cancelled => "interrupted",
             Self::Repo(error) => repo_kind(error),
             Self::Sqlite(error) => sqlite_kind(error),
@@ -341,6 +349,9 @@ impl Error {
                 None => "set DBKEEP_PASSWORD_FILE, give --password-file, or let a new repository make its own key with --new-key"
                     .to_owned(),
             }),
+            Self::NoPasswordFile { named_by, .. } => Some(format!(
+                "{named_by} names it: correct the path, mount the disk it is on, or write the password of the recovery sheet into it"
+            )),
             Self::PasswordCommand { .. } => Some("run the `password-command` of the configuration by hand".to_owned()),
             Self::TargetExists { .. } => Some(
                 "give another path with --to, or go back into the original place with --in-place".to_owned(),

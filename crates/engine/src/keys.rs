@@ -68,7 +68,9 @@ pub fn add(store: &Store, new: &NewKey, now: Timestamp) -> Result<KeyAddReport> 
             return Ok(KeyAddReport { id, key_file: Some(pending.name_after(&id)?) });
         }
         NewKey::Password(secret) => secret.clone(),
-        NewKey::File(file) => from_file(&store.context().environment.resolve_argument(file))?,
+        NewKey::File(file) => {
+            from_file(&store.context().environment.resolve_argument(file), "--new-password-file")?
+        }
     };
     refuse_empty(&secret)?;
     let id = store.repository().add_key(&secret, &options, now)?;
@@ -111,7 +113,7 @@ pub(crate) fn passwords(
     let mut secrets = Vec::new();
     for file in files.iter().filter(|file| file.exists()) {
         warn_if_lax(file, warn);
-        secrets.push(from_file(file)?);
+        secrets.push(from_file(file, "the configuration directory")?);
     }
     if secrets.is_empty() {
         return Err(Error::NoPassword { location: backend.location(), key_file: files.into_iter().next() });
@@ -122,9 +124,9 @@ pub(crate) fn passwords(
 /// Returns the password that the user or the configuration gives; `None` when nothing does.
 pub(crate) fn given(context: &Context, warn: &mut dyn FnMut(String)) -> Result<Option<Secret>> {
     let secret = match password_source(context) {
-        Some(Source::File(file, _)) => {
+        Some(Source::File(file, named_by)) => {
             warn_if_lax(&file, warn);
-            from_file(&file)?
+            from_file(&file, named_by)?
         }
         Some(Source::Variable) => {
             Secret::new(context.environment.variable("DBKEEP_PASSWORD").unwrap_or_default().to_owned())
@@ -175,12 +177,9 @@ pub(crate) fn describe_source(context: &Context) -> Option<String> {
 }
 
 /// Reads a password file as restic does.
-fn from_file(file: &Path) -> Result<Secret> {
-    let text = trust::read_named(file)?.ok_or_else(|| Error::Io {
-        action: "read the password file",
-        path: file.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })?;
+fn from_file(file: &Path, named_by: &'static str) -> Result<Secret> {
+    let missing = || Error::NoPasswordFile { path: file.to_owned(), named_by };
+    let text = trust::read_named(file)?.ok_or_else(missing)?;
     Ok(Secret::from_file_contents(text))
 }
 
@@ -326,10 +325,10 @@ mod tests {
         let environment = Environment::isolated(root.path());
         let (pending, secret) = generate(&environment).unwrap();
         assert_eq!(pending_files(&directory(&environment)), std::slice::from_ref(&pending.file));
-        assert_eq!(from_file(&pending.file).unwrap(), secret);
+        assert_eq!(from_file(&pending.file, "test").unwrap(), secret);
         let named = pending.name_after(&Id::of(b"key")).unwrap();
         assert_eq!(named, directory(&environment).join(Id::of(b"key").to_string()));
-        assert_eq!(from_file(&named).unwrap(), secret);
+        assert_eq!(from_file(&named, "test").unwrap(), secret);
         assert_eq!(std::fs::metadata(&named).unwrap().permissions().mode() & 0o777, 0o600);
         let above = std::fs::metadata(directory(&environment)).unwrap();
         assert_eq!(above.permissions().mode() & 0o777, 0o700);

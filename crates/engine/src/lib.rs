@@ -40,4 +40,4 @@ pub use dbkeep_repo::{Observer, Unobserved};
 pub use environment::Environment;
 pub use error::{Error, Result};
 pub use integrity::Verify;
-pub use moment::parse as parse_moment;
+pub use moment::{parse as parse_moment, written as write_moment};

@@ -33,6 +33,11 @@ pub fn parse(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp> {
     }
 }
 
+/// Writes a moment as the clocks of `zone` show it: RFC 3339, in whole seconds.
+pub fn written(moment: Timestamp, zone: &TimeZone) -> String {
+    moment.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
 /// A moment on a calendar, without a zone.
 enum Civil {
     At(DateTime),

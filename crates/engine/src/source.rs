@@ -49,11 +49,10 @@ pub(crate) fn resolve(
     context: &Context,
     given: &[String],
     called: Option<&str>,
-    warn: &mut dyn FnMut(String),
 ) -> Result<Vec<Result<Source, Unresolved>>> {
     let mut sources = match given {
         [] => configured(context)?,
-        _ => given.iter().flat_map(|text| meaning(context, text, warn)).collect(),
+        _ => given.iter().flat_map(|text| meaning(context, text)).collect(),
     };
     drop_repeated(&mut sources);
     if let Some(called) = called {
@@ -76,7 +75,7 @@ fn configured(context: &Context) -> Result<Vec<Result<Source, Unresolved>>> {
 }
 
 /// Returns what one word of the command line means; a directory means several databases.
-fn meaning(context: &Context, text: &str, warn: &mut dyn FnMut(String)) -> Vec<Result<Source, Unresolved>> {
+fn meaning(context: &Context, text: &str) -> Vec<Result<Source, Unresolved>> {
     if let Some(database) = context.config.databases.get(text) {
         return vec![from_configuration(context, text, database)];
     }
@@ -84,9 +83,6 @@ fn meaning(context: &Context, text: &str, warn: &mut dyn FnMut(String)) -> Vec<R
         return vec![from_variable(context, variable, &context.environment.working_directory, None)];
     }
     if is_postgres(text) {
-        if redact(text) != text {
-            warn("a password on the command line can be seen by other users: keep the URL in a variable and give env:NAME".to_owned());
-        }
         return vec![Err(postgres(text, None))];
     }
     let path = sqlite_path(text).unwrap_or_else(|| PathBuf::from(text));
@@ -360,7 +356,7 @@ mod tests {
 
     fn resolved(context: &Context, given: &[&str]) -> Vec<Result<Source, Unresolved>> {
         let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
-        resolve(context, &given, None, &mut |_| {}).unwrap()
+        resolve(context, &given, None).unwrap()
     }
 
     fn database(path: &Path) {
@@ -431,10 +427,10 @@ mod tests {
         database(&root.path().join("b/app.db"));
         let context = context(root.path(), "");
         let given = ["a/app.db".to_owned(), "b/app.db".to_owned()];
-        let error = resolve(&context, &given, None, &mut |_| {}).unwrap_err();
+        let error = resolve(&context, &given, None).unwrap_err();
         assert_eq!(error.to_string(), "two databases would be called \"app\": a/app.db and b/app.db");
         assert_eq!(error.exit_code(), 2);
-        let error = resolve(&context, &given, Some("x"), &mut |_| {}).unwrap_err();
+        let error = resolve(&context, &given, Some("x")).unwrap_err();
         assert_eq!(error.to_string(), "--name goes with one source, not with 2");
     }
 

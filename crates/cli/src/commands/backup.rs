@@ -13,6 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::human;
 use crate::output::Tone;
 use crate::table::{self, Value};
+use crate::usage;
 
 const HELP: &str = "\
 Databases stay in use meanwhile: readers and writers go on. All configured
@@ -90,6 +91,10 @@ impl BackupArgs {
     /// Backs up and says what was stored.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
         let mut context = app.context()?;
+        for source in &self.sources {
+            let hint = "keep the URL in an environment variable or in .env, and give env:NAME as the source";
+            usage::warn_of_password(&app.output, source, hint);
+        }
         self.refuse_lost_report(&context)?;
         let request = self.request();
         backup::give_way();

@@ -145,7 +145,9 @@ fn wrong_password() {
 #[test]
 fn password_file_that_is_not_there() {
     let environment = with_backup();
-    fails(&environment, &["--password-file", "nowhere", "list"], 1, "nowhere", "");
+    let named = ["--password-file", "nowhere", "list"];
+    let run = fails(&environment, &named, 1, "nowhere does not exist", "--password-file names it");
+    assert!(!run.stderr.contains("entity"), "{}", run.stderr);
 }
 
 #[test]
@@ -190,7 +192,10 @@ fn repository_that_was_there_and_is_gone_is_never_made_anew() {
     let environment = with_backup();
     fs::rename(environment.path("backups"), environment.path("elsewhere")).unwrap();
     for line in [&["backup", "app.db"][..], &["list"], &["check"]] {
-        fails(&environment, line, 10, "is gone", "mounted");
+        let run = fails(&environment, line, 10, "is gone", "mounted");
+        let error = run.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+        let last_used = error.rsplit_once(' ').unwrap().1;
+        assert!(last_used.len() == 20 && last_used.ends_with('Z'), "whole seconds: {error}");
     }
     fs::create_dir(environment.path("backups")).unwrap();
     fails(&environment, &["backup", "app.db"], 10, "is gone", "mounted");
@@ -416,7 +421,9 @@ fn restore_without_a_snapshot_off_a_terminal() {
 fn restore_at_a_time_that_cannot_be_read_or_has_no_snapshot() {
     let environment = with_backup();
     fails(&environment, &["restore", "--at", "some day"], 2, "some day", "");
-    fails(&environment, &["restore", "--at", "2001-01-01 00:00"], 1, "no snapshot", "");
+    let run =
+        fails(&environment, &["restore", "--at", "2001-01-01"], 1, "2001-01-01T23:59:59", "the oldest is");
+    assert!(!run.stderr.contains('.'), "whole seconds: {}", run.stderr);
 }
 
 #[test]
@@ -442,7 +449,10 @@ fn postgres_and_its_password_are_named_but_not_shown() {
     let environment = TestEnvironment::new();
     let run = environment.run(["backup", "postgres://ada:hunter2@db.example/app"]);
     run.expect_failure(1, "PostgreSQL", "");
-    assert!(run.stderr.contains("env:NAME"), "{}", run.stderr);
+    let warning =
+        "warning: a password on the command line can be seen by other users of this machine\nhint: ";
+    let advice = run.stderr.split_once(warning).expect(&run.stderr).1;
+    assert!(advice.lines().next().unwrap().contains("env:NAME"), "{}", run.stderr);
     assert!(!run.stderr.contains("hunter2") && !run.stdout.contains("hunter2"), "{}", run.stderr);
     let (_, document) = environment.json(&["backup", "postgres://ada:hunter2@db.example/app"]);
     assert!(!document.to_string().contains("hunter2"), "{document:#}");

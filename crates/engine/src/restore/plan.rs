@@ -73,8 +73,8 @@ fn choose<'c>(
 ) -> Result<&'c Entry> {
     let database = request.database.as_deref();
     if let Some(at) = &request.at {
-        let moment = moment::parse(at, now, &store.context().environment.time_zone)?;
-        return catalog.choose_at(moment, database);
+        let zone = &store.context().environment.time_zone;
+        return catalog.choose_at(moment::parse(at, now, zone)?, database, zone);
     }
     catalog.choose(request.snapshot.as_deref().unwrap_or("latest"), database)
 }
