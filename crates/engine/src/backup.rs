@@ -9,7 +9,7 @@ mod image;
 mod plan;
 mod save;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dbkeep_repo::format::fact::{Fact, SnapshotRef};
 use dbkeep_repo::read::Reader;
@@ -119,7 +119,7 @@ pub fn run(
     }
     report.finish(&clock);
     if let Some(file) = &request.report {
-        write_report(&report, &context.environment.resolve_argument(file))?;
+        report.write_to(&context.environment.resolve_argument(file));
     }
     Ok(report)
 }
@@ -412,12 +412,6 @@ fn copies(context: &Context) -> Vec<CopyReport> {
         .collect()
 }
 
-fn write_report(report: &BackupReport, file: &std::path::Path) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(report).expect("a report has string keys only");
-    text.push(b'\n');
-    dbkeep_repo::durable::replace(file, &text).map_err(Error::io("write", file))
-}
-
 /// Returns whole milliseconds.
 pub(crate) fn milliseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -459,6 +453,20 @@ impl BackupReport {
             all if all.len() == self.databases.len() => (SessionStatus::Failed, Some(overall(all))),
             _ => (SessionStatus::Partial, interrupted.map(|error| (*error).clone())),
         };
+    }
+
+    /// Writes the report to a file. Where that fails the report says so: what is stored stays stored, and whoever
+    /// waits for the file must not take the exit code for a success.
+    fn write_to(&mut self, file: &Path) {
+        let mut text = serde_json::to_vec_pretty(self).expect("a report has string keys only");
+        text.push(b'\n');
+        let Err(source) = dbkeep_repo::durable::replace(file, &text) else { return };
+        let error = Error::ReportUnwritten { path: file.to_owned(), source };
+        match self.status {
+            SessionStatus::Ok => self.error = Some(ErrorReport::from(&error)),
+            // The exit code tells of the databases that failed already.
+            SessionStatus::Partial | SessionStatus::Failed => self.warnings.push(error.full_message()),
+        }
     }
 }
 

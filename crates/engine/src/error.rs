@@ -234,6 +234,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The report of a backup has no place; the backup itself is done.
+    #[error("could not write the report {}", path.display())]
+    ReportUnwritten {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -275,7 +283,7 @@ impl Error {
             Self::RepositoryGone { .. } => "repository-gone",
             Self::NoRepository { .. } => "no-repository",
             Self::NoPassword { .. } => "no-password",
-            Self::NoPasswordFile { .. } | Self::Io { .. } => "io",
+            Self::NoPasswordFile { .. } | Self::ReportUnwritten { .. } | Self::Io { .. } => "io",
             Self::PasswordCommand { .. } => "password-command",
             Self::TargetExists { .. } => "target-exists",
             Self::TargetInUse { .. } => "target-in-use",
@@ -367,6 +375,10 @@ impl Error {
             Self::NoSpace { .. } => Some("free some space, or choose another place".to_owned()),
             Self::AllFailed { .. } | Self::Cancelled => None,
             Self::Io { source, .. } => io_hint(source),
+            Self::ReportUnwritten { .. } => Some(
+                "only the report is missing: what the backup stored is safe, and was printed; --report needs a file in a directory that can be written"
+                    .to_owned(),
+            ),
             Self::Repo(error) => error.hint(),
             Self::Sqlite(error) => error.hint(),
         }

@@ -178,7 +178,9 @@ pub(crate) fn show(app: &App, report: &BackupReport, checked: bool) {
     for database in &report.databases {
         say_notes(app, database, checked);
     }
-    if let Some(error) = report.error.as_ref().filter(|_| report.databases.len() != 1) {
+    // The error of the only database was just told.
+    let told = |_: &&_| matches!(report.databases.as_slice(), [one] if one.error.is_some());
+    if let Some(error) = report.error.as_ref().filter(|error| !told(error)) {
         app.failed(None, error);
     }
 }

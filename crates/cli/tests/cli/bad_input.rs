@@ -465,6 +465,31 @@ fn variable_that_is_not_set() {
 }
 
 #[test]
+fn report_that_cannot_be_written_after_the_backup_does_not_hide_what_was_stored() {
+    let environment = with_backup();
+    // A name that no file system takes: found only when it is written.
+    let name = "r".repeat(300);
+    let line = ["backup", "app.db", "--report", &name];
+    let run = environment.run(line);
+    run.expect_failure(1, "could not write the report", "is safe");
+    assert!(run.stdout.contains("restore with:") && run.stdout.contains("unchanged"), "{}", run.stdout);
+    let (code, document) = environment.json(&line);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        (&document["status"], &document["error"]["kind"]),
+        (&"ok".into(), &"io".into()),
+        "{document:#}"
+    );
+    let snapshot = document["databases"][0]["snapshot"].as_str().unwrap();
+    environment.ok(["restore", snapshot, "--to", "back.db"]);
+
+    // With databases that failed, the exit code stays theirs.
+    let run = environment.run(["backup", "app.db", "nowhere.db", "--report", &name]);
+    run.expect(3);
+    assert!(run.stderr.contains("warning: could not write the report"), "{}", run.stderr);
+}
+
+#[test]
 fn report_that_cannot_be_written_fails_before_anything_is_stored() {
     let environment = with_backup();
     fails(

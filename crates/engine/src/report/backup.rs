@@ -71,7 +71,8 @@ pub struct BackupReport {
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Why the session failed when all of it did, or that it was interrupted.
+    /// Why the session failed when all of it did, that it was interrupted, or that all is stored and only this report
+    /// could not be written to its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
     /// The repository that this backup made, when it made one.
@@ -83,7 +84,8 @@ pub struct BackupReport {
 }
 
 impl BackupReport {
-    /// Returns what the process exits with: 0, 1 (all failed; 2, 10, 11, 12 when all failed for one such reason),
+    /// Returns what the process exits with: 0, 1 (all failed, or only the report could not be written; 2, 10, 11, 12
+    /// when all failed for one such reason),
     /// 3 (some failed), 4 (a source is corrupt), 130.
     pub fn exit_code(&self) -> u8 {
         match self.status {

@@ -273,6 +273,28 @@ fn report_is_written_to_a_file_as_it_is_returned() {
 }
 
 #[test]
+fn report_whose_directory_vanished_during_the_backup_is_told_beside_what_was_stored() {
+    let place = Fixture::new();
+    drop(place.database("a.db", 1));
+    std::fs::create_dir(place.path("reports")).unwrap();
+    place.at_step({
+        let reports = place.path("reports");
+        move |step| {
+            if step == "backup.acknowledged" {
+                std::fs::remove_dir(&reports).unwrap();
+            }
+        }
+    });
+    let request = BackupRequest { report: Some("reports/a.json".into()), ..of(&["a.db"]) };
+    let report = place.backup(&request).unwrap();
+    assert_eq!((report.exit_code(), report.status), (1, SessionStatus::Ok));
+    assert_eq!(report.databases[0].snapshot, Some(place.list().snapshots[0].id));
+    let error = report.error.unwrap();
+    assert!(error.message.contains("reports/a.json"), "{error:?}");
+    assert!(error.hint.unwrap().contains("safe"));
+}
+
+#[test]
 fn interrupted_session_is_exit_130_and_keeps_what_was_done() {
     let place = Fixture::new();
     drop(place.database("a.db", 1));
