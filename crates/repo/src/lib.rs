@@ -1,7 +1,7 @@
 //! Encrypted, deduplicated storage in the restic v2 repository format.
 //!
 //! A [`Repository`] keeps snapshots of databases on a [`backend::Backend`]. Everything in it can be
-//! checked and restored with stock `restic`. Bytes and their meaning are in [`format`], which does no
+//! checked and restored with stock `restic`. Bytes and their meaning are in [`mod@format`], which does no
 //! I/O; nothing that comes from storage is trusted before its MAC was checked.
 
 pub mod backend;
