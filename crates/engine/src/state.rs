@@ -13,6 +13,7 @@
 //! and one that does not fit counts as absent.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -128,7 +129,8 @@ impl RepositoryState {
         let id = session::next_id(now, &taken);
         // Those of sessions that are stored are in the repository; a few more are under way.
         let newest = given.into_iter().rev().take(99).rev();
-        let _ = save(&file, &newest.chain([id.clone()]).collect::<Vec<_>>());
+        // A session that was under way in a power cut is not any more.
+        let _ = write_for_this_boot(&file, &encoded(&newest.chain([id.clone()]).collect::<Vec<_>>()));
         id
     }
 
@@ -171,9 +173,9 @@ impl RepositoryState {
         load(&self.database(database).join("position"))
     }
 
-    /// Remembers a position, or that there is none.
+    /// Remembers a position, or that there is none. No position outlives a power cut, so it is not synced.
     pub(crate) fn save_position(&self, database: &str, position: Option<&SavedPosition>) -> Result<()> {
-        save(&self.database(database).join("position"), &position)
+        write_for_this_boot(&self.database(database).join("position"), &encoded(&position))
     }
 
     fn database(&self, database: &str) -> PathBuf {
@@ -186,7 +188,11 @@ fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write(path, &serde_json::to_vec(value).expect("state has string keys only"))
+    write(path, &encoded(value))
+}
+
+fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("state has string keys only")
 }
 
 /// Returns the contents of a state file; `None` when it is absent or damaged.
@@ -207,11 +213,28 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 /// Replaces a state file, so that a crash leaves the old one or the new one.
 fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    let parent = path.parent().expect("every state file is below the state directory");
-    private_directory(parent)?;
-    let mut bytes = Id::of(contents).as_bytes().to_vec();
-    bytes.extend_from_slice(contents);
-    durable::replace(path, &bytes).map_err(Error::io("write", path))
+    private_directory(folder(path))?;
+    durable::replace(path, &sealed(contents)).map_err(Error::io("write", path))
+}
+
+/// Replaces a state file that need not survive a power cut. What one leaves of it is whole or known to be damaged.
+fn write_for_this_boot(path: &Path, contents: &[u8]) -> Result<()> {
+    let replace = || {
+        let staged = durable::Staged::create(folder(path))?;
+        staged.file().write_all(&sealed(contents))?;
+        durable::rename(staged.path(), path)
+    };
+    private_directory(folder(path))?;
+    replace().map_err(Error::io("write", path))
+}
+
+/// Returns the contents behind their digest.
+fn sealed(contents: &[u8]) -> Vec<u8> {
+    [Id::of(contents).as_bytes(), contents].concat()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().expect("every state file is below the state directory")
 }
 
 /// Makes a directory, and those above it, that only the user can read.
@@ -264,6 +287,19 @@ mod tests {
         });
         assert_eq!(ids.len(), 8, "{ids:?}");
         assert!(ids.contains("20260102_030405") && ids.contains("20260102_030412"));
+    }
+
+    #[test]
+    fn state_for_this_boot_is_replaced_whole_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state");
+        for contents in [&b"first, which is longer"[..], b"second"] {
+            write_for_this_boot(&file, contents).unwrap();
+            assert_eq!(read(&file).as_deref(), Some(contents));
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(read(&file), None, "what a power cut may leave");
     }
 
     #[test]

@@ -12,15 +12,14 @@ use dbkeep_sqlite::identify::Kind;
 use dbkeep_sqlite::rows::RowCounter;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::save::{meta, wants_sha256};
+use super::save::{Parent, meta, wants_sha256};
 use super::{Session, chunk_size};
-use crate::catalog::Entry;
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};
 use crate::manifest::{ImageFacts, Integrity, IntegrityResult, Manifest};
 use crate::report::TableRows;
 use crate::source::Source;
-use crate::{Error, Result, name, show};
+use crate::{Error, Result, name};
 
 /// Where an image that was read without a moment to look at is small enough, it is looked at in memory.
 const IN_MEMORY_UP_TO: u64 = 32 << 20;
@@ -89,10 +88,10 @@ pub(super) fn read(
     writer: &mut Writer<'_>,
     source: &Source,
     capture: &mut Capture,
-    parent: Option<&Entry>,
+    parent: Option<&Parent<'_>>,
     watch: &Watch,
 ) -> Result<Content> {
-    let chunk_size = chunk_size(session, capture, parent);
+    let chunk_size = chunk_size(capture, parent);
     let known = session.store.state().known_chunks(&source.name);
     let known = known.and_then(|bytes| KnownChunks::decode(&bytes).ok());
     let options = options(chunk_size, known.as_ref(), wants_sha256(session, capture.size()));
@@ -115,10 +114,10 @@ pub(super) fn read(
 }
 
 /// Returns the length of chunks: that of the last snapshot where it still fits, so that chunks are found again.
-fn chunk_size(session: &Session<'_>, capture: &Capture, parent: Option<&Entry>) -> u32 {
-    let last = parent.and_then(|parent| show::manifest(session.reader, parent).ok());
+fn chunk_size(capture: &Capture, parent: Option<&Parent<'_>>) -> u32 {
+    let last = parent.and_then(|parent| parent.manifest.as_ref()).map(|manifest| manifest.image.chunk_size);
     let page_size = capture.header().map_or(0, |header| header.page_size);
-    chunk_size::choose(capture.size(), page_size, last.map(|manifest| manifest.image.chunk_size))
+    chunk_size::choose(capture.size(), page_size, last)
 }
 
 /// An image on its way.

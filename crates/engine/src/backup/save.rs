@@ -30,6 +30,13 @@ const SHA256_UP_TO: u64 = 256 << 20;
 /// The file that says how parts are put together.
 const README: &str = "README.txt";
 
+/// The snapshot that a new one follows, with its manifest, which is read once.
+pub(super) struct Parent<'s> {
+    entry: &'s Entry,
+    /// `None` when it cannot be read.
+    pub(super) manifest: Option<Manifest>,
+}
+
 /// A database that is stored; only its snapshot is missing.
 pub(crate) struct Saved {
     pub(crate) report: DatabaseBackup,
@@ -77,8 +84,9 @@ impl Session<'_> {
     ) -> Result<Saved> {
         let moment = self.clock.now();
         let identity = self.identify(&capture);
-        self.refuse_other_database(source, &identity)?;
-        let parent = self.catalog.parent(&source.name);
+        let parent = self.parent(&source.name);
+        let parent = parent.as_ref();
+        self.refuse_other_database(source, &identity, parent)?;
         watch.phase(&format!("backup {}", source.name), capture.size());
         watch.step("backup.captured");
         let content = match self.unchanged(writer, source, &capture, parent) {
@@ -107,8 +115,13 @@ impl Session<'_> {
     }
 
     /// Refuses a name that belongs to another database, so that two files never share one history.
-    fn refuse_other_database(&self, source: &Source, identity: &Identity) -> Result<()> {
-        let Some(known) = self.known_identity(&source.name) else { return Ok(()) };
+    fn refuse_other_database(
+        &self,
+        source: &Source,
+        identity: &Identity,
+        parent: Option<&Parent<'_>>,
+    ) -> Result<()> {
+        let Some(known) = self.known_identity(&source.name, parent) else { return Ok(()) };
         if self.adopt_name || known.is_same(identity) {
             return Ok(());
         }
@@ -119,21 +132,33 @@ impl Session<'_> {
         })
     }
 
+    /// Returns the snapshot that a new one of the database follows.
+    fn parent(&self, database: &str) -> Option<Parent<'_>> {
+        let entry = self.catalog.parent(database)?;
+        Some(Parent { entry, manifest: self.readable_manifest(entry) })
+    }
+
     /// Returns which database has a name, as the newest manifest that can be read says.
-    fn known_identity(&self, name: &str) -> Option<Identity> {
-        let of_database = self.catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name));
-        for entry in of_database {
-            match show::manifest(self.reader, entry) {
-                Ok(manifest) => return Some(manifest.identity),
-                // A damaged snapshot must not keep the next backup from being made.
-                Err(error) => self.store.watch().warn(&format!(
-                    "snapshot {} does not tell which database it is of: {}",
-                    entry.id.short(),
-                    error.full_message()
-                )),
-            }
-        }
-        None
+    fn known_identity(&self, name: &str, parent: Option<&Parent<'_>>) -> Option<Identity> {
+        let mut of_database =
+            self.catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name));
+        of_database.find_map(|entry| match parent.filter(|parent| parent.entry.id == entry.id) {
+            Some(parent) => parent.manifest.as_ref().map(|manifest| manifest.identity.clone()),
+            None => self.readable_manifest(entry).map(|manifest| manifest.identity),
+        })
+    }
+
+    /// Returns the manifest of a snapshot; where it cannot be read that is a warning. A damaged snapshot must not keep
+    /// the next backup from being made.
+    fn readable_manifest(&self, entry: &Entry) -> Option<Manifest> {
+        let warn = |error: &Error| {
+            self.store.watch().warn(&format!(
+                "snapshot {} does not tell what it is of, so nothing of it is used again: {}",
+                entry.id.short(),
+                error.full_message()
+            ));
+        };
+        show::manifest(self.reader, entry).inspect_err(warn).ok()
     }
 
     /// Returns the content of the parent where the source is provably the same and nothing more is asked for.
@@ -142,20 +167,21 @@ impl Session<'_> {
         writer: &Writer<'_>,
         source: &Source,
         capture: &Capture,
-        parent: Option<&Entry>,
+        parent: Option<&Parent<'_>>,
     ) -> Option<Content> {
-        let parent = parent.filter(|parent| parent.history.damage.is_empty())?;
+        let parent = parent.filter(|parent| parent.entry.history.damage.is_empty())?;
+        let manifest = parent.manifest.as_ref()?;
         let saved = self.store.state().position(&source.name)?;
-        if saved.snapshot != parent.id || !capture.is_unchanged_since(&saved.position) {
+        if saved.snapshot != parent.entry.id || !capture.is_unchanged_since(&saved.position) {
             return None;
         }
-        match self.content_of(writer, parent) {
+        match self.content_of(writer, parent.entry, manifest) {
             Ok(content) => content,
             // Reading the source heals what the repository lost.
             Err(error) => {
                 self.store.watch().warn(&format!(
                     "snapshot {} cannot be used again, so everything is read: {}",
-                    parent.id.short(),
+                    parent.entry.id.short(),
                     error.full_message()
                 ));
                 None
@@ -165,8 +191,12 @@ impl Session<'_> {
 
     /// Returns the content of a snapshot, to be used again; `None` when it proves less than is asked for, or when
     /// not all of it may be relied on.
-    fn content_of(&self, writer: &Writer<'_>, parent: &Entry) -> Result<Option<Content>> {
-        let manifest = show::manifest(self.reader, parent)?;
+    fn content_of(
+        &self,
+        writer: &Writer<'_>,
+        parent: &Entry,
+        manifest: &Manifest,
+    ) -> Result<Option<Content>> {
         let sha256 = self.sha256 || manifest.image.size <= SHA256_UP_TO;
         let proves_enough = manifest.integrity.result == IntegrityResult::Ok
             && self.verify.is_satisfied_by(&manifest.integrity.level)
@@ -175,11 +205,11 @@ impl Session<'_> {
         if !proves_enough {
             return Ok(None);
         }
-        let image = show::image(self.reader, parent, &manifest)?;
+        let image = show::image(self.reader, parent, manifest)?;
         let nodes = self.directory_of(parent)?;
         let may_be_used = self.all_present(&image) && self.trees_present(&nodes)?;
         drop(writer.shared_index());
-        Ok(may_be_used.then(|| Content::again(manifest, nodes)))
+        Ok(may_be_used.then(|| Content::again(manifest.clone(), nodes)))
     }
 
     /// Returns what lies beside the manifest.
@@ -288,7 +318,7 @@ impl Session<'_> {
         manifest: Manifest,
         content: Content,
         siblings: Vec<Node>,
-        parent: Option<&Entry>,
+        parent: Option<&Parent<'_>>,
         position: Option<Position>,
     ) -> Result<Saved> {
         let meta = meta(source, manifest.moment);
@@ -313,7 +343,7 @@ impl Session<'_> {
         ];
         tags.extend(self.tags.iter().cloned());
         let snapshot = Snapshot {
-            parent: parent.map(|parent| parent.id),
+            parent: parent.map(|parent| parent.entry.id),
             paths: vec![format!("/{encoded}")],
             hostname: environment.host.clone(),
             username: environment.user.clone(),
@@ -323,20 +353,23 @@ impl Session<'_> {
             program_version: concat!("dbkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Snapshot::new(manifest.moment, root)
         };
-        let same_as_parent = parent.is_some_and(|parent| self.has_image(parent, &manifest));
-        let report = report(&manifest, parent, content.bytes_read, content.bytes_stored, same_as_parent);
+        let of_parent = parent.and_then(|parent| parent.manifest.as_ref());
+        let same_as_parent = of_parent.is_some_and(|of_parent| have_same_image(of_parent, &manifest));
+        let report = report(
+            &manifest,
+            parent.map(|parent| parent.entry),
+            content.bytes_read,
+            content.bytes_stored,
+            same_as_parent,
+        );
         Ok(Saved { report, snapshot, manifest, known: content.known, position })
     }
+}
 
-    /// Says whether a snapshot holds the very image that the manifest describes.
-    fn has_image(&self, parent: &Entry, manifest: &Manifest) -> bool {
-        let of_parent = show::manifest(self.reader, parent).map(|manifest| manifest.image);
-        of_parent.is_ok_and(|image| {
-            image.root == manifest.image.root
-                && image.size == manifest.image.size
-                && image.chunk_size == manifest.image.chunk_size
-        })
-    }
+/// Says whether two manifests describe the very same image.
+fn have_same_image(one: &Manifest, other: &Manifest) -> bool {
+    let facts = |manifest: &Manifest| (manifest.image.root, manifest.image.size, manifest.image.chunk_size);
+    facts(one) == facts(other)
 }
 
 /// Returns what the report says of a database.

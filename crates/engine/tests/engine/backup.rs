@@ -4,7 +4,7 @@ use dbkeep_engine::backup::BackupRequest;
 use dbkeep_engine::report::{BackupStatus, SessionStatus, TableRows};
 use dbkeep_engine::{Verify, show};
 
-use crate::fixture::{Fixture, insert, of, told};
+use crate::fixture::{Fixture, insert, of, to, told};
 
 #[test]
 fn session_stores_databases_and_describes_them() {
@@ -69,6 +69,22 @@ fn unchanged_database_is_not_read_and_gets_a_snapshot_all_the_same() {
     let third = place.stored("a.db");
     assert_eq!((third.status, third.rows), (BackupStatus::Ok, 102));
     assert_eq!(place.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn last_manifest_is_read_once_and_where_it_is_lost_everything_is_read() {
+    let place = Fixture::new();
+    let live = place.database("a.db", 100);
+    live.pragma_update(None, "journal_mode", "wal").unwrap();
+    insert(&live, 1);
+    let first = place.stored("a.db");
+    place.objects("data").iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    let second = place.stored("a.db");
+    assert!(second.bytes_read > 0 && second.root == first.root, "{second:?}");
+    let warnings = place.warnings();
+    let start = format!("snapshot {} ", first.snapshot.unwrap().short());
+    assert_eq!(warnings.iter().filter(|warning| warning.starts_with(&start)).count(), 1, "{warnings:?}");
+    assert_eq!(place.restored(&to("again.db")).rows, 101);
 }
 
 #[test]
