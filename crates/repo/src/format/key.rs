@@ -163,8 +163,22 @@ fn derive(password: &str, salt: &[u8], cost: Cost) -> FormatResult<MasterKey> {
     let params = scrypt::Params::new(cost.log_n, cost.r, cost.p)
         .map_err(|_| FormatError::new("scrypt refuses these parameters"))?;
     let mut bytes = Zeroizing::new([0u8; 64]);
-    scrypt::scrypt(password.as_bytes(), salt, &params, &mut *bytes).expect("64 bytes are a valid length");
+    let mut mix = || {
+        scrypt::scrypt(password.as_bytes(), salt, &params, &mut *bytes).expect("64 bytes are a valid length");
+    };
+    match lanes(cost) {
+        Some(lanes) => lanes.install(mix),
+        None => mix(),
+    }
     Ok(MasterKey::from_bytes(&bytes))
+}
+
+/// Returns the threads that mix the lanes of a password side by side.
+///
+/// Each needs the memory of a whole derivation, so there are at most two, however many lanes the key asks for.
+fn lanes(cost: Cost) -> Option<rayon::ThreadPool> {
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(if cost.p > 1 { 2 } else { 1 });
+    threads.thread_name(|lane| format!("key-{lane}")).build().ok()
 }
 
 fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
