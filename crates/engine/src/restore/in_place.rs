@@ -3,6 +3,7 @@
 //! The write lock comes first, then the safety backup under it, then the pages that differ, so that no commit
 //! falls between. The commit of the transaction is the commit point: before it the target is as it was.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dbkeep_repo::Id;
@@ -26,9 +27,9 @@ impl Restore<'_> {
     /// Makes the target's contents those of the image, by its pages that differ.
     pub(super) fn replace_pages(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
         let chunk_size = chunk_size(&subject.image)?;
-        let integrity = self.inspect_stored(subject)?;
-        let image = self.reader.random(&subject.image, CACHE, None)?;
-        let header = header_of(&image)?;
+        let pages = self.stored_pages(subject)?;
+        let integrity = self.inspect_stored(subject, &pages)?;
+        let header = header_of(pages.reader())?;
 
         let mut target = match InPlace::begin(&planned.path, &header, self.store.context().lock_patience) {
             Ok(target) => target,
@@ -38,7 +39,7 @@ impl Restore<'_> {
         self.watch.step("restore.target-locked");
         let safety = self.safety_backup(planned)?;
         self.watch.phase(&format!("restore {}", planned.database), subject.image.size());
-        let applied = self.apply(subject, &image, chunk_size, &mut target)?;
+        let applied = self.apply(subject, pages.reader(), chunk_size, &mut target)?;
         self.watch.step("restore.pages-written");
         self.stop_if_cancelled()?;
         target.commit(COMMIT_PATIENCE).map_err(target_error)?;
@@ -51,12 +52,21 @@ impl Restore<'_> {
         Ok(restored)
     }
 
+    /// Opens the image in the repository. What the check has read is still in memory when it is written, as far as
+    /// there is room for it.
+    pub(super) fn stored_pages(&self, subject: &Subject<'_>) -> Result<Arc<StoredPages>> {
+        Ok(StoredPages::new(self.reader.random(&subject.image, CACHE, None)?))
+    }
+
     /// Checks the image in the repository, before the target is locked. What is then written is read back and
     /// compared within the transaction.
-    pub(super) fn inspect_stored(&self, subject: &Subject<'_>) -> Result<Integrity> {
+    pub(super) fn inspect_stored(
+        &self,
+        subject: &Subject<'_>,
+        pages: &Arc<StoredPages>,
+    ) -> Result<Integrity> {
         self.watch.phase(&format!("check {}", subject.manifest.database), subject.image.size());
-        let pages = StoredPages::new(self.reader.random(&subject.image, CACHE, None)?);
-        let looked = look_at_stored(&pages, self.plan.verify, &|| self.watch.cancelled())?;
+        let looked = look_at_stored(pages, self.plan.verify, &|| self.watch.cancelled())?;
         self.judge(&subject.manifest, &looked.integrity)?;
         self.watch.step("restore.inspected");
         Ok(looked.integrity)

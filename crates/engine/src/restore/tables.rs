@@ -17,9 +17,6 @@ use crate::manifest::{Integrity, IntegrityResult};
 use crate::report::TableRows;
 use crate::{Error, Result};
 
-/// What may be kept in memory of the image.
-const CACHE: usize = 64 << 20;
-
 impl Restore<'_> {
     /// Copies tables out of the image, straight from the repository.
     pub(super) fn copy_tables(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
@@ -32,7 +29,8 @@ impl Restore<'_> {
 
     /// Replaces tables of a live database, in one transaction: the safety backup is taken under its write lock.
     fn tables_in_place(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
-        self.inspect_stored(subject)?;
+        let pages = self.stored_pages(subject)?;
+        self.inspect_stored(subject, &pages)?;
         let mut safety = None;
         let mut locked = || {
             self.watch.step("restore.target-locked");
@@ -41,7 +39,7 @@ impl Restore<'_> {
         };
         let patience = self.store.context().lock_patience;
         let target = Target::Live { path: &planned.path, patience, locked: &mut locked };
-        let extracted = self.extract(subject, planned, target)?;
+        let extracted = self.extract(&pages, planned, target)?;
         self.watch.step("restore.committed");
         let integrity = self.inspect_live(planned)?;
         let mut restored = self.restored(extracted, integrity, &planned.path);
@@ -53,7 +51,7 @@ impl Restore<'_> {
     fn tables_to_new_file(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
         refuse_existing(&planned.path)?;
         let scratch = Scratch::beside(planned)?;
-        let extracted = self.extract(subject, planned, Target::New(&scratch.path))?;
+        let extracted = self.extract(&self.stored_pages(subject)?, planned, Target::New(&scratch.path))?;
         self.watch.step("restore.data-written");
         let integrity = self.inspect_scratch(&scratch)?;
         self.judge(&subject.manifest, &integrity)?;
@@ -65,13 +63,12 @@ impl Restore<'_> {
 
     fn extract(
         &self,
-        subject: &Subject<'_>,
+        pages: &Arc<StoredPages>,
         planned: &PlannedRestore,
         target: Target<'_>,
     ) -> Result<Extracted> {
-        let pages = StoredPages::new(self.reader.random(&subject.image, CACHE, None)?);
         let cancelled = || self.watch.cancelled();
-        let extracted = copy_tables(Arc::clone(&pages) as Arc<_>, &planned.tables, target, &cancelled);
+        let extracted = copy_tables(Arc::clone(pages) as Arc<_>, &planned.tables, target, &cancelled);
         pages.failure().map_or(Ok(()), |error| Err(Error::Repo(error)))?;
         extracted.map_err(target_error)
     }

@@ -194,6 +194,26 @@ fn nothing_is_committed_between_the_safety_backup_and_the_copy_of_tables() {
 }
 
 #[test]
+fn what_the_check_has_read_is_not_read_again() {
+    for tables in [vec![], vec!["items".to_owned()]] {
+        let place = Fixture::new();
+        let application = place.database("app.db", 2000);
+        place.stored("app.db");
+        application.execute_batch("DELETE FROM items WHERE id % 3 = 0").unwrap();
+        place.at_step({
+            let packs = place.objects("data");
+            move |step| {
+                if step == "restore.inspected" {
+                    packs.iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+                }
+            }
+        });
+        place.restored(&RestoreRequest { tables, safety_backup: false, ..in_place() });
+        assert_eq!(rows(&place.path("app.db")).len(), 2000);
+    }
+}
+
+#[test]
 fn restore_cancelled_before_the_commit_leaves_the_target_as_it_was() {
     for step in ["restore.begun", "restore.target-locked", "restore.safety-backup", "restore.pages-written"] {
         let place = Fixture::new();
