@@ -185,6 +185,23 @@ fn damaged_database_is_stored_and_never_good() {
 }
 
 #[test]
+fn database_with_a_damaged_schema_is_stored_in_every_journal_mode() {
+    let place = Fixture::new();
+    for (name, mode) in [("rollback.db", "delete"), ("wal.db", "wal")] {
+        let connection = place.database(name, 300);
+        connection.pragma_update(None, "journal_mode", mode).unwrap();
+        drop(connection);
+        let mut bytes = std::fs::read(place.path(name)).unwrap();
+        bytes[100..300].fill(0xff);
+        std::fs::write(place.path(name), &bytes).unwrap();
+        let report = place.backup(&of(&[name])).unwrap();
+        assert_eq!((report.status, report.exit_code()), (SessionStatus::Ok, 4), "{name}");
+        assert_eq!(report.databases[0].status, BackupStatus::Corrupt, "{name}");
+        assert_eq!(report.databases[0].bytes_read, bytes.len() as u64, "{name}");
+    }
+}
+
+#[test]
 fn place_where_a_repository_was_and_is_gone_stays_empty() {
     let place = Fixture::new();
     drop(place.database("a.db", 1));

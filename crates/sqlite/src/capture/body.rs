@@ -92,9 +92,10 @@ impl Body {
             }
             Body::InMemory(bytes) => image_inspection(Arc::<Vec<u8>>::clone(bytes)),
             Body::Reflink(clone, _) => image_inspection(Arc::<Clone>::clone(clone)),
-            Body::AtRest(at_rest) => image_inspection(Arc::new(at_rest.view()?)),
+            Body::AtRest(at_rest) => Ok(provisional_inspection(Arc::new(at_rest.view()?))),
             Body::FirstPass(_, moment) => {
-                image_inspection(Arc::new(FileView::open(&identity.path, layout(moment), None)?))
+                let view = FileView::open(&identity.path, layout(moment), None)?;
+                Ok(provisional_inspection(Arc::new(view)))
             }
             Body::Settled | Body::Raw(_) => Ok(None),
         }
@@ -150,8 +151,20 @@ pub(crate) fn layout(moment: &Moment) -> Layout {
     Layout { page_size: moment.page_size, page_count: moment.page_count }
 }
 
+/// Opens an image. `None` when SQLite finds it too damaged for that: that is for the look at the stored image
+/// to say, and no reason not to store it.
 fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Inspection>> {
-    open_image(source).map(Inspection::image).map(Some)
+    match open_image(source) {
+        Ok(connection) => Ok(Some(Inspection::image(connection))),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a file that others may be writing meanwhile. Whatever is wrong with it may only be half written, which
+/// is no news of the image: then there is nothing to look at, and the stored image is asked afterwards.
+fn provisional_inspection(source: Arc<dyn PageSource>) -> Option<Inspection> {
+    image_inspection(source).ok().flatten()
 }
 
 struct ClonedBytes<'a> {

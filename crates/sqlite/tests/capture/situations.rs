@@ -388,9 +388,36 @@ fn database_with_a_damaged_schema_is_still_an_image() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100..200].fill(0xff);
     std::fs::write(&path, &bytes).unwrap();
-    let mut capture = capture(&path);
-    assert_eq!(capture.method(), Method::MemoryCopy);
-    assert_same(&read_all(&mut capture), &bytes);
+    for method in [Method::MemoryCopy, Method::LockedImage, Method::TwoPass] {
+        let options = CaptureOptions { force_method: Some(method), ..CaptureOptions::default() };
+        let mut capture = Capture::open(&path, &options).unwrap();
+        assert_eq!(capture.method(), method);
+        let before = capture.inspection().unwrap_or_else(|error| panic!("{method}: {error}"));
+        assert_same(&read_all(&mut capture), &bytes);
+        let after = capture.inspection().unwrap_or_else(|error| panic!("{method}: {error}"));
+        for inspection in before.iter().chain(&after) {
+            let looked = inspection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+            assert!(looked.is_err(), "{method}");
+        }
+    }
+}
+
+#[test]
+fn schema_that_is_half_written_during_the_first_pass_is_no_news_of_the_image() {
+    let (_folder, path) = place("torn.db");
+    make(&path, &fill(100));
+    let whole = std::fs::read(&path).unwrap();
+    let mut torn = whole.clone();
+    torn[100..200].fill(0xff);
+    let options = CaptureOptions { force_method: Some(Method::TwoPass), ..CaptureOptions::default() };
+    let mut capture = Capture::open(&path, &options).unwrap();
+    // No lock is held yet, so nothing is lost by a descriptor of our own.
+    std::fs::write(&path, &torn).unwrap();
+    let inspection = capture.inspection().unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    assert_same(&read_all(&mut capture), &whole);
+    drop(inspection);
+    assert!(!capture.inspection_holds(), "what was seen may be another image");
 }
 
 #[test]
