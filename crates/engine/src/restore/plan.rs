@@ -1,8 +1,10 @@
 //! What a restore will do: which snapshot, where to, how, and what speaks against it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dbkeep_repo::read::Reader;
+use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use dbkeep_sqlite::identify::{Kind, Siblings, kind_of, sibling};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -293,13 +295,17 @@ fn notes(entry: &Entry, manifest: &Manifest) -> Vec<String> {
 
 /// Returns the names of the tables of a live database; `None` when it cannot be looked at.
 fn live_tables(path: &Path) -> Result<Option<Vec<String>>> {
-    use dbkeep_sqlite::capture::{Capture, CaptureOptions};
-    let options =
-        CaptureOptions { busy_timeout: std::time::Duration::from_secs(1), ..CaptureOptions::default() };
+    let options = CaptureOptions { busy_timeout: Duration::from_secs(1), ..held_while_looking() };
     let capture = Capture::open(path, &options)?;
     let Some(inspection) = capture.inspection()? else { return Ok(None) };
     let tables = dbkeep_sqlite::inspect::tables(&inspection)?;
     Ok(Some(tables.into_iter().map(|table| table.name).collect()))
+}
+
+/// Returns how a live database is captured that is only looked at: under its lock, since what is seen without one
+/// may be half written.
+pub(super) fn held_while_looking() -> CaptureOptions {
+    CaptureOptions { force_method: Some(Method::LockedImage), ..CaptureOptions::default() }
 }
 
 /// Refuses a target that exists, or beside which something lies that SQLite would take for its own.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use dbkeep_repo::durable;
 use dbkeep_repo::durable::Staged;
+use dbkeep_sqlite::capture::Capture;
 use dbkeep_sqlite::extract::{Extracted, Target, copy_tables};
 
 use super::in_place::target_error;
 use super::new_file::{FilePages, remove_staging, staging};
-use super::plan::refuse_existing;
+use super::plan::{held_while_looking, refuse_existing};
 use super::{PlannedRestore, Restore, Restored, Subject, directory_of};
 use crate::integrity::{StoredPages, Verify, look_at_image};
 use crate::manifest::{Integrity, IntegrityResult};
@@ -84,12 +85,11 @@ impl Restore<'_> {
 
     /// Checks the live database after tables were put into it.
     fn inspect_live(&self, planned: &PlannedRestore) -> Result<Integrity> {
-        use dbkeep_sqlite::capture::{Capture, CaptureOptions};
         let not_run = || Integrity::new(IntegrityResult::NotRun, Verify::None, vec![]);
         if self.plan.verify == Verify::None {
             return Ok(not_run());
         }
-        let capture = Capture::open(&planned.path, &CaptureOptions::default())?;
+        let capture = Capture::open(&planned.path, &held_while_looking())?;
         let Some(inspection) = capture.inspection()? else { return Ok(not_run()) };
         let looked = crate::integrity::look(&inspection, self.plan.verify, &|| self.watch.cancelled())?;
         Ok(looked.integrity)
