@@ -35,7 +35,7 @@ impl Staged {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             let staged = Self { file, path, is_published: false };
             set_mode(&staged.file, 0o600)?;
-            rustix::fs::flock(&staged.file, FlockOperation::LockExclusive)?;
+            lock_while_written(&staged.file)?;
             // Between creation and lock somebody may have taken the file for an abandoned one.
             if staged.file.metadata()?.nlink() > 0 {
                 return Ok(staged);
@@ -125,7 +125,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub fn create_folder(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+            make_private(path)?;
             sync_parent(path)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -144,7 +144,7 @@ pub fn create_folders(parent: &Path, names: impl IntoIterator<Item = impl AsRef<
         let path = parent.join(name);
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+                make_private(&path)?;
                 is_synced = false;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
@@ -161,10 +161,21 @@ pub fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         // Not every file system knows the flag; a second link never replaces either.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_by_link(from, to),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn rename_by_link(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        // Nor are there links everywhere (exFAT under FUSE). Between the look and the rename another process could
+        // take the name; in a repository, where names are hashes of contents, with the same bytes.
+        Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error.into()),
     }
 }
@@ -246,15 +257,46 @@ pub(crate) fn has_no_holder(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
+        // Where nobody can lock, nobody can be proved gone.
+        Err(error) if has_no_locks(error) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Takes the lock that says that this file is being written, where the file system has locks.
+fn lock_while_written(file: &File) -> io::Result<()> {
+    match rustix::fs::flock(file, FlockOperation::LockExclusive) {
+        Err(error) if has_no_locks(error) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn has_no_locks(error: Errno) -> bool {
+    matches!(error, Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK | Errno::INVAL)
 }
 
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o777 == mode {
         return Ok(());
     }
-    file.set_permissions(fs::Permissions::from_mode(mode))
+    unless_without_modes(file.set_permissions(fs::Permissions::from_mode(mode)))
+}
+
+/// Lets only this user into a folder that was just made.
+fn make_private(folder: &Path) -> io::Result<()> {
+    unless_without_modes(fs::set_permissions(folder, fs::Permissions::from_mode(0o700)))
+}
+
+/// Lets the refusal to set a mode pass. What we just made is ours, so it is refused only where the file system keeps
+/// no modes (FAT, exFAT): there the mount decides who may read.
+fn unless_without_modes(set: io::Result<()>) -> io::Result<()> {
+    const REFUSALS: [Errno; 3] = [Errno::PERM, Errno::NOSYS, Errno::NOTSUP];
+    match set {
+        Err(error) if REFUSALS.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error())) => {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 fn random_name() -> io::Result<String> {
@@ -280,6 +322,14 @@ mod tests {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn mode_that_the_file_system_does_not_keep_is_let_pass_and_other_failures_are_not() {
+        let failed = |error: Errno| Err(error.into());
+        assert!(unless_without_modes(failed(Errno::PERM)).is_ok());
+        let error = unless_without_modes(failed(Errno::IO)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod bad_input;
 mod contract;
 mod demo;
 mod environment;
+mod file_systems;
 mod kill;
 mod output;
 mod scenarios;
