@@ -115,7 +115,8 @@ pub(crate) fn look(
     Ok(Looked { integrity, tables: tables.map_err(Error::from), notes })
 }
 
-/// Looks at an image, wherever its bytes are. One that SQLite does not take for a database is corrupt.
+/// Looks at an image, wherever its bytes are. One that SQLite does not take for a database is corrupt; one that
+/// it refuses to open for another reason was not looked at.
 pub(crate) fn look_at_image(
     source: Arc<dyn PageSource>,
     verify: Verify,
@@ -127,6 +128,11 @@ pub(crate) fn look_at_image(
             integrity: Integrity::new(IntegrityResult::Corrupt, verify, vec![error.to_string()]),
             tables: Err(error.into()),
             notes: Vec::new(),
+        }),
+        Err(error @ dbkeep_sqlite::Error::Sqlite { .. }) => Ok(Looked {
+            integrity: not_run(verify),
+            notes: vec![format!("the integrity check could not run: {error}")],
+            tables: Err(error.into()),
         }),
         Err(error) => Err(error.into()),
     }

@@ -151,12 +151,12 @@ pub(crate) fn layout(moment: &Moment) -> Layout {
     Layout { page_size: moment.page_size, page_count: moment.page_count }
 }
 
-/// Opens an image. `None` when SQLite finds it too damaged for that: that is for the look at the stored image
-/// to say, and no reason not to store it.
+/// Opens an image. `None` when SQLite does not: why is for the look at the stored image to say, and no reason not
+/// to store it.
 fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Inspection>> {
     match open_image(source) {
         Ok(connection) => Ok(Some(Inspection::image(connection))),
-        Err(error) if error.is_damage() => Ok(None),
+        Err(error) if error.is_damage() || matches!(error, Error::Sqlite { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
