@@ -19,6 +19,7 @@ mod observe;
 mod process;
 pub mod read;
 mod repository;
+mod scrypt;
 mod secret;
 mod sha;
 pub mod write;

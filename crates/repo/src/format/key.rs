@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{FormatError, FormatResult};
 use crate::crypto::{MasterKey, fill_random};
 use crate::error::{Error, Result};
+use crate::scrypt;
 
 /// The most memory that a key may make us use: 128·N·r bytes.
 const MEMORY_LIMIT: u64 = 256 << 20;
@@ -105,8 +106,7 @@ impl KeyFile {
         let cost = Cost::accept(n, r, p).map_err(|error| Error::Unsupported { what: error.to_string() })?;
         let mut salt = vec![0; 64];
         fill_random(&mut salt)?;
-        let user =
-            derive(password, &salt, cost).map_err(|error| Error::Unsupported { what: error.to_string() })?;
+        let user = derive(password, &salt, cost);
         let mut data = Vec::new();
         user.seal(&master.to_json(), &mut data)?;
         Ok(Self {
@@ -126,7 +126,7 @@ impl KeyFile {
     ///
     /// Takes as long as the key's cost says, which [`KeyFile::decode`] has bounded.
     pub fn unwrap_master(&self, password: &str) -> FormatResult<Option<MasterKey>> {
-        let user = derive(password, &self.salt, self.cost()?)?;
+        let user = derive(password, &self.salt, self.cost()?);
         let mut data = Zeroizing::new(self.data.clone());
         match user.open(&mut data) {
             Err(_) => Ok(None),
@@ -159,26 +159,10 @@ impl KeyFile {
 }
 
 /// Turns a password into the key that seals the master key.
-fn derive(password: &str, salt: &[u8], cost: Cost) -> FormatResult<MasterKey> {
-    let params = scrypt::Params::new(cost.log_n, cost.r, cost.p)
-        .map_err(|_| FormatError::new("scrypt refuses these parameters"))?;
+fn derive(password: &str, salt: &[u8], cost: Cost) -> MasterKey {
     let mut bytes = Zeroizing::new([0u8; 64]);
-    let mut mix = || {
-        scrypt::scrypt(password.as_bytes(), salt, &params, &mut *bytes).expect("64 bytes are a valid length");
-    };
-    match lanes(cost) {
-        Some(lanes) => lanes.install(mix),
-        None => mix(),
-    }
-    Ok(MasterKey::from_bytes(&bytes))
-}
-
-/// Returns the threads that mix the lanes of a password side by side.
-///
-/// Each needs the memory of a whole derivation, so there are at most two, however many lanes the key asks for.
-fn lanes(cost: Cost) -> Option<rayon::ThreadPool> {
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(if cost.p > 1 { 2 } else { 1 });
-    threads.thread_name(|lane| format!("key-{lane}")).build().ok()
+    scrypt::derive(password.as_bytes(), salt, cost, &mut *bytes);
+    MasterKey::from_bytes(&bytes)
 }
 
 fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
