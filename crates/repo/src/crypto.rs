@@ -13,23 +13,21 @@ use aes::{Aes128Enc, Aes256Enc};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ctr::{Ctr128BE, CtrCore};
-use poly1305::Poly1305;
-use poly1305::universal_hash::UniversalHash;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, Result};
+use crate::mac::{Mac, Powers, TAG};
 
 /// How many bytes sealing adds: the nonce before and the tag after.
 pub const OVERHEAD: usize = NONCE + TAG;
 
 const NONCE: usize = 16;
-const TAG: usize = 16;
 
 /// Bytes are encrypted and authenticated in stripes of this size, so that each stripe is in the
-/// first-level cache when the MAC reads it. A multiple of 64, which the MAC's fast path needs.
+/// first-level cache when the MAC reads it. A multiple of what the MAC takes at once.
 const STRIPE: usize = 8 * 1024;
 
 /// Why a sealed message cannot be opened.
@@ -49,9 +47,10 @@ pub struct MasterKey(Arc<Keys>);
 
 struct Keys {
     raw: RawKeys,
-    // Expanded once; both wipe themselves.
+    // Expanded once; all wipe themselves.
     encrypt: Aes256Enc,
     mac: Aes128Enc,
+    powers: Powers,
 }
 
 /// The key bytes, in the order in which scrypt gives them.
@@ -95,7 +94,8 @@ impl MasterKey {
     fn new(raw: RawKeys) -> Self {
         let encrypt = Aes256Enc::new(&raw.encrypt.into());
         let mac = Aes128Enc::new(&raw.mac_k.into());
-        Self(Arc::new(Keys { raw, encrypt, mac }))
+        let powers = Powers::new(&raw.mac_r);
+        Self(Arc::new(Keys { raw, encrypt, mac, powers }))
     }
 
     /// Appends `plain`, sealed under a fresh random nonce, to `out`: [`OVERHEAD`] bytes more than `plain`.
@@ -107,18 +107,18 @@ impl MasterKey {
         out.extend_from_slice(&nonce);
 
         let mut cipher = self.cipher(&nonce);
-        let mut mac = self.mac(&nonce);
+        let mut mac = self.mac();
         let mut stripes = plain.chunks_exact(STRIPE);
         for stripe in &mut stripes {
             let start = out.len();
             out.extend_from_slice(stripe);
             cipher.apply_keystream(&mut out[start..]);
-            absorb(&mut mac, &out[start..]);
+            mac.update(&out[start..]);
         }
         let start = out.len();
         out.extend_from_slice(stripes.remainder());
         cipher.apply_keystream(&mut out[start..]);
-        let tag = finish(mac, &out[start..]);
+        let tag = mac.finish(&out[start..], &self.pad(&nonce));
         out.extend_from_slice(&tag);
         Ok(())
     }
@@ -132,7 +132,7 @@ impl MasterKey {
         let (text, tag) = rest.split_at_mut(length);
         let nonce: [u8; NONCE] = nonce.as_ref().try_into().map_err(|_| OpenError::TooShort)?;
 
-        let computed = finish(self.mac(&nonce), text);
+        let computed = self.mac().finish(text, &self.pad(&nonce));
         if !bool::from(computed[..].ct_eq(tag)) {
             return Err(OpenError::Forged);
         }
@@ -180,13 +180,15 @@ impl MasterKey {
         Ctr128BE::from_core(CtrCore::inner_iv_init(&self.0.encrypt, nonce.into()))
     }
 
-    fn mac(&self, nonce: &[u8; NONCE]) -> Poly1305 {
+    fn mac(&self) -> Mac<'_> {
+        self.0.powers.begin()
+    }
+
+    /// Returns the second half of the Poly1305 key, which is another one for each message.
+    fn pad(&self, nonce: &[u8; NONCE]) -> Zeroizing<[u8; TAG]> {
         let mut block = (*nonce).into();
         self.0.mac.encrypt_block(&mut block);
-        let mut key = Zeroizing::new([0u8; 32]);
-        key[..16].copy_from_slice(&self.0.raw.mac_r);
-        key[16..].copy_from_slice(&block);
-        Poly1305::new((&*key).into())
+        Zeroizing::new(block.into())
     }
 }
 
@@ -194,20 +196,6 @@ impl fmt::Debug for MasterKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("MasterKey(***)")
     }
-}
-
-/// Feeds whole blocks to the MAC. `bytes` is a multiple of 64 bytes long.
-fn absorb(mac: &mut Poly1305, bytes: &[u8]) {
-    let (blocks, rest) = poly1305::Block::slice_as_chunks(bytes);
-    debug_assert!(rest.is_empty());
-    mac.update(blocks);
-}
-
-/// Feeds the last bytes, padded as the MAC demands, and returns the tag.
-fn finish(mut mac: Poly1305, bytes: &[u8]) -> [u8; TAG] {
-    let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % 64);
-    absorb(&mut mac, whole);
-    mac.compute_unpadded(rest).into()
 }
 
 /// How many nonces a thread draws at once: a system call for each would cost a tenth of sealing a
@@ -245,6 +233,8 @@ pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use poly1305::Poly1305;
+
     use super::*;
 
     fn key() -> MasterKey {

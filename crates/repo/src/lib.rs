@@ -15,6 +15,7 @@ mod id;
 pub mod index;
 mod keys;
 pub mod lock;
+mod mac;
 mod observe;
 mod process;
 pub mod read;
