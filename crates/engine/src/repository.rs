@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_repo::backend::{Backend, FileKind, LocalBackend};
 use dbkeep_repo::format::fact::Fact;
-use dbkeep_repo::index::Index;
+use dbkeep_repo::index::{Index, SharedIndex};
 use dbkeep_repo::read::Reader;
 use dbkeep_repo::{Facts, Id, InitOptions, KeyOptions, Repository, Secret};
 use jiff::{SignedDuration, Timestamp};
@@ -39,6 +39,24 @@ pub struct Store {
     passwords: Vec<Secret>,
     watch: Watch,
     facts: Arc<Mutex<KnownFacts>>,
+    loaded: Arc<Mutex<Option<LoadedIndex>>>,
+}
+
+/// The index that was last loaded to read by: planning and acting need the same one.
+#[derive(Debug)]
+struct LoadedIndex {
+    files: HashSet<Id>,
+    distrusted: HashSet<Id>,
+    index: SharedIndex,
+}
+
+impl LoadedIndex {
+    /// Says whether loading it again would give the same.
+    fn is_current(&self, files: &HashSet<Id>, distrusted: &dyn Fn(&Id) -> bool) -> bool {
+        let packs = self.index.read();
+        self.files == *files
+            && packs.packs().iter().all(|pack| self.distrusted.contains(&pack.id) == distrusted(&pack.id))
+    }
 }
 
 /// The facts that a new one follows, and those that this host knows and that are gone.
@@ -185,6 +203,7 @@ impl Store {
             passwords,
             watch: Arc::clone(watch),
             facts: Arc::default(),
+            loaded: Arc::default(),
         }
     }
 
@@ -210,22 +229,33 @@ impl Store {
 
     /// Loads the index to read by. Snapshots are listed before, so that the index knows all that they need. What
     /// cannot be read of it is a warning: most snapshots can be restored all the same. A blob that is in several
-    /// packs is read from a sound one.
+    /// packs is read from a sound one. What was loaded before is used again while it is the same.
     pub(crate) fn reader(&self, listed_before: &Catalog) -> Result<Reader> {
-        let present = self.present_packs()?;
+        let present = self.present(FileKind::Pack)?;
+        // Listed before they are read: one that comes in between makes the index look old, never current.
+        let files = self.present(FileKind::Index)?;
         let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = loaded.as_ref().filter(|last| last.is_current(&files, &distrusted)) {
+            return Ok(self.repository.reader(&last.index));
+        }
+        // Not two of them in memory at a time.
+        *loaded = None;
         let index = Index::load_readable(&self.repository, &*self.watch, &distrusted)?;
+        let bad = index.packs().iter().map(|pack| pack.id).filter(|pack| distrusted(pack)).collect();
+        let index = SharedIndex::from(index);
+        *loaded = Some(LoadedIndex { files, distrusted: bad, index: index.clone() });
         Ok(self.repository.reader(index))
     }
 
-    fn present_packs(&self) -> Result<HashSet<Id>> {
-        Ok(self.repository.list(FileKind::Pack)?.into_iter().map(|pack| pack.id).collect())
+    fn present(&self, kind: FileKind) -> Result<HashSet<Id>> {
+        Ok(self.repository.list(kind)?.into_iter().map(|file| file.id).collect())
     }
 
     /// Loads the index to store by. Packs that are gone, or in which damage was found, are not relied on: what they
     /// held is stored again when it is met.
     pub(crate) fn writing_reader(&self, listed_before: &Catalog) -> Result<Reader> {
-        let present = self.present_packs()?;
+        let present = self.present(FileKind::Pack)?;
         let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
         let index = Index::load_distrusting(&self.repository, &*self.watch, &distrusted)?;
         let bad: HashSet<&Id> =

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 pub(crate) struct Heard {
     pub(crate) warnings: Mutex<Vec<String>>,
     pub(crate) steps: Mutex<Vec<&'static str>>,
+    pub(crate) phases: Mutex<Vec<String>>,
     /// Called at each step.
     #[expect(clippy::type_complexity, reason = "a hook of one test")]
     pub(crate) at_step: Mutex<Option<Box<dyn FnMut(&'static str) + Send>>>,
@@ -33,6 +34,10 @@ impl Observer for Heard {
     fn cancelled(&self) -> bool {
         let step = *self.cancel_at.lock().unwrap();
         step.is_some_and(|step| self.steps.lock().unwrap().contains(&step))
+    }
+
+    fn phase(&self, name: &str, _total: u64) {
+        self.phases.lock().unwrap().push(name.to_owned());
     }
 
     fn step(&self, name: &'static str) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use dbkeep_engine::report::{BackupStatus, RestoreOutcome, RestoreStatus, SessionStatus};
-use dbkeep_engine::restore::{Action, RestoreRequest};
+use dbkeep_engine::restore::{self, Action, RestoreRequest};
 use dbkeep_engine::{Id, Verify};
 use rusqlite::Connection;
 
@@ -42,6 +42,40 @@ fn new_file_is_the_database_byte_for_byte_with_its_mode() {
     assert_eq!((report.bytes_written, report.pages_written), (bytes.len() as u64, bytes.len() as u64 / 4096));
     assert_eq!(std::fs::metadata(place.path("copy.db")).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(!place.path(".dbkeep-restore").exists());
+}
+
+#[test]
+fn index_is_read_once_for_a_plan_and_what_follows_and_again_after_a_backup_or_a_loss() {
+    let place = Fixture::new();
+    let connection = place.database("app.db", 300);
+    place.stored("app.db");
+    let store = place.open().unwrap();
+    let readings = |target: &str| {
+        place.heard.phases.lock().unwrap().clear();
+        let plan = restore::plan(&store, &to(target), place.now()).unwrap();
+        let outcome = restore::run(&store, &plan, place.now(), &place.watch());
+        let phases = place.heard.phases.lock().unwrap();
+        let count = phases.iter().filter(|phase| *phase == "reading the index").count();
+        (count, outcome.map(|_| rows(&place.path(target)).len()))
+    };
+    assert!(matches!(readings("first.db"), (1, Ok(300))));
+    insert(&connection, 1000);
+    place.stored("app.db");
+    assert!(matches!(readings("second.db"), (1, Ok(1300))));
+    assert!(matches!(readings("third.db"), (0, Ok(1300))));
+
+    // A pack that is gone is distrusted, and what the index says of it is another thing then.
+    let data = place.path("backups/data");
+    let packs: Vec<_> = std::fs::read_dir(data)
+        .unwrap()
+        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+        .map(|pack| pack.unwrap().path())
+        .collect();
+    std::fs::rename(&packs[0], place.path("aside")).unwrap();
+    place.heard.phases.lock().unwrap().clear();
+    // Planning reads the manifest, which may be in that pack.
+    let _ = restore::plan(&store, &to("fourth.db"), place.now());
+    assert!(place.heard.phases.lock().unwrap().iter().any(|phase| phase == "reading the index"));
 }
 
 #[test]
