@@ -30,6 +30,8 @@ fn nothing_is_listed_where_no_repository_is(backend: &dyn Backend) {
     for kind in NAMED {
         let listing = backend.list(kind);
         assert!(matches!(listing, Err(Error::Listing { .. })), "{kind:?}: {listing:?}");
+        let names = backend.names(kind);
+        assert!(matches!(names, Err(Error::Listing { .. })), "{kind:?}: {names:?}");
     }
     let read = backend.read(FileKind::Config, &Id::NULL);
     assert!(matches!(read, Err(Error::Missing { kind: FileKind::Config, .. })), "{read:?}");
@@ -61,6 +63,11 @@ fn objects_are_stored_read_listed_and_removed(backend: &dyn Backend) {
         let mut sizes: Vec<u64> = expect(backend.list(kind)).iter().map(|info| info.size).collect();
         sizes.sort_unstable();
         assert_eq!(sizes, [0, 1, 100_000], "{kind:?}");
+        let mut names = expect(backend.names(kind));
+        names.sort_unstable();
+        let mut stored: Vec<Id> = contents.iter().map(|contents| Id::of(contents)).collect();
+        stored.sort_unstable();
+        assert_eq!(names, stored, "{kind:?}");
 
         let gone = Id::of(&contents[1]);
         expect(backend.remove(kind, &gone));
@@ -69,6 +76,7 @@ fn objects_are_stored_read_listed_and_removed(backend: &dyn Backend) {
         assert!(matches!(read, Err(Error::Missing { id, .. }) if id == gone), "{read:?}");
         assert!(matches!(backend.read_range(kind, &gone, 0, &mut [0]), Err(Error::Missing { .. })));
         assert_eq!(expect(backend.list(kind)).len(), 2);
+        assert_eq!(expect(backend.names(kind)).len(), 2);
     }
 }
 

@@ -3,7 +3,7 @@
 //! `config`, `keys/`, `locks/`, `snapshots/`, `index/`, `data/00/` to `data/ff/`, and a folder of our own
 //! that stock tools ignore: `dbkeep/facts/`, and `dbkeep/tmp/` for files that are being written.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,14 @@ impl LocalBackend {
         synced.map_err(|source| Error::storage("sync", &path, 0, source))
     }
 
-    fn list_folder(&self, kind: FileKind, folder: &Path, list: &mut Vec<FileInfo>) -> Result<()> {
+    /// Hands over the objects in a folder. That each is a file is known without asking for it where the file system
+    /// tells the kind together with the name.
+    fn each_in_folder(
+        &self,
+        kind: FileKind,
+        folder: &Path,
+        visit: &mut dyn FnMut(Id, &DirEntry) -> io::Result<()>,
+    ) -> Result<()> {
         let failed = |source| Error::Listing { what: folder.display().to_string(), source };
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.may_be_missing(kind, folder) => {
@@ -115,15 +122,36 @@ impl LocalBackend {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => list.push(FileInfo { id, size: metadata.len() }),
-                Ok(_) => return Err(failed(io::Error::other(format!("{id} is not a file")))),
+            let visited = entry.file_type().and_then(|found| match found.is_file() {
+                true => visit(id, &entry),
+                false => Err(io::Error::other(format!("{id} is not a file"))),
+            });
+            match visited {
                 // Removed since the folder was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
+                visited => visited.map_err(failed)?,
             }
         }
         Ok(())
+    }
+
+    /// Hands over all objects of a kind.
+    fn each(&self, kind: FileKind, visit: &mut dyn FnMut(Id, &DirEntry) -> io::Result<()>) -> Result<()> {
+        let folder = self.folder(kind);
+        if kind != FileKind::Pack {
+            return self.each_in_folder(kind, &folder, visit);
+        }
+        let what = folder.display().to_string();
+        fs::read_dir(&folder).map_err(|source| Error::Listing { what, source })?;
+        (0..=255u8).try_for_each(|byte| self.each_in_folder(kind, &folder.join(format!("{byte:02x}")), visit))
+    }
+
+    fn list_config(&self) -> Result<Vec<FileInfo>> {
+        match fs::metadata(self.path(FileKind::Config, &Id::NULL)) {
+            Ok(metadata) => Ok(vec![FileInfo { id: Id::NULL, size: metadata.len() }]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(Error::Listing { what: self.location(), source }),
+        }
     }
 
     /// Says whether a folder is made only when something comes into it. Copying programs leave out empty
@@ -186,24 +214,27 @@ impl Backend for LocalBackend {
     }
 
     fn list(&self, kind: FileKind) -> Result<Vec<FileInfo>> {
-        let mut list = Vec::new();
-        let folder = self.folder(kind);
-        match kind {
-            FileKind::Config => match fs::metadata(self.path(kind, &Id::NULL)) {
-                Ok(metadata) => list.push(FileInfo { id: Id::NULL, size: metadata.len() }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(Error::Listing { what: self.location(), source }),
-            },
-            FileKind::Pack => {
-                let what = folder.display().to_string();
-                fs::read_dir(&folder).map_err(|source| Error::Listing { what, source })?;
-                for byte in 0..=255u8 {
-                    self.list_folder(kind, &folder.join(format!("{byte:02x}")), &mut list)?;
-                }
-            }
-            _ => self.list_folder(kind, &folder, &mut list)?,
+        if kind == FileKind::Config {
+            return self.list_config();
         }
+        let mut list = Vec::new();
+        self.each(kind, &mut |id, entry| {
+            list.push(FileInfo { id, size: entry.metadata()?.len() });
+            Ok(())
+        })?;
         Ok(list)
+    }
+
+    fn names(&self, kind: FileKind) -> Result<Vec<Id>> {
+        if kind == FileKind::Config {
+            return Ok(self.list_config()?.into_iter().map(|info| info.id).collect());
+        }
+        let mut names = Vec::new();
+        self.each(kind, &mut |id, _| {
+            names.push(id);
+            Ok(())
+        })?;
+        Ok(names)
     }
 
     fn read(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
