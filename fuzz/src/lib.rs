@@ -3,6 +3,9 @@
 //! A target panics when an invariant is broken; an error is a right answer. `fuzz_targets/` hands these
 //! functions to the fuzzer; `tests/replay.rs` runs them over the corpora on any toolchain.
 
+use dbkeep_repo::Id;
+use dbkeep_repo::backend::FileKind;
+use dbkeep_repo::cache::{record, segment};
 use dbkeep_repo::format::config::Config;
 use dbkeep_repo::format::fact::FactFile;
 use dbkeep_repo::format::index::IndexFile;
@@ -21,7 +24,7 @@ use dbkeep_sqlite::wal;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("pack_header", pack_header),
     ("index", index),
     ("tree", tree),
@@ -35,6 +38,7 @@ pub const TARGETS: [Target; 13] = [
     ("sqlite_header", sqlite_header),
     ("wal", wal),
     ("rows", rows),
+    ("cache", cache),
 ];
 
 /// The header of a pack: blobs lie one behind the other, inside the pack, and the header fills the rest.
@@ -113,6 +117,40 @@ pub fn unpacked(data: &[u8]) {
 pub fn known_chunks(data: &[u8]) {
     let Ok(known) = KnownChunks::decode(data) else { return };
     assert_eq!(known.encode(), data);
+}
+
+/// A segment of the local cache, opened: what is read of it is written again as the same.
+///
+/// The first byte chooses the kind of its objects.
+pub fn cache(data: &[u8]) {
+    let Some((choice, plain)) = data.split_first() else { return };
+    let kind = [FileKind::Snapshot, FileKind::Fact, FileKind::Index][usize::from(choice % 3)];
+    let header = segment::Header { kind, repository: Id::NULL };
+    let Ok(records) = segment::records(plain, &header) else { return };
+    let mut draft = segment::Draft::new(&header);
+    for (id, range) in records {
+        let object = &plain[range];
+        draft.add(&id, object);
+        match kind {
+            FileKind::Snapshot => {
+                let Ok(snapshot) = record::decode_snapshot(object) else { continue };
+                assert_eq!(record::encode_snapshot(&snapshot), object);
+            }
+            FileKind::Fact => {
+                let Ok(fact) = record::decode_fact(object) else { continue };
+                assert_eq!(record::encode_fact(&fact).as_deref(), Some(object));
+            }
+            _ => {
+                let Ok(packs) = record::decode_index(object) else { continue };
+                let blobs: usize = packs.iter().map(|pack| pack.blobs().len()).sum();
+                assert!(blobs * 45 + packs.len() * 37 == object.len());
+                for blob in packs.iter().flat_map(record::PackRecord::blobs) {
+                    assert!(blob.end() <= u64::from(u32::MAX));
+                }
+            }
+        }
+    }
+    assert_eq!(draft.plain(), plain);
 }
 
 /// The header of a SQLite database.

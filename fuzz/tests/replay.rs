@@ -9,6 +9,8 @@ use std::path::Path;
 
 use dbkeep_fuzz::{TARGETS, Target};
 use dbkeep_repo::Id;
+use dbkeep_repo::backend::FileKind;
+use dbkeep_repo::cache::{record, segment};
 use dbkeep_repo::format::config::Config;
 use dbkeep_repo::format::fact::{Fact, FactFile, SnapshotRef};
 use dbkeep_repo::format::index::{IndexFile, IndexPack};
@@ -89,6 +91,23 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "sqlite_header" => vec![database().0[..100].to_vec()],
         "wal" => vec![[&[0], database().1.as_slice()].concat()],
         "rows" => vec![[&[0, 0], database().0.as_slice()].concat()],
+        "cache" => {
+            let snapshot = record::encode_snapshot(&Snapshot::new(now, Id::of(b"tree")));
+            let fact = FactFile::decode(&seeds("fact")[0]).unwrap();
+            let index = IndexFile::decode(&seeds("index")[0]).unwrap();
+            let objects = [
+                (FileKind::Snapshot, snapshot),
+                (FileKind::Fact, record::encode_fact(&fact).unwrap()),
+                (FileKind::Index, record::encode_index(&index)),
+            ];
+            let segment = |(choice, (kind, object)): (u8, (FileKind, Vec<u8>))| {
+                let mut draft = segment::Draft::new(&segment::Header { kind, repository: Id::NULL });
+                draft.add(&Id::of(b"one"), &object);
+                draft.add(&Id::of(b"two"), &object);
+                [&[choice], draft.plain()].concat()
+            };
+            (0..).zip(objects).map(segment).collect()
+        }
         // Keys and locks name their fields as stock tools do: text is the clearer seed.
         "key_file" => vec![br#"{"created":"2026-01-02T03:04:05Z","username":"u","hostname":"h","kdf":"scrypt","N":32768,"r":8,"p":1,"salt":"c2FsdA==","data":"ZGF0YQ=="}"#.to_vec()],
         "lock" => vec![br#"{"time":"2026-01-02T03:04:05Z","exclusive":false,"hostname":"h","username":"u","pid":7,"uid":1,"gid":1}"#.to_vec()],
@@ -147,6 +166,17 @@ fn every_seed_is_really_parsed() {
         "lock" => dbkeep_repo::format::lock::LockFile::decode(bytes).is_ok(),
         "sqlite_header" => dbkeep_sqlite::header::Header::parse(bytes.try_into().unwrap()).is_ok(),
         "wal" => bytes.len() > 33 && bytes[1..5] == [0x37, 0x7f, 0x06, 0x82],
+        "cache" => {
+            let kind = [FileKind::Snapshot, FileKind::Fact, FileKind::Index][usize::from(bytes[0])];
+            let header = segment::Header { kind, repository: Id::NULL };
+            let is_read = |object: &[u8]| match kind {
+                FileKind::Snapshot => record::decode_snapshot(object).is_ok(),
+                FileKind::Fact => record::decode_fact(object).is_ok(),
+                _ => record::decode_index(object).is_ok_and(|packs| packs.len() == 2),
+            };
+            let records = segment::records(&bytes[1..], &header).unwrap();
+            records.len() == 2 && records.into_iter().all(|(_, range)| is_read(&bytes[1..][range]))
+        }
         "rows" => bytes[2..].starts_with(b"SQLite format 3\0"),
         _ => false,
     };

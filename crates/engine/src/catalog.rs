@@ -145,10 +145,14 @@ pub struct Catalog {
 impl Catalog {
     /// Lists all snapshots and reads all facts. A snapshot that cannot be read is a warning: it does not make
     /// the others useless, and `check` names it. A listing that fails is an error.
+    ///
+    /// What this host has kept of snapshots and facts is taken from there, unless the store reads afresh; which there
+    /// are is always asked of the repository.
     pub fn load(store: &Store) -> Result<Self> {
+        let repository = store.repository();
         let mut snapshots = Vec::new();
         let mut unreadable = HashMap::new();
-        for (id, snapshot) in store.repository().each_snapshot()? {
+        for (id, snapshot) in repository.each_snapshot_through(store.cache())? {
             match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
                 Err(error) => {
@@ -157,7 +161,7 @@ impl Catalog {
                 }
             }
         }
-        let facts = store.repository().facts()?;
+        let facts = repository.facts_through(store.cache())?;
         if let [(id, _), ..] = facts.damaged() {
             let count = facts.damaged().len();
             store.watch().warn(&format!(
@@ -166,7 +170,7 @@ impl Catalog {
             ));
         }
         let histories = histories(facts.records().iter().map(|record| (record.file.time, &record.file.fact)));
-        let lost = store.repository().lost_snapshots(&facts, &snapshots)?;
+        let lost = repository.lost_snapshots(&facts, &snapshots, store.cache())?;
         let lost = lost
             .into_iter()
             .map(|snapshot| Lost { why: unreadable.remove(&snapshot.id), snapshot })

@@ -28,6 +28,7 @@ pub struct CheckRequest {
 /// Checks the repository. Damage is remembered as a fact of the snapshots that it affects.
 pub fn run(store: &Store, request: &CheckRequest, now: Timestamp, watch: &Watch) -> Result<CheckReport> {
     let started = Instant::now();
+    let store = &store.afresh();
     let _lock = store.repository().lock_for_reading(&**watch, now)?;
     if request.accept_removed {
         accept_removed(store, now)?;

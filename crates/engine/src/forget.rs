@@ -32,6 +32,7 @@ pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch
     if request.snapshots.is_empty() {
         return Err(Error::usage("no snapshot is named", "give ids as `dbkeep list` shows them"));
     }
+    let store = &store.afresh();
     let lock = store.repository().lock_shared(now)?;
     let catalog = Catalog::load(store)?;
     let named = named(&catalog, request)?;

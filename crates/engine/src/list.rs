@@ -1,5 +1,8 @@
 //! The snapshots of a repository, newest first.
 
+use std::collections::HashSet;
+
+use dbkeep_repo::Id;
 use dbkeep_repo::read::Reader;
 
 use crate::catalog::{Catalog, Entry};
@@ -65,7 +68,8 @@ pub(crate) fn summaries(store: &Store, catalog: &Catalog, wanted: &[&Entry]) -> 
         }
     }
     // Snapshots that are gone need no summary any more.
-    summaries.retain(|id, _| catalog.get(id).is_some());
+    let present: HashSet<&Id> = catalog.entries.iter().map(|entry| &entry.id).collect();
+    summaries.retain(|id, _| present.contains(id));
     if let Err(error) = store.state().save_summaries(&summaries) {
         tracing::debug!(error = %error.full_message(), "summaries are not remembered");
     }

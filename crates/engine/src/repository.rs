@@ -10,7 +10,7 @@ use dbkeep_repo::backend::{Backend, FileKind, LocalBackend};
 use dbkeep_repo::format::fact::Fact;
 use dbkeep_repo::index::{Index, SharedIndex};
 use dbkeep_repo::read::Reader;
-use dbkeep_repo::{Facts, Id, InitOptions, KeyOptions, Repository, Secret};
+use dbkeep_repo::{Cache, Facts, Id, InitOptions, KeyOptions, Repository, Secret};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::catalog::Catalog;
@@ -35,6 +35,8 @@ pub struct InitRequest {
 pub struct Store {
     context: Context,
     repository: Repository,
+    /// What this host has kept of the repository's objects; `None` where they are read afresh.
+    cache: Option<Arc<Cache>>,
     state: RepositoryState,
     passwords: Vec<Secret>,
     watch: Watch,
@@ -196,14 +198,41 @@ fn missing(context: &Context) -> Error {
 impl Store {
     fn new(context: &Context, repository: Repository, passwords: Vec<Secret>, watch: &Watch) -> Self {
         let state = State::new(&context.environment.state_directory).repository(repository.id());
+        let cache = Cache::new(&repository, state.cache(), Arc::clone(watch));
         Self {
             context: context.clone(),
             repository,
+            cache: Some(Arc::new(cache)),
             state,
             passwords,
             watch: Arc::clone(watch),
             facts: Arc::default(),
             loaded: Arc::default(),
+        }
+    }
+
+    /// Returns the same store, which reads every object from the repository and none from the cache of this host: for
+    /// what judges the repository or removes something from it. Nor does it use an index that was loaded before.
+    pub(crate) fn afresh(&self) -> Self {
+        Self { cache: None, loaded: Arc::default(), ..self.clone() }
+    }
+
+    /// Returns what this host has kept of the repository's objects, where it may be used.
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.cache.as_deref()
+    }
+
+    /// Warns where the object of a snapshot that is needed now has become unreadable since this host has kept what it
+    /// says. With that it can still be restored here, and nowhere else.
+    pub(crate) fn look_again(&self, snapshot: &Id) {
+        if self.cache.is_none() {
+            return;
+        }
+        if let Err(error) = self.repository.snapshot(snapshot) {
+            self.watch.warn(&format!(
+                "snapshot {} cannot be read any more and is restored with what this host has kept of it: {error}: run `dbkeep check`",
+                snapshot.short()
+            ));
         }
     }
 
@@ -241,7 +270,7 @@ impl Store {
         }
         // Not two of them in memory at a time.
         *loaded = None;
-        let index = Index::load_readable(&self.repository, &*self.watch, &distrusted)?;
+        let index = Index::load_readable(&self.repository, &*self.watch, &distrusted, self.cache())?;
         let bad = index.packs().iter().map(|pack| pack.id).filter(|pack| distrusted(pack)).collect();
         let index = SharedIndex::from(index);
         *loaded = Some(LoadedIndex { files, distrusted: bad, index: index.clone() });
@@ -249,7 +278,7 @@ impl Store {
     }
 
     fn present(&self, kind: FileKind) -> Result<HashSet<Id>> {
-        Ok(self.repository.list(kind)?.into_iter().map(|file| file.id).collect())
+        Ok(self.repository.names(kind)?.into_iter().collect())
     }
 
     /// Loads the index to store by. Packs that are gone, or in which damage was found, are not relied on: what they
@@ -257,7 +286,7 @@ impl Store {
     pub(crate) fn writing_reader(&self, listed_before: &Catalog) -> Result<Reader> {
         let present = self.present(FileKind::Pack)?;
         let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
-        let index = Index::load_distrusting(&self.repository, &*self.watch, &distrusted)?;
+        let index = Index::load_distrusting(&self.repository, &*self.watch, &distrusted, self.cache())?;
         let bad: HashSet<&Id> =
             index.packs().iter().map(|pack| &pack.id).filter(|pack| distrusted(pack)).collect();
         if let Some(example) = bad.iter().next() {

@@ -280,6 +280,7 @@ impl<'r> Restore<'r> {
             wanted: planned.snapshot.short(),
             hint: Some("it was forgotten meanwhile; `dbkeep list` shows what there is".to_owned()),
         })?;
+        self.store.look_again(&entry.id);
         let manifest = show::manifest(self.reader, entry)?;
         let image = show::image(self.reader, entry, &manifest)?;
         Ok(Subject { entry, manifest, image })

@@ -4,6 +4,7 @@
 //! repositories/<hash of the location>    which repository is there, and what was shown of it
 //! <repository id>/heads                  the newest facts that are known
 //! <repository id>/sessions               the ids that sessions were given
+//! <repository id>/cache/                 what the small objects of the repository say (`dbkeep_repo::cache`)
 //! <repository id>/summaries              what the manifests of snapshots say
 //! <repository id>/databases/<name>/chunks      the known chunks of the last image
 //! <repository id>/databases/<name>/position    where the source was when it was taken
@@ -13,7 +14,6 @@
 //! and one that does not fit counts as absent.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +143,11 @@ impl RepositoryState {
         Some(file)
     }
 
+    /// Returns the folder of what this host keeps of the repository's objects.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.directory.join("cache")
+    }
+
     /// Returns the newest facts that this host knows.
     pub(crate) fn fact_heads(&self) -> Vec<Id> {
         load(&self.directory.join("heads")).unwrap_or_default()
@@ -219,13 +224,8 @@ fn write(path: &Path, contents: &[u8]) -> Result<()> {
 
 /// Replaces a state file that need not survive a power cut. What one leaves of it is whole or known to be damaged.
 fn write_for_this_boot(path: &Path, contents: &[u8]) -> Result<()> {
-    let replace = || {
-        let staged = durable::Staged::create(folder(path))?;
-        staged.file().write_all(&sealed(contents))?;
-        durable::rename(staged.path(), path)
-    };
     private_directory(folder(path))?;
-    replace().map_err(Error::io("write", path))
+    durable::replace_unsynced(path, &sealed(contents)).map_err(Error::io("write", path))
 }
 
 /// Returns the contents behind their digest.

@@ -17,10 +17,9 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     let catalog = Catalog::load(store)?;
     let newest: Vec<&Entry> = catalog.databases().iter().filter_map(|name| catalog.parent(name)).collect();
     let summaries = list::summaries(store, &catalog, &newest)?;
-    let mut databases: BTreeMap<String, DatabaseStatus> = catalog
-        .databases()
+    let mut databases: BTreeMap<String, DatabaseStatus> = by_database(&catalog)
         .into_iter()
-        .map(|name| (name.clone(), from_snapshots(&catalog, &summaries, &name)))
+        .map(|(name, entries)| (name.to_owned(), from_snapshots(&entries, &summaries, name)))
         .collect();
     for (name, configured) in &store.context().config.databases {
         let status = databases.entry(name.clone()).or_insert_with(|| never_backed_up(name));
@@ -48,9 +47,18 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     })
 }
 
-fn from_snapshots(catalog: &Catalog, summaries: &Summaries, name: &str) -> DatabaseStatus {
-    let entries: Vec<&Entry> =
-        catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name)).collect();
+/// Returns the snapshots of each database, newest first.
+fn by_database(catalog: &Catalog) -> BTreeMap<&str, Vec<&Entry>> {
+    let mut found: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for entry in &catalog.entries {
+        if let Some(database) = &entry.database {
+            found.entry(database).or_default().push(entry);
+        }
+    }
+    found
+}
+
+fn from_snapshots(entries: &[&Entry], summaries: &Summaries, name: &str) -> DatabaseStatus {
     let newest = entries.iter().find(|entry| entry.reason().as_deref() != Some(crate::catalog::PRE_RESTORE));
     let summary = newest.and_then(|entry| summaries.get(&entry.id));
     let mut status = DatabaseStatus {

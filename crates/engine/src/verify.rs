@@ -44,6 +44,7 @@ impl Default for VerifyRequest {
 /// Verifies snapshots, and remembers in the repository what was found.
 pub fn run(store: &Store, request: &VerifyRequest, now: Timestamp, watch: &Watch) -> Result<VerifyReport> {
     let clock = Clock::start(now);
+    let store = &store.afresh();
     let _lock = store.repository().lock_for_reading(&**watch, now)?;
     let catalog = Catalog::load(store)?;
     let wanted = wanted(&catalog, request)?;

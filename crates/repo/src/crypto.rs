@@ -24,7 +24,8 @@ use crate::mac::{Mac, Powers, TAG};
 /// How many bytes sealing adds: the nonce before and the tag after.
 pub const OVERHEAD: usize = NONCE + TAG;
 
-const NONCE: usize = 16;
+/// The length of the random bytes that a sealed message begins with.
+pub(crate) const NONCE: usize = 16;
 
 /// Bytes are encrypted and authenticated in stripes of this size, so that each stripe is in the
 /// first-level cache when the MAC reads it. A multiple of what the MAC takes at once.

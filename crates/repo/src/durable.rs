@@ -110,6 +110,16 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     staged.publish_over(path)
 }
 
+/// Replaces `path` at one instant for whoever reads it, but syncs nothing: after a power cut anything may be there.
+/// For what can be told to be damaged and can be made anew.
+pub fn replace_unsynced(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut staged = Staged::create(parent(path))?;
+    staged.file().write_all(contents)?;
+    rename(&staged.path, path)?;
+    staged.is_published = true;
+    Ok(())
+}
+
 /// Removes the name of a file so that it stays removed after a power cut. No file is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -341,6 +351,8 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         replace(&path, b"three").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
+        replace_unsynced(&path, b"four").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"four");
         assert_eq!(names(folder.path()), ["a"]);
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         remove(&path).unwrap();

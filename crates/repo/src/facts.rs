@@ -1,16 +1,18 @@
 //! What happened to the snapshots of a repository, as far as its facts tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 
 use jiff::Timestamp;
 
 use crate::Id;
 use crate::backend::FileKind;
+use crate::cache::{Cache, record};
 use crate::error::{Error, Result};
 use crate::format::fact::{Fact, FactFile, SnapshotRef, VERSION};
 use crate::format::snapshot::Snapshot;
 use crate::process::Process;
-use crate::repository::{Repository, damaged};
+use crate::repository::{Repository, damaged, read_each};
 
 /// All facts of a repository that can be read.
 #[derive(Clone, Debug, Default)]
@@ -52,19 +54,53 @@ impl Repository {
     /// Reads all facts. One that is damaged is kept aside (see [`Facts::damaged`]); a listing or a read
     /// that fails is an error.
     pub fn facts(&self) -> Result<Facts> {
-        let mut records = Vec::new();
+        self.facts_through(None)
+    }
+
+    /// Does what [`Repository::facts`] does, and reads those that are in the cache from there: that one of them has
+    /// become unreadable since is not noticed.
+    pub fn facts_through(&self, cache: Option<&Cache>) -> Result<Facts> {
+        let listed = self.names(FileKind::Fact)?;
+        let mut records = Vec::with_capacity(listed.len());
         let mut unreadable = Vec::new();
-        for info in self.list(FileKind::Fact)? {
-            let file = self.load_unpacked(FileKind::Fact, &info.id).and_then(|json| {
-                FactFile::decode(&json).map_err(|error| damaged(FileKind::Fact, &info.id, &error))
-            });
-            match file {
-                Ok(file) => records.push(Record { id: info.id, file }),
-                Err(Error::Damaged { id, what, .. }) => unreadable.push((id, what)),
-                Err(error) => return Err(error),
+        let mut sort = |id, file| match file {
+            Ok(file) => {
+                records.push(Record { id, file });
+                Ok(())
+            }
+            Err(Error::Damaged { id, what, .. }) => {
+                unreadable.push((id, what));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match cache.map(|cache| cache.shelf(FileKind::Fact, &listed)) {
+            None => {
+                let found = read_each(&listed, |id| self.fact(id));
+                found.into_iter().try_for_each(|(id, file)| sort(id, file))?;
+            }
+            Some(mut shelf) => {
+                let mut kept = Vec::with_capacity(listed.len());
+                shelf.read(|id, bytes| {
+                    kept.push((id, Ok(record::decode_fact(bytes)?)));
+                    Ok(())
+                });
+                let missing = read_each(&shelf.missing(), |id| self.fact(id));
+                for (id, file) in &missing {
+                    if let Some(bytes) = file.as_ref().ok().and_then(record::encode_fact) {
+                        shelf.add(id, &bytes);
+                    }
+                }
+                shelf.finish();
+                kept.into_iter().chain(missing).try_for_each(|(id, file)| sort(id, file))?;
             }
         }
         Ok(Facts { records: in_order(records), damaged: unreadable })
+    }
+
+    fn fact(&self, id: &Id) -> Result<FactFile> {
+        let json = self.load_unpacked(FileKind::Fact, id)?;
+        FactFile::decode(&json).map_err(|error| damaged(FileKind::Fact, id, &error))
     }
 
     /// Returns the snapshots that were acknowledged, not dropped on purpose, and are gone. `facts` and `present`
@@ -72,15 +108,21 @@ impl Repository {
     ///
     /// A backup or a forget between those two readings looks like a loss, so a suspicion is looked at again:
     /// the snapshots first, as whoever drops one writes the fact before.
-    pub fn lost_snapshots(&self, facts: &Facts, present: &[Snapshot]) -> Result<Vec<SnapshotRef>> {
+    pub fn lost_snapshots(
+        &self,
+        facts: &Facts,
+        present: &[Snapshot],
+        cache: Option<&Cache>,
+    ) -> Result<Vec<SnapshotRef>> {
         let mut lost = facts.acknowledged_but_absent(present);
         if lost.is_empty() {
             return Ok(lost);
         }
-        let present: Vec<Snapshot> =
-            self.each_snapshot()?.into_iter().filter_map(|(_, snapshot)| snapshot.ok()).collect();
-        let absent = self.facts()?.acknowledged_but_absent(&present);
-        lost.retain(|snapshot| absent.contains(snapshot));
+        let again = self.each_snapshot_through(cache)?;
+        let present: Vec<Snapshot> = again.into_iter().filter_map(|(_, snapshot)| snapshot.ok()).collect();
+        let absent = self.facts_through(cache)?.acknowledged_but_absent(&present);
+        let absent: HashSet<Id> = absent.iter().map(|snapshot| snapshot.id).collect();
+        lost.retain(|snapshot| absent.contains(&snapshot.id));
         Ok(lost)
     }
 
@@ -111,14 +153,14 @@ impl Facts {
 
     /// Returns the facts that no other one names as a predecessor: what a new fact follows.
     pub fn heads(&self) -> Vec<Id> {
-        let followed: BTreeSet<&Id> = self.records.iter().flat_map(|record| &record.file.previous).collect();
+        let followed: HashSet<&Id> = self.records.iter().flat_map(|record| &record.file.previous).collect();
         self.records.iter().map(|record| record.id).filter(|id| !followed.contains(id)).collect()
     }
 
     /// Returns the facts that others, or `known_heads` that were remembered elsewhere, name and that are
     /// gone. A fact that is damaged is not gone.
     pub fn missing(&self, known_heads: &[Id]) -> Vec<Id> {
-        let present: BTreeSet<&Id> = self
+        let present: HashSet<&Id> = self
             .records
             .iter()
             .map(|record| &record.id)
@@ -134,22 +176,30 @@ impl Facts {
     /// A stock tool that changes tags stores a snapshot anew: one with the same tree that says from which
     /// snapshot it comes, or that is of the same database, stands for it.
     pub fn acknowledged_but_absent(&self, present: &[Snapshot]) -> Vec<SnapshotRef> {
-        let mut expected: BTreeMap<Id, &SnapshotRef> = BTreeMap::new();
+        let mut expected = Expected::default();
         for record in &self.records {
             match &record.file.fact {
-                Fact::Acknowledged { snapshots, .. } => {
-                    expected.extend(snapshots.iter().map(|snapshot| (snapshot.id, snapshot)));
-                }
+                Fact::Acknowledged { snapshots, .. } => snapshots.iter().for_each(|one| expected.add(one)),
                 Fact::Forgotten { snapshots, .. } | Fact::Accepted { snapshots, .. } => {
-                    for snapshot in snapshots {
-                        forget(&mut expected, snapshot);
-                    }
+                    snapshots.iter().for_each(|one| expected.drop(one));
                 }
                 _ => {}
             }
         }
-        let is_absent = |wanted: &&SnapshotRef| !present.iter().any(|snapshot| stands_for(snapshot, wanted));
-        expected.into_values().filter(is_absent).cloned().collect()
+        let ids: HashSet<&Id> = present.iter().filter_map(|snapshot| snapshot.id.as_ref()).collect();
+        let mut absent: Vec<&SnapshotRef> =
+            expected.by_id.into_values().filter(|wanted| !ids.contains(&wanted.id)).collect();
+        if !absent.is_empty() {
+            let mut by_tree: HashMap<&Id, Vec<&Snapshot>> = HashMap::new();
+            for snapshot in present {
+                by_tree.entry(&snapshot.tree).or_default().push(snapshot);
+            }
+            let of_tree = |tree: &Id| by_tree.get(tree).map_or(&[][..], Vec::as_slice);
+            absent
+                .retain(|wanted| !of_tree(&wanted.tree).iter().any(|snapshot| stands_for(snapshot, wanted)));
+        }
+        absent.sort_unstable_by_key(|wanted| wanted.id);
+        absent.into_iter().cloned().collect()
     }
 
     /// Returns the last word on a snapshot, if it was ever verified or found damaged.
@@ -196,60 +246,71 @@ fn names(snapshots: &[SnapshotRef], id: &Id) -> bool {
     snapshots.iter().any(|snapshot| snapshot.id == *id)
 }
 
-/// Takes a dropped snapshot off the expected ones; after a change of tags it has another id.
-fn forget(expected: &mut BTreeMap<Id, &SnapshotRef>, dropped: &SnapshotRef) {
-    if expected.remove(&dropped.id).is_some() {
-        return;
+/// The snapshots that should be there.
+#[derive(Default)]
+struct Expected<'f> {
+    by_id: HashMap<Id, &'f SnapshotRef>,
+    /// Those that ever were expected.
+    by_tree: HashMap<Id, Vec<Id>>,
+}
+
+impl<'f> Expected<'f> {
+    fn add(&mut self, snapshot: &'f SnapshotRef) {
+        self.by_id.insert(snapshot.id, snapshot);
+        self.by_tree.entry(snapshot.tree).or_default().push(snapshot.id);
     }
-    let same =
-        expected.values().find(|known| known.tree == dropped.tree && known.database == dropped.database);
-    if let Some(id) = same.map(|known| known.id) {
-        expected.remove(&id);
+
+    /// Takes a dropped snapshot off; after a change of tags it has another id.
+    fn drop(&mut self, dropped: &SnapshotRef) {
+        if self.by_id.remove(&dropped.id).is_some() {
+            return;
+        }
+        let of_tree = self.by_tree.get(&dropped.tree).into_iter().flatten();
+        let of_database =
+            |id: &&Id| self.by_id.get(*id).is_some_and(|known| known.database == dropped.database);
+        if let Some(id) = of_tree.filter(of_database).min().copied() {
+            self.by_id.remove(&id);
+        }
     }
 }
 
+/// Says whether a snapshot with another id than the wanted one is the same after a change of tags.
 fn stands_for(snapshot: &Snapshot, wanted: &SnapshotRef) -> bool {
-    if snapshot.id == Some(wanted.id) {
-        return true;
-    }
     snapshot.tree == wanted.tree
         && (snapshot.original == Some(wanted.id) || snapshot.tag("database") == Some(&wanted.database))
 }
 
 /// Sorts facts so that each comes after its predecessors; those that do not depend on each other by time.
 fn in_order(records: Vec<Record>) -> Vec<Record> {
-    let mut waiting: BTreeMap<Id, usize> = BTreeMap::new();
-    let mut followers: BTreeMap<Id, Vec<Id>> = BTreeMap::new();
-    let present: BTreeSet<Id> = records.iter().map(|record| record.id).collect();
-    for record in &records {
-        let previous: BTreeSet<&Id> = record.file.previous.iter().filter(|id| present.contains(id)).collect();
-        waiting.insert(record.id, previous.len());
-        for id in previous {
-            followers.entry(*id).or_default().push(record.id);
+    let places: HashMap<Id, usize> = records.iter().enumerate().map(|(at, record)| (record.id, at)).collect();
+    let mut waiting = vec![0usize; records.len()];
+    let mut followers: Vec<Vec<usize>> = vec![Vec::new(); records.len()];
+    for (at, record) in records.iter().enumerate() {
+        let mut previous: Vec<usize> =
+            record.file.previous.iter().filter_map(|id| places.get(id).copied()).collect();
+        previous.sort_unstable();
+        previous.dedup();
+        waiting[at] = previous.len();
+        for previous in previous {
+            followers[previous].push(at);
         }
     }
-    let mut records: BTreeMap<Id, Record> = records.into_iter().map(|record| (record.id, record)).collect();
-    let mut ready: BTreeSet<(Timestamp, Id)> = records
-        .values()
-        .filter(|record| waiting.get(&record.id) == Some(&0))
-        .map(|record| (record.file.time, record.id))
-        .collect();
-    let mut ordered = Vec::with_capacity(records.len());
-    while let Some((_, id)) = ready.pop_first() {
-        for follower in followers.remove(&id).unwrap_or_default() {
-            let Some(left) = waiting.get_mut(&follower) else { continue };
-            *left -= 1;
-            if *left == 0
-                && let Some(record) = records.get(&follower)
-            {
-                ready.insert((record.file.time, follower));
+    let key = |at: usize| Reverse((records[at].file.time, records[at].id, at));
+    let mut ready: BinaryHeap<_> = (0..records.len()).filter(|at| waiting[*at] == 0).map(key).collect();
+    let mut order = Vec::with_capacity(records.len());
+    while let Some(Reverse((_, _, at))) = ready.pop() {
+        order.push(at);
+        for &follower in &followers[at] {
+            waiting[follower] -= 1;
+            if waiting[follower] == 0 {
+                ready.push(key(follower));
             }
         }
-        ordered.extend(records.remove(&id));
     }
     // A circle cannot be made, as names are hashes of contents; nothing is left out all the same.
-    ordered.extend(records.into_values());
-    ordered
+    order.extend((0..records.len()).filter(|at| waiting[*at] > 0));
+    let mut records: Vec<Option<Record>> = records.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|at| records[at].take()).collect()
 }
 
 #[cfg(test)]
@@ -323,20 +384,20 @@ mod tests {
         repository.append_fact(fact, &[], at(1)).unwrap();
         let facts = repository.facts().unwrap();
         assert_eq!(facts.acknowledged_but_absent(&listed).len(), 1);
-        assert_eq!(repository.lost_snapshots(&facts, &listed).unwrap(), []);
+        assert_eq!(repository.lost_snapshots(&facts, &listed, None).unwrap(), []);
 
         // The facts were read before it was forgotten, and the snapshots after.
         let lock = repository.lock_shared(at(2)).unwrap();
         repository.forget(&[made.id], "test", &lock, at(2)).unwrap();
         let listed = repository.snapshots().unwrap();
-        assert_eq!(repository.lost_snapshots(&facts, &listed).unwrap(), []);
+        assert_eq!(repository.lost_snapshots(&facts, &listed, None).unwrap(), []);
 
         let stolen = store(3);
         let fact = Fact::Acknowledged { session: session(), snapshots: vec![stolen.clone()] };
         repository.append_fact(fact, &[], at(3)).unwrap();
         repository.backend().remove(FileKind::Snapshot, &stolen.id).unwrap();
         let facts = repository.facts().unwrap();
-        assert_eq!(repository.lost_snapshots(&facts, &[]).unwrap(), [stolen]);
+        assert_eq!(repository.lost_snapshots(&facts, &[], None).unwrap(), [stolen]);
     }
 
     #[test]

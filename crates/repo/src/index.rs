@@ -2,22 +2,19 @@
 //!
 //! The union of all index files, in memory, small enough for a hundred million blobs
 //! on a big machine and cheap enough to grow while a backup runs. Reading the files is
-//! here as well; writing them is `write/`.
+//! `index/load.rs`; writing them is `write/`.
 //!
 //! Source: restic's design document, "Indexing".
 
-use std::mem::size_of;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread;
+mod load;
 
-use crate::backend::FileKind;
+use std::mem::size_of;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::Id;
 use crate::error::{Error, Result};
 use crate::format::index::IndexFile;
 use crate::format::pack::{BlobKind, PackBlob};
-use crate::observe::Observer;
-use crate::repository::damaged;
-use crate::{Id, Repository};
 
 /// Tables of entry numbers, one for each first byte of an id: only one of them is copied at a time when it grows.
 const SHARDS: usize = 256;
@@ -71,9 +68,12 @@ pub struct Index {
     packs: Vec<IndexedPack>,
 }
 
-/// Open addressing with linear probing; a slot holds an entry's number plus one, 0 is empty.
+/// Open addressing with linear probing.
 #[derive(Default)]
 struct Shard {
+    /// One byte of the id of each entry, so that hardly any entry is looked at in vain; 0 is an empty slot.
+    tags: Box<[u8]>,
+    /// The number of each entry.
     slots: Box<[u32]>,
     used: usize,
 }
@@ -91,81 +91,21 @@ impl Index {
         Self { entries: Vec::new(), len: 0, shards, packs: Vec::new() }
     }
 
-    /// Reads all index files.
-    ///
-    /// One that cannot be read or does not say what an index says is an error: a blob that
-    /// seems absent would be taken for lost. List the snapshots *before*, so that every
-    /// snapshot seen has its blobs in the index files seen.
-    pub fn load(repository: &Repository, watch: &dyn Observer) -> Result<Self> {
-        Self::load_with(repository, watch, &|_| false, Err)
+    /// Makes room for so many blobs in all at once, which saves most of the time that growing takes.
+    fn reserve(&mut self, blobs: usize) {
+        for shard in &mut self.shards {
+            shard.resize(table_size(blobs / SHARDS), &self.entries);
+        }
     }
 
-    /// Reads all index files as [`Index::load`] does, and takes the packs that are known to be damaged or gone for
-    /// marked: no new snapshot relies on them, and a blob that is in another pack too is read from there.
-    pub fn load_distrusting(
-        repository: &Repository,
-        watch: &dyn Observer,
-        distrusted: &dyn Fn(&Id) -> bool,
-    ) -> Result<Self> {
-        Self::load_with(repository, watch, distrusted, Err)
-    }
-
-    /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others.
-    ///
-    /// Blobs that only a damaged file names are [`Error::BlobMissing`] when they are wanted. A listing that
-    /// fails is an error all the same. Nothing may be stored by such an index. Packs that are `distrusted` are read
-    /// from only where there is no other.
-    pub fn load_readable(
-        repository: &Repository,
-        watch: &dyn Observer,
-        distrusted: &dyn Fn(&Id) -> bool,
-    ) -> Result<Self> {
-        Self::load_with(repository, watch, distrusted, |error| {
-            watch.warn(&format!("reading without a part of the index: {error}"));
-            Ok(())
-        })
-    }
-
-    fn load_with(
-        repository: &Repository,
-        watch: &dyn Observer,
-        distrusted: &dyn Fn(&Id) -> bool,
-        mut unreadable: impl FnMut(Error) -> Result<()>,
-    ) -> Result<Self> {
-        let files = repository.backend().list(FileKind::Index)?;
-        watch.phase("reading the index", files.iter().map(|file| file.size).sum());
-        let mut index = Self::new();
-        let next = AtomicUsize::new(0);
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(files.len());
-        let (sender, decoded) = crossbeam_channel::bounded(threads);
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                let sender = sender.clone();
-                scope.spawn(|| {
-                    let sender = sender;
-                    while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if sender.send((file.size, read_file(repository, &file.id))).is_err() {
-                            return;
-                        }
-                    }
-                });
+    /// Gives back the room for blobs that did not come.
+    fn trim(&mut self) {
+        for shard in &mut self.shards {
+            let size = table_size(shard.used);
+            if size < shard.slots.len() {
+                shard.resize(size, &self.entries);
             }
-            drop(sender);
-            // Taken along, so that threads which still send do not wait for ever when this ends early.
-            let decoded = decoded;
-            for (size, file) in &decoded {
-                if watch.cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                match file {
-                    Ok(file) => index.add_file_distrusting(&file, distrusted)?,
-                    Err(error) => unreadable(error)?,
-                }
-                watch.advance(size);
-            }
-            Ok(())
-        })?;
-        Ok(index)
+        }
     }
 
     /// Adds what one index file says.
@@ -187,6 +127,10 @@ impl Index {
     ///
     /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one.
     pub fn add_pack(&mut self, pack: Id, blobs: &[PackBlob], marked: bool) -> Result<()> {
+        self.add_blobs(pack, blobs.iter().copied(), marked)
+    }
+
+    fn add_blobs(&mut self, pack: Id, blobs: impl Iterator<Item = PackBlob>, marked: bool) -> Result<()> {
         let number = u32::try_from(self.packs.len()).ok().filter(|number| number & TREE == 0);
         let number = number.ok_or_else(|| too_many("packs"))?;
         self.packs.push(IndexedPack { id: pack, marked });
@@ -247,7 +191,7 @@ impl Index {
     pub fn memory(&self) -> usize {
         self.entries.len() * SEGMENT * size_of::<Entry>()
             + self.entries.capacity() * size_of::<Box<[Entry]>>()
-            + self.shards.iter().map(|shard| shard.slots.len() * size_of::<u32>()).sum::<usize>()
+            + self.shards.iter().map(|shard| shard.slots.len() * (size_of::<u32>() + 1)).sum::<usize>()
             + self.shards.capacity() * size_of::<Shard>()
             + self.packs.capacity() * size_of::<IndexedPack>()
     }
@@ -258,7 +202,7 @@ impl Index {
         let tree = tree_bit(kind);
         let mut slots = shard.probe(id);
         slots.find_map(|slot| {
-            let position = slot as usize - 1;
+            let position = slot as usize;
             let entry = self.entry(position);
             (entry.id == *id && entry.pack & TREE == tree).then_some(position)
         })
@@ -293,7 +237,7 @@ impl Index {
     }
 
     fn push(&mut self, entry: Entry) -> Result<()> {
-        let slot = u32::try_from(self.len + 1).map_err(|_| too_many("blobs"))?;
+        let slot = u32::try_from(self.len).map_err(|_| too_many("blobs"))?;
         if self.len == self.entries.len() * SEGMENT {
             self.entries.push(vec![entry; SEGMENT].into_boxed_slice());
         }
@@ -315,17 +259,21 @@ impl std::fmt::Debug for Index {
 }
 
 impl Shard {
-    /// Seven eighths full: probes stay short and no more than 9.2 bytes a blob are spent after a doubling.
+    /// Seven eighths full: probes stay short and no more than 11.5 bytes a blob are spent after a doubling.
     fn is_full(&self) -> bool {
         self.used >= self.slots.len() / 8 * 7
     }
 
     fn grow(&mut self, entries: &[Box<[Entry]>]) {
-        let size = (self.slots.len() * 2).max(8);
-        let old = std::mem::replace(&mut self.slots, vec![0; size].into_boxed_slice());
+        self.resize((self.slots.len() * 2).max(8), entries);
+    }
+
+    fn resize(&mut self, size: usize, entries: &[Box<[Entry]>]) {
+        let tags = std::mem::replace(&mut self.tags, vec![0; size].into_boxed_slice());
+        let slots = std::mem::replace(&mut self.slots, vec![0; size].into_boxed_slice());
         self.used = 0;
-        for slot in old.into_iter().filter(|slot| *slot != 0) {
-            let position = slot as usize - 1;
+        for (slot, _) in slots.into_iter().zip(tags).filter(|(_, tag)| *tag != 0) {
+            let position = slot as usize;
             self.insert(&entries[position / SEGMENT][position % SEGMENT].id, slot);
         }
     }
@@ -333,19 +281,34 @@ impl Shard {
     fn insert(&mut self, id: &Id, slot: u32) {
         let mask = self.slots.len() - 1;
         let mut at = home(id) & mask;
-        while self.slots[at] != 0 {
+        while self.tags[at] != 0 {
             at = (at + 1) & mask;
         }
+        self.tags[at] = tag(id);
         self.slots[at] = slot;
         self.used += 1;
     }
 
-    /// Returns the slots in use from an id's home on, up to the first empty one.
+    /// Returns the entries that may have an id, from its home on, up to the first empty slot.
     fn probe(&self, id: &Id) -> impl Iterator<Item = u32> + '_ {
-        let mask = self.slots.len().wrapping_sub(1);
-        let home = home(id);
-        (0..self.slots.len()).map(move |step| self.slots[(home + step) & mask]).take_while(|slot| *slot != 0)
+        let mask = self.tags.len().wrapping_sub(1);
+        let (home, tag) = (home(id), tag(id));
+        (0..self.tags.len())
+            .map(move |step| (home + step) & mask)
+            .take_while(|at| self.tags[*at] != 0)
+            .filter(move |at| self.tags[*at] == tag)
+            .map(|at| self.slots[at])
     }
+}
+
+/// Returns the size of a table that is not full with so many entries.
+fn table_size(count: usize) -> usize {
+    (count / 7 * 8 + 8).next_power_of_two()
+}
+
+/// Returns a byte of an id that is not 0 and has nothing to do with its home.
+fn tag(id: &Id) -> u8 {
+    id.as_bytes()[5] | 1
 }
 
 /// Returns where an id's probing starts. Ids are hashes, so any of their bytes will do.
@@ -363,11 +326,6 @@ fn tree_bit(kind: BlobKind) -> u32 {
 
 fn too_many(what: &str) -> Error {
     Error::Unsupported { what: format!("the repository has more {what} than fit into an index") }
-}
-
-fn read_file(repository: &Repository, id: &Id) -> Result<IndexFile> {
-    let json = repository.load_unpacked(FileKind::Index, id)?;
-    IndexFile::decode(&json).map_err(|error| damaged(FileKind::Index, id, &error))
 }
 
 /// An index that a writer adds to while readers use it. Clones share it.
@@ -401,39 +359,9 @@ impl From<&SharedIndex> for SharedIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::index::IndexPack;
 
     fn id(number: u64) -> Id {
         Id::of(&number.to_le_bytes())
-    }
-
-    #[test]
-    fn loading_ends_at_a_damaged_file_or_a_wish_to_stop_however_many_files_there_are() {
-        struct Stop;
-        impl Observer for Stop {
-            fn cancelled(&self) -> bool {
-                true
-            }
-        }
-        let memory = crate::backend::MemoryBackend::new();
-        let (password, options) = (crate::Secret::from("x"), crate::InitOptions::cheap());
-        let now = jiff::Timestamp::UNIX_EPOCH;
-        let repository = Repository::init(Arc::new(memory.clone()), &password, &options, now).unwrap();
-        for number in 0..1000 {
-            let pack = IndexPack { id: id(number), time: None, blobs: vec![blob(number, BlobKind::Data)] };
-            let file = IndexFile { packs: vec![pack], ..IndexFile::default() };
-            repository.save_unpacked(FileKind::Index, &file.encode()).unwrap();
-        }
-        let (done, outcomes) = crossbeam_channel::bounded(2);
-        thread::spawn(move || {
-            done.send(Index::load(&repository, &Stop)).unwrap();
-            let first = memory.names(FileKind::Index)[0];
-            memory.alter(FileKind::Index, &first, |contents| contents.truncate(20));
-            done.send(Index::load(&repository, &crate::Unobserved)).unwrap();
-        });
-        let next = || outcomes.recv_timeout(std::time::Duration::from_secs(60)).expect("loading ends");
-        assert!(matches!(next(), Err(Error::Cancelled)));
-        assert!(matches!(next(), Err(Error::Damaged { kind: FileKind::Index, .. })));
     }
 
     fn blob(number: u64, kind: BlobKind) -> PackBlob {
@@ -484,7 +412,7 @@ mod tests {
             index.add_pack(id(number), &blobs, false).unwrap();
             if number >= 50_000 {
                 // The transient copy of one table of numbers counts as well.
-                let copied = index.shards.iter().map(|shard| shard.slots.len()).max().unwrap() * 4 / 2;
+                let copied = index.shards.iter().map(|shard| shard.slots.len()).max().unwrap() * 5 / 2;
                 worst = worst.max((index.memory() + copied) as f64 / index.len() as f64);
             }
         }
@@ -492,5 +420,24 @@ mod tests {
         assert!((0..1_000_000).step_by(997).all(|number| index.contains(BlobKind::Data, &id(number))));
         assert!(!index.contains(BlobKind::Data, &id(1_000_001)));
         assert!(worst <= 64.0, "{worst:.1} bytes a blob");
+    }
+
+    #[test]
+    fn room_that_was_made_in_vain_is_given_back() {
+        for (expected, come) in
+            [(1_000_000, 100_000), (100_000, 100_000), (1_000, 100_000), (60_000, 100_000)]
+        {
+            let mut index = Index::new();
+            index.reserve(expected);
+            let blobs: Vec<_> = (0..come).map(|number| blob(number, BlobKind::Data)).collect();
+            index.add_pack(id(come), &blobs, false).unwrap();
+            index.trim();
+            assert!(blobs.iter().all(|blob| index.contains(BlobKind::Data, &blob.id)));
+            assert!(
+                !index.contains(BlobKind::Tree, &blobs[0].id) && !index.contains(BlobKind::Data, &id(come))
+            );
+            let each = index.memory() as f64 / index.len() as f64;
+            assert!(each <= 64.0, "{each:.1} bytes a blob where {expected} were expected");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! I/O; nothing that comes from storage is trusted before its MAC was checked.
 
 pub mod backend;
+pub mod cache;
 pub mod check;
 pub mod crypto;
 pub mod durable;
@@ -25,6 +26,7 @@ mod secret;
 mod sha;
 pub mod write;
 
+pub use cache::Cache;
 pub use error::{Error, Result};
 pub use facts::Facts;
 pub use id::{Id, ParseIdError};

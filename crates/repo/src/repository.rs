@@ -1,11 +1,14 @@
 //! A repository: a place, its key, and the small objects in it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::thread;
 
 use jiff::Timestamp;
 
 use crate::Id;
 use crate::backend::{Backend, FileInfo, FileKind};
+use crate::cache::{Cache, record};
 use crate::crypto::MasterKey;
 use crate::error::{Error, Result};
 use crate::format::config::{Config, VERSION};
@@ -15,6 +18,9 @@ use crate::format::{FormatError, unpacked};
 use crate::keys::{self, KeyOptions};
 use crate::lock::{self, RepositoryLock};
 use crate::secret::Secret;
+
+/// Fewer objects than this are read before a thread has begun.
+const WORTH_A_THREAD: usize = 8;
 
 /// An open repository. Cloning is cheap and shares everything.
 #[derive(Clone, Debug)]
@@ -134,6 +140,11 @@ impl Repository {
         self.0.backend.list(kind)
     }
 
+    /// Returns the names of all objects of a kind.
+    pub fn names(&self, kind: FileKind) -> Result<Vec<Id>> {
+        self.0.backend.names(kind)
+    }
+
     /// Reads an index, snapshot, lock or fact: its name, MAC and encoding are checked.
     pub fn load_unpacked(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
         let damaged = |what: String| Error::Damaged { kind, id: *id, what };
@@ -168,20 +179,38 @@ impl Repository {
     ///
     /// A snapshot that is removed meanwhile is left out; a listing that fails is an error.
     pub fn each_snapshot(&self) -> Result<Vec<(Id, Result<Snapshot>)>> {
-        let mut snapshots = Vec::new();
+        self.each_snapshot_through(None)
+    }
+
+    /// Does what [`Repository::each_snapshot`] does, and reads those that are in the cache from there: that one of them
+    /// has become unreadable since is not noticed.
+    pub fn each_snapshot_through(&self, cache: Option<&Cache>) -> Result<Vec<(Id, Result<Snapshot>)>> {
+        let listed = self.names(FileKind::Snapshot)?;
+        let mut snapshots = Vec::with_capacity(listed.len());
         let mut vanished = Vec::new();
-        for info in self.list(FileKind::Snapshot)? {
-            match self.snapshot(&info.id) {
-                Err(Error::Missing { .. }) => vanished.push(info.id),
-                snapshot => snapshots.push((info.id, snapshot)),
-            }
-        }
-        self.ensure_removed(&vanished)?;
-        snapshots.sort_by_key(|(id, snapshot)| {
-            let time = snapshot.as_ref().map(|snapshot| snapshot.time).ok();
-            (time.is_none(), time, *id)
+        let mut sort = |id, snapshot| match snapshot {
+            Err(Error::Missing { .. }) => vanished.push(id),
+            snapshot => snapshots.push((id, snapshot)),
+        };
+        let Some(cache) = cache else {
+            read_each(&listed, |id| self.snapshot(id)).into_iter().for_each(|(id, found)| sort(id, found));
+            self.ensure_removed(&vanished)?;
+            return Ok(oldest_first(snapshots));
+        };
+        let mut shelf = cache.shelf(FileKind::Snapshot, &listed);
+        shelf.read(|id, bytes| {
+            sort(id, Ok(Snapshot { id: Some(id), ..record::decode_snapshot(bytes)? }));
+            Ok(())
         });
-        Ok(snapshots)
+        for (id, snapshot) in read_each(&shelf.missing(), |id| self.snapshot(id)) {
+            if let Ok(snapshot) = &snapshot {
+                shelf.add(&id, &record::encode_snapshot(snapshot));
+            }
+            sort(id, snapshot);
+        }
+        shelf.finish();
+        self.ensure_removed(&vanished)?;
+        Ok(oldest_first(snapshots))
     }
 
     /// Makes sure that snapshots which could not be found are not listed any longer either.
@@ -189,8 +218,8 @@ impl Repository {
         if vanished.is_empty() {
             return Ok(());
         }
-        let listed = self.list(FileKind::Snapshot)?;
-        match vanished.iter().find(|id| listed.iter().any(|info| info.id == **id)) {
+        let listed: HashSet<Id> = self.names(FileKind::Snapshot)?.into_iter().collect();
+        match vanished.iter().find(|id| listed.contains(id)) {
             Some(id) => Err(Error::Missing { kind: FileKind::Snapshot, id: *id }),
             None => Ok(()),
         }
@@ -226,6 +255,34 @@ impl Repository {
         }
         Ok(fact)
     }
+}
+
+/// Sorts snapshots by their time; those that cannot be read come last.
+fn oldest_first(mut snapshots: Vec<(Id, Result<Snapshot>)>) -> Vec<(Id, Result<Snapshot>)> {
+    snapshots.sort_by_key(|(id, snapshot)| {
+        let time = snapshot.as_ref().map(|snapshot| snapshot.time).ok();
+        (time.is_none(), time, *id)
+    });
+    snapshots
+}
+
+/// Reads objects on all cores and returns what became of each, in the same order.
+pub(crate) fn read_each<T: Send>(ids: &[Id], read: impl Fn(&Id) -> Result<T> + Sync) -> Vec<(Id, Result<T>)> {
+    let read_all = |ids: &[Id]| ids.iter().map(|id| (*id, read(id))).collect::<Vec<_>>();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = ids.len().div_ceil(threads);
+    if share < WORTH_A_THREAD {
+        return read_all(ids);
+    }
+    thread::scope(|scope| {
+        let read_all = &read_all;
+        let shares: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || read_all(ids))).collect();
+        let joined = |share: thread::ScopedJoinHandle<'_, Vec<(Id, Result<T>)>>| match share.join() {
+            Ok(found) => found,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        shares.into_iter().flat_map(joined).collect()
+    })
 }
 
 /// Returns how facts name a snapshot.

@@ -147,9 +147,12 @@ fn state_that_cannot_be_kept_costs_time_and_no_backup() {
     }
     world.write_until(9, JournalMode::Wal, 300);
     let database = world.database();
-    for _ in 0..2 {
+    for round in 0..2 {
         let outcome = world.dbkeep.run([Path::new("backup"), &database, Path::new("--json")]).success();
         assert!(outcome.stderr.contains("warning"), "{}", outcome.transcript());
+        // At first the repository holds nothing to be kept.
+        let cache = outcome.stderr.matches("the cache in ").count();
+        assert_eq!(cache, round, "{}", outcome.transcript());
         world.expect_restores(&Oracle::new(9), &crate::snapshot_of(&outcome), 300);
     }
     world.expect_sound();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a panic is how a test fails")]
 
 mod backup;
+mod cache;
 mod damaged_sources;
 mod fixture;
 mod keep;

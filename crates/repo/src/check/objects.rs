@@ -108,7 +108,7 @@ pub(super) fn facts(
     // A snapshot whose file is there and damaged is reported as that.
     let damaged: Vec<Id> =
         problems.iter().filter(|problem| problem.kind == "snapshot-damaged").flat_map(ids).collect();
-    for gone in repository.lost_snapshots(&facts, snapshots)? {
+    for gone in repository.lost_snapshots(&facts, snapshots, None)? {
         if !damaged.contains(&gone.id) {
             let what =
                 format!("a backup of {:?} that was acknowledged and never forgotten is gone", gone.database);

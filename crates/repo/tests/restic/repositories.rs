@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::format::fact::Fact;
@@ -11,7 +12,8 @@ use dbkeep_repo::format::index::IndexFile;
 use dbkeep_repo::format::pack::{BlobKind, PackBlob, TRAILER, decode_header, decode_trailer};
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::Tree;
-use dbkeep_repo::{Error, Id, Repository};
+use dbkeep_repo::index::Index;
+use dbkeep_repo::{Cache, Error, Id, Repository, Unobserved};
 use jiff::Timestamp;
 
 use crate::stock::{Stock, count};
@@ -122,9 +124,18 @@ fn restic_backs_up_into_our_repository_and_leaves_our_facts_alone() {
     stock.run(&["backup", stock.path("files").to_str().unwrap()]);
     stock.run(&["backup", "--tag", "keep", stock.path("files").to_str().unwrap()]);
     assert_eq!(ours.snapshots().unwrap().len(), 2);
+    let cache = || Cache::new(&ours, stock.path("cache"), Arc::new(Unobserved));
+    let kept = || {
+        let snapshots = ours.each_snapshot_through(Some(&cache())).unwrap();
+        let index = Index::load_distrusting(&ours, &Unobserved, &|_| false, Some(&cache())).unwrap();
+        (snapshots.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), index.blobs().count())
+    };
+    assert_eq!(kept().0.len(), 2);
 
     stock.run(&["forget", "--keep-last", "1", "--group-by", "", "--prune"]);
     stock.run(&["check", "--read-data"]);
+    let left = ours.snapshots().unwrap()[0].id.unwrap();
+    assert_eq!(kept(), (vec![left], indexed_blobs(&ours).len()), "what restic forgot is in no cache");
     assert_eq!(ours.facts().unwrap().heads(), [fact]);
     let left = ours.snapshots().unwrap();
     assert_eq!((left.len(), &*left[0].tags), (1, &["keep".to_owned()][..]));
