@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::scratch::{Scratch, settle, size_of};
 use crate::{Error, Result};
 
-const PASSWORD: &str = "benchmark";
+/// The password of every repository.
+pub(crate) const PASSWORD: &str = "benchmark";
 
 /// Our binary with a repository, a home and no past.
 #[derive(Debug)]
@@ -34,6 +35,27 @@ impl Ours {
         let ours = Self { program, repository };
         ours.run(["init"])?;
         Ok(ours)
+    }
+
+    /// Uses a repository that `make` makes at a place of its own, with [`PASSWORD`].
+    pub(crate) fn existing(
+        scratch: &Scratch,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        let repository = scratch.fresh(name)?;
+        make(&repository)?;
+        let program = Dbkeep::new(binary()?)?.with_repository(&repository, PASSWORD);
+        Ok(Self { program, repository })
+    }
+
+    /// Returns the folder of what the program has kept of the repository's objects.
+    pub(crate) fn cache(&self) -> Result<PathBuf> {
+        let state = self.program.home().join(".local/state/dbkeep");
+        let folders = fs::read_dir(&state)?.map(|entry| Ok(entry?.path().join("cache")));
+        let folders = folders.collect::<Result<Vec<_>>>()?;
+        let found = folders.into_iter().find(|folder| folder.is_dir());
+        found.ok_or_else(|| format!("no cache below {}", state.display()).into())
     }
 
     /// Runs a command, measured, and returns its JSON. Exit 4 is an error here too.

@@ -3,6 +3,7 @@
 mod at_rest;
 mod changed;
 mod image;
+mod many;
 mod proof;
 mod sparse;
 mod writer;
@@ -25,11 +26,12 @@ struct Bench<'s> {
 type Figure = fn(&Bench<'_>) -> Result<Vec<Line>>;
 
 /// Names for `--only`, in the order of the table.
-const FIGURES: [(&str, Figure); 8] = [
+const FIGURES: [(&str, Figure); 9] = [
     ("full", at_rest::full),
     ("verify-quick", at_rest::integrity_check),
     ("changed", changed::changed),
     ("unchanged", changed::unchanged),
+    ("many", many::many),
     ("restore", proof::restore_and_verify),
     ("image", image::image),
     ("sparse", sparse::sparse),
