@@ -12,38 +12,41 @@ use crate::report::{Goal, Line};
 use crate::sample::Sample;
 use crate::scratch::settle;
 
-/// Its throughput and its longest stall with and without a backup, in WAL mode.
+/// How long the writer goes on after the backup: its next commit checkpoints a log that has grown.
+const AFTERWARDS: Duration = Duration::from_millis(250);
+
+/// A longest stall is one value of a run, so it takes several runs to mean something.
+const LEAST_ROUNDS: usize = 3;
+
+/// Its throughput and its longest stall with and without a backup, in WAL mode. The repository lies on the same disk.
 pub(super) fn writer(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let database = bench.scratch.copy(&bench.records, "written.db")?;
     let options = Options { synchronous: Synchronous::Normal, ..Options::new(&database, 9) };
     // Creates its tables and changes to WAL mode outside of what is measured.
     Process::start(&Options { transactions: Some(2000), ..options.clone() })?.wait()?;
-    let mut length = time_of_a_backup(bench, &options)?;
+    let mut transactions = run_with_a_backup(bench, &options)?.transactions;
 
     let (mut with, mut without) = (Sample::default(), Sample::default());
     let (mut stall_with, mut stall_without) = (Sample::default(), Sample::default());
-    for round in 0..bench.rounds {
-        let mut alone = |length: Duration| -> Result<()> {
+    for round in 0..bench.rounds.max(LEAST_ROUNDS) {
+        // As many transactions as with the backup, so that both have as many chances of a long one.
+        let mut alone = |transactions: u64| -> Result<()> {
             settle();
-            let writer = Process::start(&options)?;
-            thread::sleep(length);
-            note(writer.stop()?, &mut without, &mut stall_without);
+            let limited = Options { transactions: Some(transactions), ..options.clone() };
+            note(Process::start(&limited)?.wait()?, &mut without, &mut stall_without);
             Ok(())
         };
         if ours_first(round) {
-            alone(length)?;
+            alone(transactions)?;
         }
-        let ours = Ours::init(bench.scratch, "writer-ours")?;
-        settle();
-        let writer = Process::start(&options)?;
-        let cost = ours.backup_under_load(&database, "quick")?.cost;
-        note(writer.stop()?, &mut with, &mut stall_with);
-        length = Duration::from_secs_f64(cost.seconds);
+        let report = run_with_a_backup(bench, &options)?;
+        transactions = report.transactions;
+        note(report, &mut with, &mut stall_with);
         if !ours_first(round) {
-            alone(length)?;
+            alone(transactions)?;
         }
     }
-    let longer = stall_with.median() - stall_without.median();
+    let longer = stall_with.largest() - stall_without.largest();
     Ok(vec![
         Line::new(
             "writer during a backup, throughput",
@@ -69,10 +72,12 @@ fn note(report: Report, rate: &mut Sample, stall: &mut Sample) {
     stall.add(report.longest_stall_ms);
 }
 
-fn time_of_a_backup(bench: &Bench<'_>, options: &Options) -> Result<Duration> {
+/// Lets the writer write from shortly before a backup until shortly after it.
+fn run_with_a_backup(bench: &Bench<'_>, options: &Options) -> Result<Report> {
     let ours = Ours::init(bench.scratch, "writer-ours")?;
+    settle();
     let writer = Process::start(options)?;
-    let cost = ours.backup_under_load(&options.database, "quick")?.cost;
-    writer.stop()?;
-    Ok(Duration::from_secs_f64(cost.seconds))
+    ours.backup_under_load(&options.database, "quick")?;
+    thread::sleep(AFTERWARDS);
+    Ok(writer.stop()?)
 }

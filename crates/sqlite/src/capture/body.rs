@@ -139,6 +139,13 @@ impl Body {
         }
     }
 
+    /// Waits until a log that no checkpoint could sync on our account is on the disk but for its very end.
+    pub(crate) fn sync_log(&self) {
+        if let Body::Locked(locked) | Body::DbPage(locked) = self {
+            locked.sync_log();
+        }
+    }
+
     pub(crate) fn wal_growth(&self) -> u64 {
         match self {
             Body::Locked(locked) | Body::DbPage(locked) => locked.wal_growth(),

@@ -5,8 +5,12 @@
 //! checkpoint in the middle of its work does not matter. The chain of checksums up to the
 //! value in the index proves that these are exactly the frames that SQLite saw.
 
+use std::time::Instant;
+
 use crate::capture::image::{self, Layout, Overlay};
+use crate::capture::log_sync;
 use crate::header::{HEADER_SIZE, Header};
+use crate::identify;
 use crate::live::{Live, Moment, SameMoment};
 use crate::wal::{self, PageMap, Until};
 use crate::{Error, Result};
@@ -16,11 +20,12 @@ pub(crate) struct Locked {
     live: Live,
     moment: Moment,
     map: Option<PageMap>,
+    began: Instant,
 }
 
 impl Locked {
     pub(crate) fn new(live: Live, moment: Moment) -> Self {
-        Locked { live, moment, map: None }
+        Locked { live, moment, map: None, began: Instant::now() }
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -97,6 +102,13 @@ impl Locked {
     pub(crate) fn wal_growth(&self) -> u64 {
         let now = self.live.wal().and_then(|log| log.size().ok()).unwrap_or(0);
         now.saturating_sub(self.moment.wal_size)
+    }
+
+    /// Waits until the log, which no checkpoint could sync meanwhile, is on the disk but for its very end.
+    pub(crate) fn sync_log(&self) {
+        if self.live.wal().is_some() {
+            log_sync::sync(&identify::sibling(&self.live.identity().path, "-wal"), self.began);
+        }
     }
 
     fn mismatch(&self, what: &str) -> Error {

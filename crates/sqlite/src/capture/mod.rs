@@ -10,6 +10,7 @@ mod body;
 mod dbpage;
 mod image;
 mod locked;
+mod log_sync;
 mod open;
 mod raw_copy;
 mod reflink;
@@ -374,8 +375,10 @@ impl Capture {
 
     /// Ends the capture, gives every lock back, and says what is left to say.
     ///
+    /// Where there is a log, it is synced first, so that the next commit need not wait for that.
     /// Fails if bytes handed out since (`siblings`) belong to another moment.
     pub fn finish(self) -> Result<Finished> {
+        self.body.sync_log();
         if let Body::Raw(copy) = &self.body {
             copy.check_unchanged()?;
         }
