@@ -189,7 +189,12 @@ fn store_all(
     run.take_all(sources, request.at_once);
     run.commit();
     report.databases = run.reports;
-    session.acknowledge(&run.committed)
+    if let Err(error) = session.acknowledge(&run.committed) {
+        // The snapshots are durable, so what became of each database is still to be told.
+        let error = Error::Unacknowledged { snapshots: run.committed.len(), source: Box::new(error) };
+        report.unacknowledged = Some(ErrorReport::from(&error));
+    }
+    Ok(())
 }
 
 /// What all databases of a session have in common.
@@ -431,6 +436,7 @@ impl BackupReport {
             dry_run,
             warnings: Vec::new(),
             error: None,
+            unacknowledged: None,
             initialised: None,
             recovery_sheet_due: false,
         }
@@ -453,6 +459,13 @@ impl BackupReport {
             all if all.len() == self.databases.len() => (SessionStatus::Failed, Some(overall(all))),
             _ => (SessionStatus::Partial, interrupted.map(|error| (*error).clone())),
         };
+        if let Some(error) = self.unacknowledged.take() {
+            self.status = SessionStatus::Partial;
+            match self.error {
+                None => self.error = Some(error),
+                Some(_) => self.warnings.push(error.message),
+            }
+        }
     }
 
     /// Writes the report to a file. Where that fails the report says so: what is stored stays stored, and whoever

@@ -242,6 +242,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Snapshots are durable, and the repository could not note that the user was told of them.
+    #[error("{snapshots} {} stored but could not be acknowledged", if *snapshots == 1 { "snapshot is" } else { "snapshots are" })]
+    Unacknowledged {
+        /// How many.
+        snapshots: usize,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -284,6 +292,7 @@ impl Error {
             Self::NoRepository { .. } => "no-repository",
             Self::NoPassword { .. } => "no-password",
             Self::NoPasswordFile { .. } | Self::ReportUnwritten { .. } | Self::Io { .. } => "io",
+            Self::Unacknowledged { .. } => "unacknowledged",
             Self::PasswordCommand { .. } => "password-command",
             Self::TargetExists { .. } => "target-exists",
             Self::TargetInUse { .. } => "target-in-use",
@@ -377,6 +386,10 @@ impl Error {
             Self::Io { source, .. } => io_hint(source),
             Self::ReportUnwritten { .. } => Some(
                 "only the report is missing: what the backup stored is safe, and was printed; --report needs a file in a directory that can be written"
+                    .to_owned(),
+            ),
+            Self::Unacknowledged { .. } => Some(
+                "they can be restored, but `check` would not notice if they vanished; make the repository writable and back up again"
                     .to_owned(),
             ),
             Self::Repo(error) => error.hint(),

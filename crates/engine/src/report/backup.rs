@@ -40,7 +40,7 @@ pub struct SetupItem {
 pub enum SessionStatus {
     /// Every database is done.
     Ok,
-    /// Some failed, the others are safe.
+    /// Some failed and the others are safe, or the snapshots are there and could not be acknowledged.
     Partial,
     /// All failed.
     Failed,
@@ -71,10 +71,13 @@ pub struct BackupReport {
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Why the session failed when all of it did, that it was interrupted, or that all is stored and only this report
-    /// could not be written to its file.
+    /// Why the session failed when all of it did, that it was interrupted, that what is stored could not be
+    /// acknowledged, or that only this report could not be written to its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
+    /// Why the snapshots could not be acknowledged, until `error` says it.
+    #[serde(skip)]
+    pub(crate) unacknowledged: Option<ErrorReport>,
     /// The repository that this backup made, when it made one.
     #[serde(skip)]
     pub initialised: Option<InitReport>,
@@ -84,8 +87,8 @@ pub struct BackupReport {
 }
 
 impl BackupReport {
-    /// Returns what the process exits with: 0, 1 (all failed, or only the report could not be written; 2, 10, 11, 12
-    /// when all failed for one such reason),
+    /// Returns what the process exits with: 0, 1 (all failed, nothing could be acknowledged, or only the report could not
+    /// be written; 2, 10, 11, 12 when all failed for one such reason),
     /// 3 (some failed), 4 (a source is corrupt), 130.
     pub fn exit_code(&self) -> u8 {
         match self.status {

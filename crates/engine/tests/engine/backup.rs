@@ -328,6 +328,40 @@ fn report_whose_directory_vanished_during_the_backup_is_told_beside_what_was_sto
 }
 
 #[test]
+fn snapshots_that_cannot_be_acknowledged_are_told_with_the_error() {
+    let place = Fixture::new();
+    drop(place.database("a.db", 1));
+    place.stored("a.db");
+    drop(place.database("b.db", 2));
+    place.at_step({
+        let facts = place.path("backups/dbkeep/facts");
+        move |step| {
+            if step == "backup.index-stored" && facts.is_dir() {
+                // As a full disk does, this lets no fact be written.
+                std::fs::rename(&facts, facts.with_file_name("away")).unwrap();
+                std::fs::write(&facts, "").unwrap();
+            }
+        }
+    });
+    let report = place.backup(&of(&["a.db", "b.db"])).unwrap();
+    assert_eq!((report.exit_code(), report.status), (1, SessionStatus::Partial));
+    let stored: Vec<_> = report.databases.iter().map(|one| (one.status, one.snapshot.is_some())).collect();
+    assert_eq!(stored, [(BackupStatus::Unchanged, true), (BackupStatus::Ok, true)]);
+    let error = report.error.clone().unwrap();
+    assert_eq!(error.kind, "unacknowledged");
+    assert!(error.message.starts_with("2 snapshots are stored but could not be acknowledged: "), "{error:?}");
+    assert!(error.hint.unwrap().contains("back up again"));
+
+    let facts = place.path("backups/dbkeep/facts");
+    std::fs::remove_file(&facts).unwrap();
+    std::fs::rename(facts.with_file_name("away"), &facts).unwrap();
+    let listed: Vec<_> = place.list().snapshots.iter().map(|snapshot| snapshot.id).collect();
+    assert!(report.databases.iter().all(|one| listed.contains(&one.snapshot.unwrap())));
+    *place.heard.at_step.lock().unwrap() = None;
+    assert_eq!(place.backup(&of(&["a.db", "b.db"])).unwrap().exit_code(), 0);
+}
+
+#[test]
 fn interrupted_session_is_exit_130_and_keeps_what_was_done() {
     let place = Fixture::new();
     drop(place.database("a.db", 1));
