@@ -33,7 +33,7 @@ use crate::{Error, Result, git, session};
 
 pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
-pub(crate) use save::Saved;
+pub(crate) use save::{Past, Saved};
 
 /// How much is stored before the snapshots that wait for it are made.
 const FLUSH_AT: u64 = 16 << 20;
@@ -299,8 +299,10 @@ impl<'r> Run<'r> {
     /// Opens all databases at one instant, then stores one after the other.
     fn take_at_once(&mut self, sources: Vec<Result<Source, Unresolved>>) {
         let paths: Vec<PathBuf> = sources.iter().flatten().map(|source| source.path.clone()).collect();
+        // Read before anything is locked, as `take` does.
+        let pasts: Vec<_> = sources.iter().flatten().map(|source| self.session.past(&source.name)).collect();
         let mut captures = match Capture::at_once(&paths, &self.session.capture_options()) {
-            Ok(captures) => captures.into_iter(),
+            Ok(captures) => pasts.into_iter().zip(captures),
             Err(error) => {
                 let error = ErrorReport::from(&Error::from(error));
                 let failed = |source| match source {
@@ -319,16 +321,22 @@ impl<'r> Run<'r> {
     }
 
     /// Stores one database, or notes why that was not possible.
-    fn take(&mut self, source: &Source, opened: Option<dbkeep_sqlite::Result<Capture>>) {
+    fn take(&mut self, source: &Source, opened: Option<(Past<'r>, dbkeep_sqlite::Result<Capture>)>) {
         if let Some(ended) = &self.ended {
             self.reports.push(DatabaseBackup::failed(source, ended.clone()));
             return;
         }
         let began = self.session.clock.now();
-        let opened = opened.unwrap_or_else(|| Capture::open(&source.path, &self.session.capture_options()));
-        let saved = opened
+        let session = self.session;
+        // In this order: a small database in rollback mode is locked until it is read, and its application does not
+        // wait for the repository.
+        let (past, capture) = opened.unwrap_or_else(|| {
+            let past = session.past(&source.name);
+            (past, Capture::open(&source.path, &session.capture_options()))
+        });
+        let saved = capture
             .map_err(Error::from)
-            .and_then(|capture| self.session.save(&mut self.writer, source, capture, self.watch));
+            .and_then(|capture| session.save(&mut self.writer, source, &past, capture, self.watch));
         match saved {
             Ok(mut saved) => {
                 saved.report.duration_ms = self.session.clock.milliseconds_since(began);

@@ -37,6 +37,13 @@ pub(super) struct Parent<'s> {
     pub(super) manifest: Option<Manifest>,
 }
 
+/// What the repository knows of a database. Read before the database is locked.
+pub(crate) struct Past<'s> {
+    parent: Option<Parent<'s>>,
+    /// Which database has the name, as the newest manifest that can be read says.
+    identity: Option<Identity>,
+}
+
 /// A database that is stored; only its snapshot is missing.
 pub(crate) struct Saved {
     pub(crate) report: DatabaseBackup,
@@ -70,7 +77,14 @@ impl Saved {
     }
 }
 
-impl Session<'_> {
+impl<'s> Session<'s> {
+    /// Reads what the repository knows of a database.
+    pub(crate) fn past(&self, database: &str) -> Past<'s> {
+        let parent = self.parent(database);
+        let identity = self.known_identity(database, parent.as_ref());
+        Past { parent, identity }
+    }
+
     /// Stores the image of a captured database with its manifest.
     ///
     /// Where the source provably did not change, the image of the last snapshot is used again and nothing is
@@ -79,17 +93,17 @@ impl Session<'_> {
         &self,
         writer: &mut Writer<'_>,
         source: &Source,
+        past: &Past<'_>,
         mut capture: Capture,
         watch: &Watch,
     ) -> Result<Saved> {
         let moment = self.clock.now();
         let identity = self.identify(&capture);
-        let parent = self.parent(&source.name);
-        let parent = parent.as_ref();
-        self.refuse_other_database(source, &identity, parent)?;
+        let parent = past.parent.as_ref();
+        self.refuse_other_database(source, &identity, past)?;
         watch.phase(&format!("backup {}", source.name), capture.size());
         watch.step("backup.captured");
-        let content = match self.unchanged(writer, source, &capture, parent) {
+        let content = match self.unchanged(writer, source, &mut capture, parent)? {
             Some(content) => content,
             None => image::read(self, writer, source, &mut capture, parent, watch)?,
         };
@@ -115,13 +129,8 @@ impl Session<'_> {
     }
 
     /// Refuses a name that belongs to another database, so that two files never share one history.
-    fn refuse_other_database(
-        &self,
-        source: &Source,
-        identity: &Identity,
-        parent: Option<&Parent<'_>>,
-    ) -> Result<()> {
-        let Some(known) = self.known_identity(&source.name, parent) else { return Ok(()) };
+    fn refuse_other_database(&self, source: &Source, identity: &Identity, past: &Past<'_>) -> Result<()> {
+        let Some(known) = &past.identity else { return Ok(()) };
         if self.adopt_name || known.is_same(identity) {
             return Ok(());
         }
@@ -133,7 +142,7 @@ impl Session<'_> {
     }
 
     /// Returns the snapshot that a new one of the database follows.
-    fn parent(&self, database: &str) -> Option<Parent<'_>> {
+    fn parent(&self, database: &str) -> Option<Parent<'s>> {
         let entry = self.catalog.parent(database)?;
         Some(Parent { entry, manifest: self.readable_manifest(entry) })
     }
@@ -166,17 +175,26 @@ impl Session<'_> {
         &self,
         writer: &Writer<'_>,
         source: &Source,
-        capture: &Capture,
+        capture: &mut Capture,
         parent: Option<&Parent<'_>>,
-    ) -> Option<Content> {
-        let parent = parent.filter(|parent| parent.entry.history.damage.is_empty())?;
-        let manifest = parent.manifest.as_ref()?;
-        let saved = self.store.state().position(&source.name)?;
-        if saved.snapshot != parent.entry.id || !capture.is_unchanged_since(&saved.position) {
-            return None;
+    ) -> Result<Option<Content>> {
+        let Some(parent) = parent.filter(|parent| parent.entry.history.damage.is_empty()) else {
+            return Ok(None);
+        };
+        let Some(manifest) = parent.manifest.as_ref().filter(|manifest| self.proves_enough(manifest)) else {
+            return Ok(None);
+        };
+        let saved = self.store.state().position(&source.name);
+        let is_same = saved.is_some_and(|saved| {
+            saved.snapshot == parent.entry.id && capture.is_unchanged_since(&saved.position)
+        });
+        if !is_same {
+            return Ok(None);
         }
+        // The answer is known, and the repository may be slow.
+        capture.let_go()?;
         match self.content_of(writer, parent.entry, manifest) {
-            Ok(content) => content,
+            Ok(content) => Ok(content),
             // Reading the source heals what the repository lost.
             Err(error) => {
                 self.store.watch().warn(&format!(
@@ -184,27 +202,27 @@ impl Session<'_> {
                     parent.entry.id.short(),
                     error.full_message()
                 ));
-                None
+                Ok(None)
             }
         }
     }
 
-    /// Returns the content of a snapshot, to be used again; `None` when it proves less than is asked for, or when
-    /// not all of it may be relied on.
+    /// Says whether a snapshot proves as much of its image as is asked for.
+    fn proves_enough(&self, manifest: &Manifest) -> bool {
+        let sha256 = self.sha256 || manifest.image.size <= SHA256_UP_TO;
+        manifest.integrity.result == IntegrityResult::Ok
+            && self.verify.is_satisfied_by(&manifest.integrity.level)
+            && (manifest.image.sha256.is_some() || !sha256)
+            && !manifest.image.raw
+    }
+
+    /// Returns the content of a snapshot, to be used again; `None` when not all of it may be relied on.
     fn content_of(
         &self,
         writer: &Writer<'_>,
         parent: &Entry,
         manifest: &Manifest,
     ) -> Result<Option<Content>> {
-        let sha256 = self.sha256 || manifest.image.size <= SHA256_UP_TO;
-        let proves_enough = manifest.integrity.result == IntegrityResult::Ok
-            && self.verify.is_satisfied_by(&manifest.integrity.level)
-            && (manifest.image.sha256.is_some() || !sha256)
-            && !manifest.image.raw;
-        if !proves_enough {
-            return Ok(None);
-        }
         let image = show::image(self.reader, parent, manifest)?;
         let nodes = self.directory_of(parent)?;
         let may_be_used = self.all_present(&image) && self.trees_present(&nodes)?;

@@ -73,8 +73,9 @@ impl Restore<'_> {
             environment: None,
         };
         let options = CaptureOptions { force_method: method, ..session.capture_options() };
+        let past = session.past(&source.name);
         let capture = Capture::open(&planned.path, &options)?;
-        let saved = session.save(&mut writer, &source, capture, self.watch)?;
+        let saved = session.save(&mut writer, &source, &past, capture, self.watch)?;
         let snapshot = writer.commit(saved.snapshot.clone())?;
         let id = snapshot.id.unwrap_or(Id::NULL);
         session.acknowledge(&[saved.reference(id)])?;

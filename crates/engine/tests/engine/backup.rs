@@ -361,6 +361,46 @@ fn snapshots_that_cannot_be_acknowledged_are_told_with_the_error() {
     assert_eq!(place.backup(&of(&["a.db", "b.db"])).unwrap().exit_code(), 0);
 }
 
+/// Commits whenever it is told that something of the repository could not be read.
+struct Application {
+    database: std::path::PathBuf,
+    commits: std::sync::atomic::AtomicUsize,
+}
+
+impl dbkeep_engine::Observer for Application {
+    fn warn(&self, _message: &str) {
+        let connection = rusqlite::Connection::open(&self.database).unwrap();
+        connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+        insert(&connection, 1);
+        self.commits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn application_in_rollback_mode_does_not_wait_for_the_repository() {
+    let place = Fixture::new();
+    drop(place.database("a.db", 100));
+    place.stored("a.db");
+    let application = std::sync::Arc::new(Application {
+        database: place.path("a.db"),
+        commits: std::sync::atomic::AtomicUsize::new(0),
+    });
+    let backup = || {
+        let watch: dbkeep_engine::Watch = application.clone();
+        let report = dbkeep_engine::backup::run(&place.context, &of(&["a.db"]), place.now(), &watch).unwrap();
+        let [one] = report.databases.as_slice() else { panic!("{report:?}") };
+        assert_eq!(one.error, None);
+        (one.rows, application.commits.swap(0, std::sync::atomic::Ordering::Relaxed))
+    };
+
+    // Its manifest cannot be read.
+    let packs = place.objects("data");
+    packs.iter().for_each(|pack| std::fs::rename(pack, pack.with_extension("away")).unwrap());
+    let (rows, commits) = backup();
+    assert!(commits > 0);
+    assert_eq!(rows, 100 + commits as u64);
+}
+
 #[test]
 fn interrupted_session_is_exit_130_and_keeps_what_was_done() {
     let place = Fixture::new();

@@ -85,6 +85,21 @@ impl Body {
         Ok(())
     }
 
+    /// Gives back the lock that a copy to memory would give back later; with `pinned`, by making that copy.
+    pub(crate) fn let_go(&mut self, pinned: bool) -> Result<()> {
+        if pinned {
+            return self.copy_to_memory();
+        }
+        if matches!(self, Body::BeforeCopy(_))
+            && let Body::BeforeCopy(locked) = std::mem::replace(self, Body::Settled)
+        {
+            let (mut live, moment) = locked.into_parts();
+            live.end();
+            *self = Body::FirstPass(live, moment);
+        }
+        Ok(())
+    }
+
     pub(crate) fn inspection(&self, identity: &Identity) -> Result<Option<Inspection>> {
         match self {
             Body::Locked(locked) | Body::DbPage(locked) | Body::BeforeCopy(locked) => {

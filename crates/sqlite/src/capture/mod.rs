@@ -349,6 +349,15 @@ impl Capture {
         }
     }
 
+    /// Gives the lock of a small database in rollback mode back, for work that takes long and needs no image. To be
+    /// called before the first read.
+    ///
+    /// What is read after all is read in two passes. Where the moment is shared with other databases, everything
+    /// is copied to memory first.
+    pub fn let_go(&mut self) -> Result<()> {
+        self.body.let_go(self.pinned)
+    }
+
     /// Says whether what was read has to be compared once more, by `settle`.
     ///
     /// True after the first of two passes, and when an application opened a database that was

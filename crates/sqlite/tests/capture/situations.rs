@@ -44,6 +44,23 @@ fn closed_wal_database_is_read_without_creating_anything() {
 }
 
 #[test]
+fn small_database_that_was_let_go_is_written_to_and_read_as_it_is_then() {
+    let (_folder, path) = place("small.db");
+    make(&path, &fill(300));
+    let mut capture = capture(&path);
+    assert_eq!(capture.method(), Method::MemoryCopy);
+    let application = Connection::open(&path).unwrap();
+    application.busy_timeout(Duration::ZERO).unwrap();
+    let delete = "DELETE FROM t WHERE id > 250";
+    assert!(application.execute_batch(delete).is_err(), "it is held until it is read or let go");
+    capture.let_go().unwrap();
+    application.execute_batch(delete).unwrap();
+    let image = read_all(&mut capture);
+    assert_same(&image, &std::fs::read(&path).unwrap());
+    assert_eq!((integrity(&image).as_str(), rows(&image)), ("ok", 250));
+}
+
+#[test]
 fn database_opened_by_an_application_while_it_is_read_at_rest_is_read_again() {
     let (_folder, path) = place("woken.db");
     make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(300)));
