@@ -6,7 +6,8 @@ use crate::product::{Ours, Theirs, text};
 use crate::report::{Goal, Line};
 use crate::sample::{Sample, Times};
 
-/// Against `restic restore` and `restic check --read-data`.
+/// Against `restic restore` and `restic check --read-data`. `verify` does as it does for a user: every hash and row
+/// count, and the full integrity check (`integrity_check`), which restic has nothing like.
 pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let ours = Ours::init(bench.scratch, "proof-ours")?;
     let theirs = Theirs::init(bench.scratch, "proof-theirs")?;

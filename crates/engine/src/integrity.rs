@@ -10,6 +10,7 @@ use dbkeep_sqlite::inspect::{self, TableRoot};
 use dbkeep_sqlite::vfs::{self, PageSource};
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::Forecast;
 use crate::manifest::{Integrity, IntegrityResult};
 use crate::{Error, Result};
 
@@ -164,15 +165,19 @@ pub(crate) fn look_at_stored(
     }
 }
 
+/// The most bytes of a walk over a tree that are opened ahead of it.
+const AHEAD: usize = 4 << 20;
+
 /// An image in the repository, as SQLite reads it.
 pub(crate) struct StoredPages {
     reader: ImageReader,
+    forecast: Mutex<Forecast>,
     failure: Mutex<Option<dbkeep_repo::Error>>,
 }
 
 impl StoredPages {
     pub(crate) fn new(reader: ImageReader) -> Arc<Self> {
-        Arc::new(Self { reader, failure: Mutex::new(None) })
+        Arc::new(Self { reader, forecast: Mutex::new(Forecast::new(AHEAD)), failure: Mutex::new(None) })
     }
 
     /// Returns what reads the image.
@@ -184,6 +189,37 @@ impl StoredPages {
     pub(crate) fn failure(&self) -> Option<dbkeep_repo::Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// Reads a page, and has those opened ahead that SQLite will want after it.
+    fn read_page(&self, page: u32, offset: u64, buffer: &mut [u8]) -> dbkeep_repo::Result<()> {
+        let size = buffer.len();
+        let mut forecast = self.forecast.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = forecast.step(page, size);
+        if let Some(list) = expected {
+            self.announce(&mut forecast, list, size);
+            if let Some(next) = forecast.next_interior(list)
+                && self.reader.read_if_cached(offset_of(next, size), buffer)
+                && let Some(list) = forecast.learn(next, buffer, true)
+            {
+                self.announce(&mut forecast, list, size);
+            }
+        }
+        drop(forecast);
+        match expected {
+            Some(_) => self.reader.read_announced(offset, buffer)?,
+            None => self.reader.read_at(offset, buffer)?,
+        }
+        self.forecast.lock().unwrap_or_else(PoisonError::into_inner).learn(page, buffer, false);
+        Ok(())
+    }
+
+    fn announce(&self, forecast: &mut Forecast, list: usize, size: usize) {
+        let due: Vec<u64> = forecast.due(list).iter().map(|page| offset_of(*page, size)).collect();
+        if !due.is_empty() {
+            let taken = self.reader.announce(&due);
+            forecast.asked(list, taken);
+        }
+    }
 }
 
 impl PageSource for StoredPages {
@@ -192,10 +228,26 @@ impl PageSource for StoredPages {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.reader.read_at(offset, buffer).map_err(|error| {
+        let read = match page_number(offset, buffer.len()) {
+            Some(page) => self.read_page(page, offset, buffer),
+            None => self.reader.read_at(offset, buffer),
+        };
+        read.map_err(|error| {
             let told = io::Error::other(error.to_string());
             self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             told
         })
     }
+}
+
+/// Returns the number of the page that a reading is of, from 1; `None` for other readings, as of the header.
+fn page_number(offset: u64, length: usize) -> Option<u32> {
+    let is_page = length.is_power_of_two() && (512..=65536).contains(&length);
+    let before = is_page.then_some(offset)?.checked_div(length as u64)?;
+    if offset.is_multiple_of(length as u64) { u32::try_from(before + 1).ok() } else { None }
+}
+
+/// Returns where a page begins; that of page 1 for page 0, which only a damaged page names.
+fn offset_of(page: u32, size: usize) -> u64 {
+    u64::from(page.saturating_sub(1)) * size as u64
 }

@@ -5,10 +5,12 @@
 //! Nothing here writes into the repository.
 
 mod blob;
+mod cache;
 mod image;
 mod plan;
 mod random;
 mod restore;
+mod streams;
 
 pub(crate) use blob::{Expected, Opener, plain_length};
 pub use image::Image;

@@ -1,49 +1,77 @@
 //! Any part of an image, as if it were a file.
 //!
-//! Chunks are opened when something in them is asked for, and kept while the cache has room.
-//! Reads that go forward, also several at once as in a walk over a b-tree, are noticed, and
-//! threads open the chunks ahead of them.
+//! Chunks are opened when something in them is asked for, and kept while the cache has room. Threads open
+//! chunks ahead, many together: those that the caller announced, and those that readings which go
+//! forward will want next.
+//!
+//! The SHA-256 of a chunk is compared when it is opened for the first time. With it the tag is remembered, the
+//! message authentication code at the end of the sealed blob: when the chunk is opened again, after it fell out
+//! of the cache, the code is computed anew over what storage gives, and the same tag means the same
+//! sealed bytes, which the comparison held for. Another tag means another comparison.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::blob::{Expected, Opener};
+use super::blob::{Expected, Opener, reserve};
+use super::cache::{Cache, Key};
+use super::plan::{self, Piece, Run};
+use super::streams::Streams;
 use super::{Image, Reader, lost};
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
-use crate::index::Location;
 use crate::observe::Observer;
+use crate::{Id, sha};
 
 /// Called with the offset and the bytes of each chunk when it is opened for the first time, in no
 /// order, also from several threads at once. Chunks that follow each other may come as one stretch; each comes once.
 pub type FirstRead = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
 
-/// Forward readings that are followed at once.
-const STREAMS: usize = 8;
-/// How many chunks a reading may skip and still go forward.
-const SKIP: usize = 4;
-/// The most chunks opened ahead of one reading.
-const AHEAD: usize = 32;
+/// Bytes that a reading may skip and still go forward.
+const SKIP: usize = 64 << 10;
+/// The most bytes opened ahead of one reading.
+const AHEAD: usize = 1 << 20;
+/// Bytes that are opened together: enough for hashing side by side, few enough that nobody waits for long.
+const GROUP: usize = 256 << 10;
+/// Groups that may wait for a thread.
+const WAITING: usize = 32;
 
 /// Reads any part of an image. Shared by reference; dropping it joins its threads.
 pub struct ImageReader {
     shared: Arc<Shared>,
-    requests: Option<Sender<usize>>,
+    requests: Option<Sender<Vec<usize>>>,
     ahead: Vec<JoinHandle<()>>,
+    /// The chunk read last: its pages are mostly read one after the other.
+    last: Mutex<Option<Visit>>,
+}
+
+/// A stay of the reading in one chunk.
+struct Visit {
+    chunk: usize,
+    bytes: Arc<Vec<u8>>,
+    /// Whether its first and its last byte were read.
+    has_start: bool,
+    has_end: bool,
 }
 
 struct Shared {
     reader: Reader,
     image: Image,
     on_first_read: Option<FirstRead>,
+    /// How far ahead of a reading chunks are opened, and how many it may skip.
     window: usize,
+    skip: usize,
+    /// Half of the tag with which each chunk was sealed when its SHA-256 was compared; 0 when it was not.
+    tags: Vec<AtomicU64>,
     state: Mutex<State>,
     changed: Condvar,
-    openers: Mutex<Vec<(Opener, Vec<u8>)>>,
+    tools: Mutex<Vec<Tools>>,
+    /// Groups that wait to be opened.
+    requested: Receiver<Vec<usize>>,
 }
 
 struct State {
@@ -53,14 +81,18 @@ struct State {
     seen: Vec<bool>,
     /// Blobs that somebody opens right now.
     loading: HashSet<Key>,
-    /// Calls of `on_first_read` under way.
+    /// Threads that call `on_first_read`.
     calling: usize,
     /// Nothing is opened ahead any more.
     quiet: bool,
 }
 
-/// A blob's place: number of its pack, offset. One blob that is many chunks is cached once.
-type Key = (usize, u32);
+/// What one thread opens blobs with.
+struct Tools {
+    opener: Opener,
+    fetched: Vec<u8>,
+    ids: Vec<Id>,
+}
 
 impl Reader {
     /// Makes a reader of an image that keeps up to about `cache_bytes` of opened chunks.
@@ -71,30 +103,33 @@ impl Reader {
         on_first_read: Option<FirstRead>,
     ) -> Result<ImageReader> {
         let longest = (0..image.chunks()).map(|chunk| image.span(chunk).1).max().unwrap_or(1).max(1);
-        let window = (cache_bytes / 4 / longest as usize).clamp(1, AHEAD);
         let state = State {
-            cache: Cache { limit: cache_bytes, ..Cache::default() },
+            cache: Cache::new(cache_bytes),
             streams: Streams::default(),
             seen: vec![false; image.chunks()],
             loading: HashSet::new(),
             calling: 0,
             quiet: false,
         };
+        let (requests, requested) = bounded(WAITING);
         let shared = Arc::new(Shared {
             reader: self.clone(),
             image: image.clone(),
             on_first_read,
-            window,
+            window: (AHEAD.min(cache_bytes / 4) / longest as usize).max(1),
+            skip: (SKIP / longest as usize).max(1),
+            tags: (0..image.chunks()).map(|_| AtomicU64::new(0)).collect(),
             state: Mutex::new(state),
             changed: Condvar::new(),
-            openers: Mutex::default(),
+            tools: Mutex::default(),
+            requested,
         });
-        let (requests, requested) = bounded(AHEAD * 2);
-        let mut reader = ImageReader { shared, requests: Some(requests), ahead: Vec::new() };
+        let mut reader =
+            ImageReader { shared, requests: Some(requests), ahead: Vec::new(), last: Mutex::new(None) };
         for number in 0..thread::available_parallelism().map_or(1, usize::from).min(8) {
-            let (shared, requested) = (Arc::clone(&reader.shared), requested.clone());
+            let shared = Arc::clone(&reader.shared);
             let thread = thread::Builder::new().name(format!("ahead-{number}"));
-            let started = thread.spawn(move || shared.open_ahead(&requested));
+            let started = thread.spawn(move || shared.open_ahead());
             reader
                 .ahead
                 .push(started.map_err(|source| Error::Io { what: "start a thread".to_owned(), source })?);
@@ -111,15 +146,60 @@ impl ImageReader {
 
     /// Fills `buffer` from `offset`. A range that is not all in the image is an error.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read(offset, buffer, false)
+    }
+
+    /// As [`read_at`](Self::read_at), for places that [`announce`](Self::announce) was told of: it is known
+    /// what comes next, and what was read from one end to the other makes room first.
+    pub fn read_announced(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read(offset, buffer, true)
+    }
+
+    /// Says that what lies at `offsets` will be read soon, in this order, so that threads open it
+    /// meanwhile. Returns how many of them were taken note of: no more than there is room for.
+    pub fn announce(&self, offsets: &[u64]) -> usize {
+        let Some(requests) = &self.requests else { return 0 };
+        let image = &self.shared.image;
+        let (mut group, mut bytes, mut taken) = (Vec::new(), 0, 0);
+        for (count, offset) in offsets.iter().enumerate() {
+            let Some(chunk) = image.chunk_at(*offset) else { continue };
+            if group.last() == Some(&chunk) {
+                continue;
+            }
+            if bytes >= GROUP {
+                if requests.try_send(std::mem::take(&mut group)).is_err() {
+                    return taken;
+                }
+                (bytes, taken) = (0, count);
+            }
+            group.push(chunk);
+            bytes += image.span(chunk).1 as usize;
+        }
+        if group.is_empty() || requests.try_send(group).is_ok() { offsets.len() } else { taken }
+    }
+
+    /// Fills `buffer` from `offset` when that needs no waiting, and says whether it did.
+    pub fn read_if_cached(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let Some(chunk) = self.shared.image.chunk_at(offset) else { return false };
+        let Ok(piece) = self.shared.piece(chunk) else { return false };
+        let Some(bytes) = self.shared.lock().cache.get(key(&piece)) else { return false };
+        let start = self.shared.image.span(chunk).0;
+        let within = usize::try_from(offset - start).ok().and_then(|at| bytes.get(at..at + buffer.len()));
+        within.is_some_and(|within| {
+            buffer.copy_from_slice(within);
+            true
+        })
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8], is_announced: bool) -> Result<()> {
         let mut offset = offset;
         let mut rest = buffer;
         while !rest.is_empty() {
             let chunk = self.shared.image.chunk_at(offset).ok_or_else(|| Error::Unsupported {
                 what: format!("byte {offset} of an image of {} bytes", self.size()),
             })?;
-            let bytes = self.shared.chunk(chunk, true)?;
-            self.request(chunk);
-            let (start, _) = self.shared.image.span(chunk);
+            let (start, length) = self.shared.image.span(chunk);
+            let bytes = self.visit(chunk, is_announced)?;
             // Less than a chunk, which is in memory.
             let within = &bytes[usize::try_from(offset - start).unwrap_or(usize::MAX)..];
             let count = within.len().min(rest.len());
@@ -127,8 +207,32 @@ impl ImageReader {
             now.copy_from_slice(&within[..count]);
             rest = later;
             offset += count as u64;
+            if is_announced && let Some(visit) = self.last().as_mut().filter(|visit| visit.chunk == chunk) {
+                visit.has_start |= offset - count as u64 == start;
+                visit.has_end |= offset == start + u64::from(length);
+            }
         }
         Ok(())
+    }
+
+    /// Returns the bytes of a chunk, mostly the one that was read last.
+    fn visit(&self, chunk: usize, is_announced: bool) -> Result<Arc<Vec<u8>>> {
+        if let Some(visit) = self.last().as_ref().filter(|visit| visit.chunk == chunk) {
+            return Ok(Arc::clone(&visit.bytes));
+        }
+        let is_expected = is_announced || self.follow(chunk);
+        let bytes = self.shared.chunk(chunk, is_expected)?;
+        let visit = Visit { chunk, bytes: Arc::clone(&bytes), has_start: false, has_end: false };
+        let before = self.last().replace(visit);
+        if let Some(before) = before.filter(|before| before.has_start && before.has_end) {
+            // What was read from end to end is not wanted again before all else was.
+            self.shared.lock().cache.pass(key(&self.shared.piece(before.chunk)?));
+        }
+        Ok(bytes)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Visit>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens every chunk that was not opened yet, for `on_first_read`. Returns how many bytes those were.
@@ -147,17 +251,21 @@ impl ImageReader {
         Ok(rest)
     }
 
-    /// Asks for what a reading that goes forward will want next.
-    fn request(&self, chunk: usize) {
-        let next = {
+    /// Asks for what a reading that goes forward will want next. Returns whether this chunk was asked for.
+    fn follow(&self, chunk: usize) -> bool {
+        let (is_expected, next) = {
             let mut state = self.shared.lock();
-            if state.quiet { 0..0 } else { state.streams.follow(chunk, self.shared.window) }
+            if state.quiet {
+                return false;
+            }
+            let is_expected = state.streams.expect(chunk);
+            (is_expected, state.streams.follow(chunk, self.shared.skip, self.shared.window))
         };
-        let Some(requests) = &self.requests else { return };
-        for chunk in next.start..next.end.min(self.shared.image.chunks()) {
-            // When the threads are behind, the reading itself opens the chunk.
-            let _ = requests.try_send(chunk);
-        }
+        let next = next.start..next.end.min(self.shared.image.chunks());
+        let offsets: Vec<u64> = next.map(|chunk| self.shared.image.span(chunk).0).collect();
+        // When the threads are behind, the reading itself opens the chunk.
+        self.announce(&offsets);
+        is_expected
     }
 }
 
@@ -177,61 +285,154 @@ impl std::fmt::Debug for ImageReader {
     }
 }
 
+fn key(piece: &Piece) -> Key {
+    (piece.pack, piece.offset)
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The body of a thread that opens ahead. An error is left to the reading that wants the chunk.
-    fn open_ahead(&self, requested: &Receiver<usize>) {
-        for chunk in requested {
-            if !self.lock().quiet {
-                drop(self.chunk(chunk, false));
-            }
+    /// The body of a thread that opens ahead.
+    fn open_ahead(&self) {
+        for group in &self.requested {
+            self.open_group(&group);
+        }
+    }
+
+    /// Opens what of a group is not there yet. An error is left to the reading that wants the chunk.
+    fn open_group(&self, group: &[usize]) {
+        let pieces: Vec<Piece> = group.iter().filter_map(|chunk| self.piece(*chunk).ok()).collect();
+        let mut state = self.lock();
+        if state.quiet {
+            return;
+        }
+        let State { cache, loading, .. } = &mut *state;
+        let is_wanted = |piece: &Piece| !cache.contains(key(piece)) && loading.insert(key(piece));
+        let wanted: Vec<Piece> = pieces.into_iter().filter(is_wanted).collect();
+        drop(state);
+        if !wanted.is_empty() {
+            drop(self.load(wanted));
         }
     }
 
     /// Returns the bytes of a chunk. Two who want the same one open it once.
-    fn chunk(&self, chunk: usize, is_wanted: bool) -> Result<Arc<Vec<u8>>> {
-        let (key, location) = self.place(chunk)?;
+    ///
+    /// When the threads are behind with what was asked for, the reading opens groups as they do, rather
+    /// than one chunk after the other right before them.
+    fn chunk(&self, chunk: usize, is_expected: bool) -> Result<Arc<Vec<u8>>> {
+        let piece = self.piece(chunk)?;
+        let key = key(&piece);
         let mut state = self.lock();
         loop {
             if let Some(bytes) = state.cache.get(key) {
-                return Ok(self.show(state, chunk, bytes));
+                self.show(state, &[(piece, Arc::clone(&bytes))]);
+                return Ok(bytes);
             }
-            if !state.loading.contains(&key) {
-                break;
+            if state.loading.contains(&key) {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
-            if !is_wanted {
-                return Ok(Arc::default());
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(group) = is_expected.then(|| self.requested.try_recv().ok()).flatten() else { break };
+            drop(state);
+            self.open_group(&group);
+            state = self.lock();
         }
         state.loading.insert(key);
         drop(state);
-        let loaded = self.load(chunk, &location);
-        let mut state = self.lock();
-        state.loading.remove(&key);
-        if let Ok(bytes) = &loaded {
-            state.cache.insert(key, Arc::clone(bytes));
-        }
-        self.changed.notify_all();
-        Ok(self.show(state, chunk, loaded?))
+        self.load(vec![piece])
     }
 
-    /// Calls `on_first_read` unless that was done, without holding the lock.
-    fn show(&self, mut state: MutexGuard<'_, State>, chunk: usize, bytes: Arc<Vec<u8>>) -> Arc<Vec<u8>> {
-        if std::mem::replace(&mut state.seen[chunk], true) {
-            return bytes;
+    /// Opens the blobs that were marked as loading, keeps and shows those that are sound, and
+    /// returns the last of them or the first error.
+    fn load(&self, mut pieces: Vec<Piece>) -> Result<Arc<Vec<u8>>> {
+        let keys: Vec<Key> = pieces.iter().map(key).collect();
+        let mut opened = Vec::with_capacity(pieces.len());
+        let result = self.open(&mut pieces, &mut opened);
+        let mut state = self.lock();
+        for key in &keys {
+            state.loading.remove(key);
         }
-        if let Some(call) = &self.on_first_read {
-            state.calling += 1;
-            drop(state);
-            call(self.image.span(chunk).0, &bytes);
-            self.lock().calling -= 1;
-            self.changed.notify_all();
+        for (piece, bytes) in &opened {
+            state.cache.insert(key(piece), Arc::clone(bytes));
         }
-        bytes
+        self.changed.notify_all();
+        self.show(state, &opened);
+        result?;
+        Ok(opened.pop().map(|(_, bytes)| bytes).unwrap_or_default())
+    }
+
+    /// Opens blobs, stretch by stretch of their packs, up to the first that is not sound.
+    fn open(&self, pieces: &mut [Piece], opened: &mut Vec<(Piece, Arc<Vec<u8>>)>) -> Result<()> {
+        let idle = self.tools.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut tools = match idle {
+            Some(idle) => idle,
+            None => Tools {
+                opener: Opener::new(self.reader.repository.key())?,
+                fetched: Vec::new(),
+                ids: Vec::new(),
+            },
+        };
+        let runs = plan::runs(pieces);
+        let result = runs.iter().try_for_each(|run| self.open_run(run, pieces, &mut tools, opened));
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
+        result
+    }
+
+    /// Fetches a stretch of a pack and opens its blobs; nothing of them is kept unless all are sound.
+    fn open_run(
+        &self,
+        run: &Run,
+        pieces: &[Piece],
+        tools: &mut Tools,
+        opened: &mut Vec<(Piece, Arc<Vec<u8>>)>,
+    ) -> Result<()> {
+        let pack = self.reader.index.read().packs()[run.pack as usize].id;
+        let length = run.length as usize;
+        reserve(&mut tools.fetched, length);
+        let fetched = &mut tools.fetched[..length];
+        let backend = self.reader.repository.backend();
+        backend.read_range(FileKind::Pack, &pack, u64::from(run.offset), fetched)?;
+
+        let mut plains = Vec::with_capacity(run.pieces.len());
+        let mut unknown = Vec::new();
+        for piece in &pieces[run.pieces.clone()] {
+            let at = (piece.offset - run.offset) as usize;
+            let sealed = &mut fetched[at..at + piece.length as usize];
+            let tag = sealed.last_chunk().map_or(0, |tag| u64::from_le_bytes(*tag));
+            let mut plain = self.lock().cache.buffer();
+            plain.resize(self.image.span(piece.chunk as usize).1 as usize, 0);
+            tools.opener.open_unhashed(sealed, &self.expected(pack, piece), &mut plain)?;
+            if tag == 0 || tag != self.tags[piece.chunk as usize].load(Ordering::Relaxed) {
+                unknown.push((plains.len(), tag));
+            }
+            plains.push((*piece, Arc::new(plain)));
+        }
+        let bytes: Vec<&[u8]> = unknown.iter().map(|(place, _)| plains[*place].1.as_slice()).collect();
+        sha::ids(&bytes, &mut tools.ids);
+        for ((place, tag), id) in unknown.iter().zip(&tools.ids) {
+            let piece = &plains[*place].0;
+            self.expected(pack, piece).ensure_is(id)?;
+            self.tags[piece.chunk as usize].store(*tag, Ordering::Relaxed);
+        }
+        opened.append(&mut plains);
+        Ok(())
+    }
+
+    /// Calls `on_first_read` for chunks that it was not called for, without holding the lock.
+    fn show(&self, mut state: MutexGuard<'_, State>, opened: &[(Piece, Arc<Vec<u8>>)]) {
+        let is_new =
+            |(piece, _): &&(Piece, _)| !std::mem::replace(&mut state.seen[piece.chunk as usize], true);
+        let new: Vec<_> = opened.iter().filter(is_new).collect();
+        let Some(call) = self.on_first_read.as_ref().filter(|_| !new.is_empty()) else { return };
+        state.calling += 1;
+        drop(state);
+        for (piece, bytes) in new {
+            call(self.image.span(piece.chunk as usize).0, bytes);
+        }
+        self.lock().calling -= 1;
+        self.changed.notify_all();
     }
 
     /// Stops opening ahead, waits for what is under way, and returns which chunks were seen.
@@ -247,149 +448,28 @@ impl Shared {
         std::mem::replace(&mut settled.seen, all)
     }
 
-    fn place(&self, chunk: usize) -> Result<(Key, Location)> {
+    /// Returns where a chunk is.
+    fn piece(&self, chunk: usize) -> Result<Piece> {
         let id = &self.image.ids()[chunk];
         let index = self.reader.index.read();
         let position = index.position(BlobKind::Data, id).ok_or_else(|| lost(BlobKind::Data, id))?;
         let location = index.location(position);
-        Ok(((index.pack_number(position), location.offset), location))
+        let too_many = |_| Error::Unsupported { what: "an image of more than 2^32 chunks".to_owned() };
+        Ok(Piece {
+            // Pack numbers fit: the index keeps them in 31 bits.
+            pack: u32::try_from(index.pack_number(position)).unwrap_or(u32::MAX),
+            offset: location.offset,
+            chunk: u32::try_from(chunk).map_err(too_many)?,
+            length: location.length,
+            uncompressed: location.uncompressed_length.unwrap_or(0),
+        })
     }
 
-    fn load(&self, chunk: usize, location: &Location) -> Result<Arc<Vec<u8>>> {
-        let idle = self.openers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (mut opener, mut sealed) = match idle {
-            Some(idle) => idle,
-            None => (Opener::new(self.reader.repository.key())?, Vec::new()),
-        };
-        sealed.resize(location.length as usize, 0);
-        let backend = self.reader.repository.backend();
-        backend.read_range(FileKind::Pack, &location.pack, u64::from(location.offset), &mut sealed)?;
-        let expected = Expected {
-            pack: location.pack,
-            id: self.image.ids()[chunk],
-            uncompressed_length: location.uncompressed_length,
-        };
-        let plain = Arc::new(opener.open(&mut sealed, &expected)?.to_vec());
-        self.openers.lock().unwrap_or_else(PoisonError::into_inner).push((opener, sealed));
-        Ok(plain)
-    }
-}
-
-/// Opened chunks, the least recently used of which goes first.
-#[derive(Default)]
-struct Cache {
-    limit: usize,
-    size: usize,
-    tick: u64,
-    slots: HashMap<Key, (Arc<Vec<u8>>, u64)>,
-    by_use: BTreeMap<u64, Key>,
-}
-
-impl Cache {
-    fn get(&mut self, key: Key) -> Option<Arc<Vec<u8>>> {
-        let (bytes, used) = self.slots.get_mut(&key)?;
-        // Pages of one chunk are read one after the other: nothing changes then.
-        if *used != self.tick {
-            self.by_use.remove(used);
-            self.tick += 1;
-            *used = self.tick;
-            self.by_use.insert(self.tick, key);
+    fn expected(&self, pack: Id, piece: &Piece) -> Expected {
+        Expected {
+            pack,
+            id: self.image.ids()[piece.chunk as usize],
+            uncompressed_length: piece.uncompressed_length(),
         }
-        Some(Arc::clone(bytes))
-    }
-
-    fn insert(&mut self, key: Key, bytes: Arc<Vec<u8>>) {
-        self.tick += 1;
-        self.size += bytes.len();
-        self.by_use.insert(self.tick, key);
-        if let Some((old, used)) = self.slots.insert(key, (bytes, self.tick)) {
-            self.size -= old.len();
-            self.by_use.remove(&used);
-        }
-        while self.size > self.limit && self.slots.len() > 1 {
-            let Some((_, oldest)) = self.by_use.pop_first() else { return };
-            if let Some((bytes, _)) = self.slots.remove(&oldest) {
-                self.size -= bytes.len();
-            }
-        }
-    }
-}
-
-/// Readings that go forward.
-#[derive(Default)]
-struct Streams {
-    streams: Vec<Stream>,
-    clock: u64,
-}
-
-struct Stream {
-    /// The chunk read last.
-    at: usize,
-    /// Chunks up to here were asked for.
-    until: usize,
-    used: u64,
-}
-
-impl Streams {
-    /// Notes a read of `chunk` and returns which chunks should be opened ahead.
-    fn follow(&mut self, chunk: usize, window: usize) -> std::ops::Range<usize> {
-        self.clock += 1;
-        let used = self.clock;
-        let near = |stream: &&mut Stream| (stream.at..=stream.at + SKIP).contains(&chunk);
-        if let Some(stream) = self.streams.iter_mut().find(near) {
-            stream.used = used;
-            if stream.at == chunk {
-                return 0..0;
-            }
-            stream.at = chunk;
-            let start = stream.until.max(chunk + 1);
-            // Asked for in halves of the window, not one by one.
-            if start > chunk + 1 + window / 2 {
-                return 0..0;
-            }
-            stream.until = chunk + 1 + window;
-            return start..stream.until;
-        }
-        let stream = Stream { at: chunk, until: chunk + 1, used };
-        if self.streams.len() < STREAMS {
-            self.streams.push(stream);
-        } else if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.used) {
-            *oldest = stream;
-        }
-        0..0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn readings_that_go_forward_are_followed_each_on_its_own() {
-        let mut streams = Streams::default();
-        assert_eq!(streams.follow(10, 8), 0..0);
-        assert_eq!(streams.follow(100, 8), 0..0);
-        assert_eq!(streams.follow(11, 8), 12..20);
-        assert_eq!(streams.follow(11, 8), 0..0);
-        assert_eq!(streams.follow(12, 8), 0..0);
-        assert_eq!(streams.follow(103, 8), 104..112);
-        assert_eq!(streams.follow(16, 8), 20..25);
-        // Going back is a new reading.
-        assert_eq!(streams.follow(3, 8), 0..0);
-    }
-
-    #[test]
-    fn cache_keeps_what_was_used_last_within_its_limit() {
-        let mut cache = Cache { limit: 300, ..Cache::default() };
-        for number in 0..3 {
-            cache.insert((number, 0), Arc::new(vec![0; 100]));
-        }
-        assert!(cache.get((0, 0)).is_some());
-        cache.insert((3, 0), Arc::new(vec![0; 100]));
-        let kept: Vec<_> = (0..4).map(|number| cache.get((number, 0)).is_some()).collect();
-        assert_eq!(kept, [true, false, true, true]);
-        // One that is larger than the limit is kept alone, so that its pages are not opened again and again.
-        cache.insert((9, 0), Arc::new(vec![0; 1000]));
-        assert!(cache.get((9, 0)).is_some() && cache.slots.len() == 1 && cache.size == 1000);
     }
 }

@@ -394,6 +394,76 @@ fn any_part_of_an_image_can_be_read_and_each_chunk_is_shown_once() {
 }
 
 #[test]
+fn chunk_that_is_opened_again_must_be_the_one_whose_hash_was_compared() {
+    let (backend, repository) = memory();
+    // Stored as it is: no chunk of it becomes shorter.
+    let noise = (0..10 * CHUNK / 8).flat_map(|number: u32| Id::of(&number.to_le_bytes()).as_bytes().to_vec());
+    let contents: Vec<u8> = noise.collect();
+    let snapshot = backup(&repository, &contents).unwrap();
+    let reader = load(&repository);
+    let image = image(&reader, &snapshot).unwrap();
+    // Room for one chunk: each is opened anew.
+    let random = reader.random(&image, 0, None).unwrap();
+    let place = |chunk: usize| reader.index().read().get(BlobKind::Data, &image.ids()[chunk]).unwrap();
+    let same = |chunk: &usize| {
+        let (one, other) = (place(0), place(*chunk));
+        one.pack == other.pack
+            && one.length == other.length
+            && one.uncompressed_length == other.uncompressed_length
+    };
+    let twin = (1..40).find(same).unwrap();
+    let mut page = vec![0; 512];
+    let read = |chunk: usize, page: &mut [u8]| random.read_at(image.span(chunk).0, page);
+    for chunk in [0, twin, 0, twin] {
+        read(chunk, &mut page).unwrap();
+        assert!(page == contents[usize::try_from(image.span(chunk).0).unwrap()..][..512]);
+    }
+    // Both are sealed with our key, and as long as the index says; only the contents tell them apart.
+    backend.alter(FileKind::Pack, &place(0).pack, |pack| {
+        let (one, other) = (place(0), place(twin));
+        for at in 0..one.length as usize {
+            pack.swap(one.offset as usize + at, other.offset as usize + at);
+        }
+    });
+    assert!(matches!(read(0, &mut page), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn damage_among_announced_chunks_is_told_to_who_reads_it_and_only_there() {
+    let (backend, repository) = memory();
+    let contents = bytes(25, 100 * CHUNK as usize);
+    let snapshot = backup(&repository, &contents).unwrap();
+    let reader = load(&repository);
+    let image = image(&reader, &snapshot).unwrap();
+    let damaged = 41;
+    let place = reader.index().read().get(BlobKind::Data, &image.ids()[damaged]).unwrap();
+    backend.alter(FileKind::Pack, &place.pack, |pack| pack[place.offset as usize + 40] ^= 1);
+    let seen = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&seen);
+    let count = move |_: u64, bytes: &[u8]| {
+        counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    };
+    let random = reader.random(&image, 1 << 30, Some(Box::new(count))).unwrap();
+    // From the last to the first, as the check of a tree goes.
+    let offsets: Vec<u64> = (0..image.chunks()).rev().map(|chunk| image.span(chunk).0).collect();
+    assert!(random.announce(&offsets) > 0);
+    let mut page = vec![0; 512];
+    for (chunk, offset) in (0..image.chunks()).rev().zip(offsets) {
+        let read = random.read_announced(offset, &mut page);
+        if chunk == damaged {
+            assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+        } else {
+            read.unwrap();
+            assert!(page == contents[usize::try_from(offset).unwrap()..][..512], "{chunk}");
+        }
+    }
+    assert!(random.read_if_cached(0, &mut page) && page == contents[..512]);
+    assert!(!random.read_if_cached(image.span(damaged).0, &mut page));
+    assert!(matches!(random.read_rest(&Unobserved), Err(Error::Damaged { .. })));
+    assert_eq!(seen.load(Ordering::Relaxed), (contents.len() - image.span(damaged).1 as usize) as u64);
+}
+
+#[test]
 fn files_of_a_snapshot_are_found_by_path() {
     let (_, repository) = memory();
     let snapshot = backup(&repository, b"contents").unwrap();
