@@ -270,10 +270,12 @@ impl Store {
         }
         // Not two of them in memory at a time.
         *loaded = None;
-        let index = Index::load_readable(&self.repository, &*self.watch, &distrusted, self.cache())?;
+        let (index, is_whole) =
+            Index::load_readable(&self.repository, &*self.watch, &distrusted, self.cache())?;
         let bad = index.packs().iter().map(|pack| pack.id).filter(|pack| distrusted(pack)).collect();
         let index = SharedIndex::from(index);
-        *loaded = Some(LoadedIndex { files, distrusted: bad, index: index.clone() });
+        // What could not be read this time may be readable the next.
+        *loaded = is_whole.then(|| LoadedIndex { files, distrusted: bad, index: index.clone() });
         Ok(self.repository.reader(index))
     }
 

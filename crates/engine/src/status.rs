@@ -14,6 +14,8 @@ use crate::{Result, list, name};
 
 /// Looks at the repository and the configuration; reads no data and writes nothing but local state.
 pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
+    // It judges the repository: what this host has kept says nothing about that.
+    let store = &store.afresh();
     let catalog = Catalog::load(store)?;
     let newest: Vec<&Entry> = catalog.databases().iter().filter_map(|name| catalog.parent(name)).collect();
     let summaries = list::summaries(store, &catalog, &newest)?;

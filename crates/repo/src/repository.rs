@@ -156,6 +156,15 @@ impl Repository {
         unpacked::decode(bytes).map_err(|error| damaged(error.to_string()))
     }
 
+    /// Makes sure that an object is there and has the contents that its name says.
+    pub(crate) fn ensure_readable(&self, kind: FileKind, id: &Id) -> Result<()> {
+        let bytes = self.0.backend.read(kind, id)?;
+        if Id::of(&bytes) == *id {
+            return Ok(());
+        }
+        Err(Error::Damaged { kind, id: *id, what: "its contents do not match its name".to_owned() })
+    }
+
     /// Stores an index, snapshot, lock or fact and returns its name. On return it survives a power cut.
     pub fn save_unpacked(&self, kind: FileKind, json: &[u8]) -> Result<Id> {
         let (id, sealed) = self.seal_unpacked(json)?;

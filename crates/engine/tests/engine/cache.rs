@@ -8,7 +8,7 @@ use dbkeep_engine::repository::{self, Store};
 use dbkeep_engine::verify::{self, VerifyRequest};
 use dbkeep_engine::{Context, backup, show, status};
 
-use crate::fixture::{Fixture, insert, of, rows, snapshot, to};
+use crate::fixture::{Fixture, insert, of, rows, snapshot, to, told};
 
 /// Returns how another machine sees the place: with a state of its own.
 fn other_machine(place: &Fixture) -> Context {
@@ -69,8 +69,20 @@ fn check_and_verify_see_what_the_cache_hides() {
         // This host can still restore, with what it has kept.
         place.restored(&snapshot(&stored, to("restored.db")));
         assert_eq!(rows(&place.path("restored.db")), rows(&place.path("shop.db")), "{folder}");
-        let warned = place.warnings().iter().any(|warning| warning.contains("cannot be read any more"));
-        assert_eq!(warned, folder == "snapshots", "{:?}", place.warnings());
+        let warnings = place.warnings();
+        let expected = match folder {
+            "snapshots" => "cannot be read any more",
+            _ => "a part of the index cannot be read",
+        };
+        assert!(warnings.iter().any(|warning| warning.contains(expected)), "{warnings:?}");
+        if folder == "snapshots" {
+            let status = status::run(&opened_before, place.now()).unwrap();
+            assert!(status.problems.iter().any(|problem| problem.contains("gone or damaged")), "{status:?}");
+        } else {
+            // What others could not restore is not acknowledged.
+            let error = place.backup(&of(&["shop.db"])).unwrap_err();
+            assert_eq!(told(&error).0, "damaged", "{error:?}");
+        }
 
         let found = place.check(&CheckRequest { read_data: ReadData::All, ..CheckRequest::default() });
         assert!(!found.ok, "{folder}");

@@ -18,7 +18,7 @@ pub mod segment;
 mod tests;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,9 +126,10 @@ impl Cache {
 
 /// Reads a file that has a sensible size.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    if size > LIMIT {
+    let file = durable::open_no_follow(path)?;
+    let metadata = file.metadata()?;
+    let size = metadata.len();
+    if size > LIMIT || !metadata.is_file() {
         return Err(io::Error::other("larger than any segment"));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -192,9 +193,14 @@ impl Shelf<'_> {
         // Bounded, so that few segments are in memory at once.
         let (sender, opened) = crossbeam_channel::bounded(threads);
         thread::scope(|scope| {
-            for _ in 0..threads {
+            let started = (0..threads).filter(|_| {
                 let (work, sender) = (&work, sender.clone());
-                scope.spawn(move || work(sender));
+                let thread = thread::Builder::new().name("cache".to_owned());
+                thread.spawn_scoped(scope, move || work(sender)).is_ok()
+            });
+            // Where no thread is to be had, all counts as absent and is read from the repository.
+            if started.count() == 0 {
+                return;
             }
             drop(sender);
             for (path, opened) in opened {
@@ -326,7 +332,9 @@ impl Cache {
             }
             written => {
                 written?;
-                durable::remove_abandoned(&self.folder).map(drop)
+                // What a killed process left is in nobody's way.
+                _ = durable::remove_abandoned(&self.folder);
+                Ok(())
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The cache against damage, age, other processes and places that cannot be written.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
@@ -119,7 +120,8 @@ fn seen(repository: &Repository, cache: Option<&Cache>) -> Seen {
     let snapshots = repository.each_snapshot_through(cache).unwrap();
     let facts: Facts = repository.facts_through(cache).unwrap();
     assert!(facts.damaged().is_empty());
-    let index = Index::load_distrusting(repository, &Unobserved, &|_| false, cache).unwrap();
+    // Not to store by: that would refuse what has become unreadable since it was kept.
+    let (index, _) = Index::load_readable(repository, &Unobserved, &|_| false, cache).unwrap();
     let blob = |(kind, id, location)| format!("{kind:?} {id} {location:?} {}", index.contains(kind, &id));
     Seen {
         snapshots: snapshots.into_iter().map(|(_, snapshot)| snapshot.unwrap()).collect(),

@@ -8,11 +8,16 @@ use super::Index;
 use crate::backend::{FileInfo, FileKind};
 use crate::cache::Cache;
 use crate::cache::record::{self, PackRecord};
+use crate::crypto::fill_random;
 use crate::error::{Error, Result};
 use crate::format::index::IndexFile;
 use crate::observe::Observer;
 use crate::repository::damaged;
 use crate::{Id, Repository};
+
+/// So many index files that are kept are looked at in the repository at each loading, or this share of them.
+const LOOKED_AT: usize = 64;
+const LOOKED_AT_SHARE: usize = 16;
 
 /// From so many files on their sizes are asked for.
 const WORTH_SIZES: usize = 200;
@@ -30,7 +35,8 @@ impl Index {
     /// Reads all index files as [`Index::load`] does, and takes the packs that are known to be damaged or gone for
     /// marked: no new snapshot relies on them, and a blob that is in another pack too is read from there.
     ///
-    /// Files that are in the cache are taken from there: that one of them has become unreadable since is not noticed.
+    /// Files that are in the cache are taken from there. Some of them are looked at all the same, and one that has become
+    /// unreadable since is an error.
     pub fn load_distrusting(
         repository: &Repository,
         watch: &dyn Observer,
@@ -40,21 +46,26 @@ impl Index {
         Self::load_with(repository, watch, distrusted, cache, Err)
     }
 
-    /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others.
+    /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others. Returns
+    /// also whether there were no others.
     ///
     /// Blobs that only a damaged file names are [`Error::BlobMissing`] when they are wanted. A listing that
     /// fails is an error all the same. Nothing may be stored by such an index. Packs that are `distrusted` are read
-    /// from only where there is no other. Files that are in the cache are taken from there.
+    /// from only where there is no other. Files that are in the cache are taken from there; of those that have become unreadable since some
+    /// are noticed and warned of.
     pub fn load_readable(
         repository: &Repository,
         watch: &dyn Observer,
         distrusted: &dyn Fn(&Id) -> bool,
         cache: Option<&Cache>,
-    ) -> Result<Self> {
-        Self::load_with(repository, watch, distrusted, cache, |error| {
-            watch.warn(&format!("reading without a part of the index: {error}"));
+    ) -> Result<(Self, bool)> {
+        let mut is_whole = true;
+        let index = Self::load_with(repository, watch, distrusted, cache, |error| {
+            is_whole = false;
+            watch.warn(&format!("a part of the index cannot be read: {error}"));
             Ok(())
-        })
+        })?;
+        Ok((index, is_whole))
     }
 
     fn load_with(
@@ -99,9 +110,31 @@ impl<Unreadable: FnMut(Error) -> Result<()>> Loading<'_, Unreadable> {
         });
         outcome?;
         self.index.trim();
-        let missing = self.with_sizes(&shelf.missing())?;
+        let missing = shelf.missing();
+        self.look_at_some(&listed, &missing)?;
+        let missing = self.with_sizes(&missing)?;
         self.files(&missing, &mut |id, file| shelf.add(id, &record::encode_index(file)))?;
         shelf.finish();
+        Ok(())
+    }
+
+    /// Reads some of the files that are kept all the same and compares their names: all where they are few, and a
+    /// share from a random place on where they are many. What a backup relies on must be there for
+    /// other hosts too.
+    fn look_at_some(&mut self, listed: &[Id], missing: &[Id]) -> Result<()> {
+        let kept: Vec<&Id> = listed.iter().filter(|id| missing.binary_search(id).is_err()).collect();
+        let count = kept.len().min(LOOKED_AT.max(kept.len() / LOOKED_AT_SHARE));
+        let mut start = [0; 8];
+        fill_random(&mut start)?;
+        let start = u64::from_le_bytes(start) % (kept.len().max(1) as u64);
+        let places = (0..kept.len()).cycle().skip(usize::try_from(start).unwrap_or(0)).take(count);
+        for id in places.map(|place| kept[place]) {
+            match self.repository.ensure_readable(FileKind::Index, id) {
+                // Removed since the listing.
+                Err(Error::Missing { .. }) | Ok(()) => {}
+                Err(error) => (self.unreadable)(error)?,
+            }
+        }
         Ok(())
     }
 

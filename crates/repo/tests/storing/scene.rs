@@ -157,7 +157,7 @@ pub(crate) fn image(reader: &Reader, snapshot: &Snapshot) -> Result<Image> {
 
 /// Restores the image of a snapshot.
 pub(crate) fn restore(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let reader = repository.reader(Index::load_readable(repository, &Unobserved, &|_| false, None)?);
+    let reader = repository.reader(Index::load_readable(repository, &Unobserved, &|_| false, None)?.0);
     let image = image(&reader, snapshot)?;
     let sink = Memory::default();
     assert_eq!(reader.restore(&image, &sink, &Unobserved)?, image.size());
