@@ -13,8 +13,11 @@ use crate::crypto::{MasterKey, fill_random};
 use crate::error::{Error, Result};
 use crate::scrypt;
 
-/// The most memory that a key may make us use: 128·N·r bytes.
+/// The most memory that a key may make us use for one lane: 128·N·r bytes. Two are mixed at a time.
 const MEMORY_LIMIT: u64 = 256 << 20;
+
+/// The most memory for what the lanes begin and end with: 128·r·p bytes.
+const LANES_LIMIT: u64 = 16 << 20;
 
 /// The most work that a key may make us do: 128·N·r·p bytes mixed. Stock restic calibrates p so that a
 /// key takes half a second, which is 32 MiB times ten or so.
@@ -40,7 +43,9 @@ impl Cost {
         }
         let memory = n.checked_mul(r).and_then(|blocks| blocks.checked_mul(128)).ok_or_else(refuse)?;
         let work = memory.checked_mul(p).ok_or_else(refuse)?;
-        if memory > MEMORY_LIMIT || work > WORK_LIMIT {
+        // What the lanes begin and end with is in memory at once.
+        let lanes = r.checked_mul(p).and_then(|blocks| blocks.checked_mul(128)).ok_or_else(refuse)?;
+        if memory > MEMORY_LIMIT || work > WORK_LIMIT || lanes > LANES_LIMIT {
             return Err(refuse());
         }
         Ok(Self {
@@ -214,6 +219,7 @@ mod tests {
         assert!(refused(1 << 40, 8, 1));
         assert!(refused(1 << 15, 1 << 20, 1));
         assert!(refused(1 << 15, 8, 1 << 20));
+        assert!(refused(2, 1, 1 << 23));
         assert!(refused(u64::MAX, u64::MAX, u64::MAX));
         assert!(refused(1 << 63, 1 << 63, 2));
         assert!(refused(1000, 8, 1));
