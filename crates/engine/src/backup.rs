@@ -15,7 +15,7 @@ use dbkeep_repo::format::fact::{Fact, SnapshotRef};
 use dbkeep_repo::read::Reader;
 use dbkeep_repo::write::{Writer, WriterOptions};
 use dbkeep_repo::{Id, SharedLock};
-use dbkeep_sqlite::capture::{Capture, CaptureOptions};
+use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use jiff::Timestamp;
 
 use crate::catalog::{Catalog, OUR_TAGS, PRE_RESTORE};
@@ -89,13 +89,29 @@ impl Default for BackupRequest {
     }
 }
 
+/// Copies databases in rollback mode that are small to memory, as far as there is room, and gives their locks back: their
+/// applications would wait until all databases before them are stored.
+fn let_small_ones_go(captures: Vec<dbkeep_sqlite::Result<Capture>>) -> Vec<dbkeep_sqlite::Result<Capture>> {
+    let mut room: u64 = 64 << 20;
+    let let_go = |capture: dbkeep_sqlite::Result<Capture>| {
+        let mut capture = capture?;
+        if capture.method() == Method::MemoryCopy && capture.size() <= room {
+            room -= capture.size();
+            capture.let_go()?;
+        }
+        Ok(capture)
+    };
+    captures.into_iter().map(let_go).collect()
+}
+
 /// Runs a session.
 ///
 /// The calling thread reads; threads that store and check run at low priority, and a program of its own should call
 /// [`give_way`] first.
 ///
 /// An error means that nothing was begun. Once databases were read, the report tells what became of each,
-/// and what the process should exit with. On return every snapshot in it is durable and acknowledged.
+/// and what the process should exit with. On return every snapshot in it is durable, and acknowledged unless
+/// its error is of the kind `unacknowledged`.
 pub fn run(
     context: &Context,
     request: &BackupRequest,
@@ -302,7 +318,7 @@ impl<'r> Run<'r> {
         // Read before anything is locked, as `take` does.
         let pasts: Vec<_> = sources.iter().flatten().map(|source| self.session.past(&source.name)).collect();
         let mut captures = match Capture::at_once(&paths, &self.session.capture_options()) {
-            Ok(captures) => pasts.into_iter().zip(captures),
+            Ok(captures) => pasts.into_iter().zip(let_small_ones_go(captures)),
             Err(error) => {
                 let error = ErrorReport::from(&Error::from(error));
                 let failed = |source| match source {

@@ -255,21 +255,22 @@ fn totals(report: &BackupReport) -> String {
     )
 }
 
+/// What to do where a check could not run.
+const NOT_RUN: &str = "it is stored as it is and never counts as good; restore a copy and open it with its own application to be sure";
+
 fn say_notes(app: &App, database: &DatabaseBackup, checked: bool) {
     let not_run = checked && database.snapshot.is_some() && database.integrity.starts_with("not run");
-    for note in &database.notes {
-        let note = format!("{}: {note}", database.name);
-        if not_run {
-            app.output.warn(&note, None);
-        } else {
-            app.output.note(human::visible(&note));
+    let notes: Vec<String> = database.notes.iter().map(|note| format!("{}: {note}", database.name)).collect();
+    match notes.split_last() {
+        Some((why, others)) if not_run => {
+            others.iter().for_each(|note| app.output.warn(note, None));
+            app.output.warn(why, Some(NOT_RUN));
         }
-    }
-    if not_run {
-        app.output.warn(
-            &format!("{}: the integrity check could not run", database.name),
-            Some("it is stored as it is; restore a copy and open it with its own application to be sure"),
-        );
+        None if not_run => {
+            let what = format!("{}: the integrity check could not run", database.name);
+            app.output.warn(&what, Some(NOT_RUN));
+        }
+        _ => notes.iter().for_each(|note| app.output.note(human::visible(note))),
     }
     if database.status == BackupStatus::Corrupt {
         app.output.warn(

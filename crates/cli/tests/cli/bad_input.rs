@@ -117,16 +117,18 @@ fn encrypted_database_is_stored_as_it_is_and_not_called_good() {
     .collect();
     fs::write(environment.path("vault.db"), &noise).unwrap();
     let run = environment.ok(["backup", "vault.db"]);
-    assert!(run.stderr.contains("warning: vault: it looks encrypted"), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("warning: vault: the integrity check could not run\nhint: "),
-        "{}",
-        run.stderr
-    );
+    let warnings: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("warning: vault")).collect();
+    assert_eq!(warnings.len(), 1, "one sentence: {}", run.stderr);
+    assert!(warnings[0].ends_with("not as an image that was checked: it looks encrypted"), "{}", run.stderr);
+    let (_, hint) = run.stderr.split_once("encrypted\nhint: ").unwrap();
+    assert!(hint.contains("never counts as good"), "{}", run.stderr);
     let report = environment.ok_json(&["backup", "vault.db"]);
     assert_eq!(report["databases"][0]["integrity"], "not run");
     let id = report["databases"][0]["snapshot"].as_str().unwrap();
     assert_eq!(environment.ok_json(&["show", id])["repository"]["good"], false);
+    assert_eq!(environment.ok_json(&["list"])["snapshots"][0]["integrity"], "not run");
+    let status = environment.run(["status"]);
+    assert!(status.stdout.contains("vault: it has no good snapshot"), "{}", status.stdout);
     environment.ok(["restore", id, "--to", "back.db"]);
     assert!(fs::read(environment.path("back.db")).unwrap() == noise);
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::Node;
@@ -158,11 +160,13 @@ impl<'c> Stream<'c> {
         let verify = session.verify;
         let stop = AtomicBool::new(false);
         let cancelled = || stop.load(Ordering::Relaxed) || watch.cancelled();
+        let (ended, end) = mpsc::channel();
         thread::scope(|scope| {
             let looking = inspection
                 .map(|connection| {
                     let cancelled = &cancelled;
                     let body = move || {
+                        let _ended = ended;
                         give_way();
                         look(&connection, verify, cancelled)
                     };
@@ -171,10 +175,25 @@ impl<'c> Stream<'c> {
                 .transpose()
                 .map_err(Error::io("start a thread for", &session.store.context().location))?;
             let stored = writer.save_image(&mut |buffer: &mut [u8]| self.next(buffer), options);
+            // First of all, so that a check of what cannot be stored ends.
             stop.store(stored.is_err(), Ordering::Relaxed);
+            let grown = if looking.is_some() { self.wait_while_log_is_small(&end) } else { Ok(()) };
+            stop.store(stored.is_err() || grown.is_err(), Ordering::Relaxed);
             let looked = looking.map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
-            Ok((stored.map_err(unwrap_source)?, looked))
+            let stored = stored.map_err(unwrap_source)?;
+            grown?;
+            Ok((stored, looked))
         })
+    }
+
+    /// Waits until the other end of the channel is gone. Fails when the log has grown too much meanwhile, since it cannot
+    /// begin anew while it is looked at.
+    fn wait_while_log_is_small(&self, end: &mpsc::Receiver<()>) -> Result<()> {
+        const LOOK_EVERY: Duration = Duration::from_millis(100);
+        while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(LOOK_EVERY) {
+            self.capture.check_log_growth()?;
+        }
+        Ok(())
     }
 
     /// Gives the next bytes to the writer, and counts them on the way.
@@ -271,7 +290,8 @@ impl<'c> Stream<'c> {
             return Ok(Looked {
                 integrity: Integrity::new(IntegrityResult::NotRun, verify, vec![]),
                 tables: Ok(Vec::new()),
-                notes: vec!["it looks encrypted, so its contents could not be checked or counted".to_owned()],
+                // The capture says that it looks encrypted.
+                notes: Vec::new(),
             });
         }
         look(verify)

@@ -18,8 +18,9 @@ const LONG: Duration = Duration::from_millis(100);
 /// A sync that takes no longer leaves next to nothing to wait for.
 const SHORT: Duration = Duration::from_millis(15);
 
-/// How often the log is synced while writers keep adding to it.
+/// How often the log is synced while writers keep adding to it, and for how long: it grows meanwhile.
 const MOST: usize = 8;
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Waits until next to nothing of the log at `path` is not on the disk yet. To be called before the transaction,
 /// which `began` then, ends.
@@ -36,10 +37,11 @@ fn sync_until_short(path: &Path) -> io::Result<usize> {
     // Locks never lie on a log, so a descriptor of our own does no harm to those of anybody.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let log = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    for count in 1..MOST {
+    let first = Instant::now();
+    for count in 1..=MOST {
         let began = Instant::now();
         log.sync_data()?;
-        if began.elapsed() < SHORT {
+        if began.elapsed() < SHORT || first.elapsed() > LONGEST {
             return Ok(count);
         }
     }

@@ -168,7 +168,7 @@ impl Capture {
         let mut warnings: Vec<String> = site_warnings(&site).into_iter().collect();
         if let Held::Raw(_, why) = &held {
             warnings.push(format!(
-                "{} is stored as raw bytes, not known to be a valid database: {why}",
+                "{} is stored as raw bytes, not as an image that was checked: {why}",
                 site.identity.path.display()
             ));
         }
@@ -320,7 +320,9 @@ impl Capture {
     }
 
     /// Fails when the log has grown too much on our account: a full disk would stop the application.
-    fn check_log_growth(&self) -> Result<()> {
+    ///
+    /// Reading asks this by itself; whoever holds a capture for long without reading asks now and then.
+    pub fn check_log_growth(&self) -> Result<()> {
         let (by, limit) = (self.body.wal_growth(), self.log_growth_limit);
         if by > limit {
             return Err(Error::LogGrew { path: self.identity.path.clone(), by, limit });
