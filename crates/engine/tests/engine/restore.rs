@@ -387,8 +387,11 @@ fn moment_chooses_the_newest_snapshot_before_it() {
     let at = |at: &str| RestoreRequest { at: Some(at.into()), ..RestoreRequest::default() };
     assert_eq!(Some(place.plan(&at("2026-01-02 03:06")).unwrap().restores[0].snapshot), first.snapshot);
     let report = place.restored(&RestoreRequest { to: Some("then.db".into()), ..at("2026-01-02 03:06") });
-    // The clock goes on while a backup is made, so the second is not sure.
-    assert_eq!(report.moment.to_string()[..17], *"2026-01-02T03:05:");
+    // The clock goes on while a backup is made, so the time of the snapshot itself is what is expected.
+    let listed = place.list().snapshots;
+    let taken = listed.iter().find(|row| Some(row.id) == first.snapshot).unwrap().time;
+    assert_eq!(report.moment, taken);
+    assert_eq!(taken.to_string()[..17], *"2026-01-02T03:05:");
     assert_eq!(rows(&place.path("then.db")).len(), 1);
     assert_eq!(place.restored(&RestoreRequest { to: Some("now.db".into()), ..at("now") }).rows, 2);
     let (kind, code, _) = told(&place.restore(&at("2026-01-01")).unwrap_err());
