@@ -20,10 +20,9 @@ use super::blob::{Expected, Opener, reserve};
 use super::cache::{Cache, Key};
 use super::plan::{self, Piece, Run};
 use super::streams::Streams;
-use super::{Image, Reader, lost};
+use super::{Image, Reader, restore};
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
-use crate::format::pack::BlobKind;
 use crate::observe::Observer;
 use crate::{Id, sha};
 
@@ -450,19 +449,7 @@ impl Shared {
 
     /// Returns where a chunk is.
     fn piece(&self, chunk: usize) -> Result<Piece> {
-        let id = &self.image.ids()[chunk];
-        let index = self.reader.index.read();
-        let position = index.position(BlobKind::Data, id).ok_or_else(|| lost(BlobKind::Data, id))?;
-        let location = index.location(position);
-        let too_many = |_| Error::Unsupported { what: "an image of more than 2^32 chunks".to_owned() };
-        Ok(Piece {
-            // Pack numbers fit: the index keeps them in 31 bits.
-            pack: u32::try_from(index.pack_number(position)).unwrap_or(u32::MAX),
-            offset: location.offset,
-            chunk: u32::try_from(chunk).map_err(too_many)?,
-            length: location.length,
-            uncompressed: location.uncompressed_length.unwrap_or(0),
-        })
+        restore::find(&self.reader.index.read(), chunk, &self.image.ids()[chunk])
     }
 
     fn expected(&self, pack: Id, piece: &Piece) -> Expected {

@@ -14,6 +14,7 @@ use super::{Image, Reader, lost};
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
+use crate::index::Index;
 use crate::observe::Observer;
 use crate::write::is_zero;
 use crate::{Id, sha};
@@ -75,21 +76,23 @@ impl Reader {
     fn pieces(&self, image: &Image, wanted: impl Fn(usize) -> bool) -> Result<Vec<Piece>> {
         let index = self.index.read();
         let chunks = image.ids().iter().enumerate().filter(|(chunk, _)| wanted(*chunk));
-        let pieces = chunks.map(|(chunk, id)| {
-            let position = index.position(BlobKind::Data, id).ok_or_else(|| lost(BlobKind::Data, id))?;
-            let location = index.location(position);
-            let too_many = |_| Error::Unsupported { what: "an image of more than 2^32 chunks".to_owned() };
-            Ok(Piece {
-                // Pack numbers fit: the index keeps them in 31 bits.
-                pack: u32::try_from(index.pack_number(position)).unwrap_or(u32::MAX),
-                offset: location.offset,
-                chunk: u32::try_from(chunk).map_err(too_many)?,
-                length: location.length,
-                uncompressed: location.uncompressed_length.unwrap_or(0),
-            })
-        });
-        pieces.collect()
+        chunks.map(|(chunk, id)| find(&index, chunk, id)).collect()
     }
+}
+
+/// Finds the place of a chunk.
+pub(super) fn find(index: &Index, chunk: usize, id: &Id) -> Result<Piece> {
+    let position = index.position(BlobKind::Data, id).ok_or_else(|| lost(BlobKind::Data, id))?;
+    let location = index.location(position);
+    let too_many = |_| Error::Unsupported { what: "an image of more than 2^32 chunks".to_owned() };
+    Ok(Piece {
+        // Pack numbers fit: the index keeps them in 31 bits.
+        pack: u32::try_from(index.pack_number(position)).unwrap_or(u32::MAX),
+        offset: location.offset,
+        chunk: u32::try_from(chunk).map_err(too_many)?,
+        length: location.length,
+        uncompressed: location.uncompressed_length.unwrap_or(0),
+    })
 }
 
 /// One pass over chunks of an image.
