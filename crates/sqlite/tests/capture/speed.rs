@@ -31,7 +31,7 @@ fn drain(capture: &mut Capture) {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints ratios for whoever works on the reader; a noisy machine keeps no bound, so it asserts none"]
 fn speed_of_reading_against_the_backup_api() {
     let (_folder, path) = place("speed.db");
     make(&path, &format!("PRAGMA journal_mode = wal; PRAGMA synchronous = off; {}", fill(200_000)));
@@ -60,7 +60,7 @@ fn speed_of_reading_against_the_backup_api() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints ratios for whoever works on the reader; a noisy machine keeps no bound, so it asserts none"]
 fn speed_of_a_writer_during_captures() {
     let (_folder, path) = place("writer.db");
     make(&path, &format!("PRAGMA journal_mode = wal; PRAGMA synchronous = off; {}", fill(200_000)));
