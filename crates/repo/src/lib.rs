@@ -8,6 +8,7 @@ pub mod backend;
 pub mod cache;
 pub mod check;
 pub mod crypto;
+pub mod direct;
 pub mod durable;
 pub mod error;
 pub mod facts;

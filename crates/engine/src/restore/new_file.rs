@@ -109,8 +109,9 @@ impl Restore<'_> {
         let staged = Staged::create(&staging).map_err(Error::io("write to", &staging))?;
         let failed = |error| self.no_space_or(error, directory, image.size());
         staged.file().set_len(image.size()).map_err(&failed)?;
+        let is_read_soon = self.plan.verify != Verify::None;
         let (written, synced) =
-            sink::fill(staged.file(), |sink| self.reader.restore(image, sink, &**self.watch));
+            sink::fill(staged.file(), is_read_soon, |sink| self.reader.restore(image, sink, &**self.watch));
         written.map_err(|error| match error {
             dbkeep_repo::Error::Source(inner) => match inner.downcast::<io::Error>() {
                 Ok(error) => failed(*error),

@@ -1,15 +1,18 @@
 //! The file that an image is written into, and its way to the disk.
 //!
-//! What is written stays in memory until somebody asks for it, and the sync at the end of a restore would wait for all
-//! of it at once. So a thread of its own syncs now and then while others still decrypt and write.
+//! What nobody reads soon goes straight there. What is read again, because a check follows, goes through the page cache
+//! and stays in it until somebody asks; the sync at the end of a restore would wait for all of it at once. So a thread
+//! of its own syncs now and then while others still decrypt and write.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use dbkeep_repo::direct::DirectFile;
 use dbkeep_repo::read::ImageSink;
 
 /// Bytes after which a sync is asked for.
@@ -18,12 +21,22 @@ const STRETCH: u64 = 64 << 20;
 /// A file that is all zeros until it is written.
 pub(super) struct FileSink<'f> {
     file: &'f File,
+    direct: Option<DirectFile>,
+    /// Taken for each write: a file system lets one at a time into a file, and those who wait for it spin.
+    turn: Mutex<()>,
+    /// Bytes that went through the page cache.
     written: AtomicU64,
     wake: SyncSender<()>,
 }
 
 impl ImageSink for FileSink<'_> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let past_the_cache = self.direct.as_ref().map_or(Ok(0), |direct| direct.write_at(offset, bytes))?;
+        let (offset, bytes) = (offset + past_the_cache as u64, &bytes[past_the_cache..]);
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.file.write_all_at(bytes, offset)?;
         let length = bytes.len() as u64;
         let before = self.written.fetch_add(length, Ordering::Relaxed);
@@ -39,16 +52,21 @@ impl ImageSink for FileSink<'_> {
     }
 }
 
-/// Lets `write` fill a new file, which is synced meanwhile.
+/// Lets `write` fill a new file, which is synced meanwhile. What is not read soon goes past the page cache.
 ///
 /// On return not everything is durable; the sync at the end is quick. A sync that failed on the way is the second
 /// result and must fail the restore, because a later one would not tell again.
-pub(super) fn fill<T>(file: &File, write: impl FnOnce(&FileSink<'_>) -> T) -> (T, io::Result<()>) {
+pub(super) fn fill<T>(
+    file: &File,
+    is_read_soon: bool,
+    write: impl FnOnce(&FileSink<'_>) -> T,
+) -> (T, io::Result<()>) {
     let (wake, asked) = sync_channel(1);
     thread::scope(|scope| {
         let syncing = thread::Builder::new().name("write-back".to_owned());
         let syncing = syncing.spawn_scoped(scope, move || sync_when_asked(|| file.sync_data(), &asked));
-        let sink = FileSink { file, written: AtomicU64::new(0), wake };
+        let direct = if is_read_soon { None } else { DirectFile::open(file) };
+        let sink = FileSink { file, direct, turn: Mutex::new(()), written: AtomicU64::new(0), wake };
         let written = write(&sink);
         drop(sink);
         let synced = match syncing {
@@ -69,23 +87,29 @@ fn sync_when_asked(sync: impl Fn() -> io::Result<()>, asked: &Receiver<()>) -> i
 mod tests {
     use std::cell::Cell;
 
+    use dbkeep_repo::direct::AlignedBuffer;
+
     use super::*;
 
     #[test]
-    fn everything_written_is_in_the_file() {
-        let file = tempfile::tempfile().unwrap();
-        let block = vec![7; 1 << 20];
-        let ((), synced) = fill(&file, |sink| {
-            for number in (0..200).rev() {
-                sink.write_at(number << 20, &block).unwrap();
+    fn everything_written_is_in_the_file_whether_it_is_read_soon_or_not() {
+        let mut block = AlignedBuffer::default();
+        block.reserve(1 << 20);
+        block.fill(7);
+        for is_read_soon in [true, false] {
+            let file = tempfile::tempfile().unwrap();
+            let ((), synced) = fill(&file, is_read_soon, |sink| {
+                for number in (0..200).rev() {
+                    sink.write_at(number << 20, &block).unwrap();
+                }
+            });
+            synced.unwrap();
+            assert_eq!(file.metadata().unwrap().len(), 200 << 20);
+            let mut found = vec![0; 1 << 20];
+            for number in 0..200 {
+                file.read_exact_at(&mut found, number << 20).unwrap();
+                assert!(found == *block, "stretch {number}, read soon: {is_read_soon}");
             }
-        });
-        synced.unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 200 << 20);
-        let mut found = vec![0; 1 << 20];
-        for number in 0..200 {
-            file.read_exact_at(&mut found, number << 20).unwrap();
-            assert!(found == block, "stretch {number}");
         }
     }
 

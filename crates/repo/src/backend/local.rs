@@ -4,7 +4,7 @@
 //! that stock tools ignore: `dbkeep/facts/`, and `dbkeep/tmp/` for files that are being written.
 
 use std::fs::{self, DirEntry, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::{Backend, FileInfo, FileKind, LockHolder, OBJECT_LIMIT};
 use crate::Id;
+use crate::direct;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
@@ -70,7 +71,7 @@ impl LocalBackend {
             }
             staged => staged,
         }?;
-        staged.file().write_all(contents)?;
+        direct::write_new(staged.file(), contents)?;
         Ok(staged)
     }
 

@@ -12,6 +12,7 @@ use super::blob::{Expected, Opener, reserve};
 use super::plan::{self, Piece, Run};
 use super::{Image, Reader, lost};
 use crate::backend::FileKind;
+use crate::direct::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
 use crate::index::Index;
@@ -21,8 +22,8 @@ use crate::{Id, sha};
 
 /// Where an image is restored to.
 pub trait ImageSink: Sync {
-    /// Writes all of `bytes` at `offset`. Called from several threads, one at a time, in no order, once for each
-    /// byte of the image.
+    /// Writes all of `bytes` at `offset`. Called from several threads at once, in no order, once for each byte of the
+    /// image.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Says whether everything is zero before it is written; chunks of zeros are left out then.
@@ -45,10 +46,7 @@ impl Reader {
     /// length where chunks of zeros are left out, is the sink's business. After an error parts are written.
     pub fn restore(&self, image: &Image, sink: &dyn ImageSink, watch: &dyn Observer) -> Result<u64> {
         watch.phase("restoring", image.size());
-        // File systems let one write at a time into a file, and spin while they wait: so we queue before.
-        let turn = Mutex::new(());
         let write = |offset, bytes: &[u8]| {
-            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             sink.write_at(offset, bytes).map_err(|source| Error::Source(Box::new(source)))
         };
         self.visit(image, |_| true, sink.starts_zeroed(), watch, &write)?;
@@ -128,7 +126,7 @@ impl Visit<'_> {
         let mut tools = Tools {
             opener: Opener::new(self.reader.repository.key())?,
             fetched: Vec::new(),
-            plain: Vec::new(),
+            plain: AlignedBuffer::default(),
             ids: Vec::new(),
         };
         while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -181,7 +179,7 @@ impl Visit<'_> {
         for same in group.chunk_by(Piece::is_blob_of) {
             let place = end..end + self.length(&same[0]);
             end = place.end;
-            reserve(&mut tools.plain, end);
+            tools.plain.reserve(end);
             let at = (same[0].offset - start) as usize;
             let sealed = &mut tools.fetched[at..at + same[0].length as usize];
             tools.opener.open_unhashed(
@@ -244,6 +242,6 @@ impl Visit<'_> {
 struct Tools {
     opener: Opener,
     fetched: Vec<u8>,
-    plain: Vec<u8>,
+    plain: AlignedBuffer,
     ids: Vec<Id>,
 }
