@@ -6,18 +6,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, statx};
 use rustix::io::Errno;
 
 /// How [`AlignedBuffer`] lies in memory. No file system is known that asks for more.
 const ALIGNMENT: usize = 4096;
 /// What is shorter goes through the cache: a device asked for many small things, one after the other, is slower.
-const WORTHWHILE: usize = 256 << 10;
+const WORTHWHILE: usize = 64 << 10;
 /// What [`write_new`] writes at once.
 const BLOCK: usize = 2 << 20;
 
@@ -47,6 +47,14 @@ impl DirectFile {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
         Some(Self { file, block, is_refused: AtomicBool::new(false) })
+    }
+
+    /// Takes room on the disk for bytes that will be written, where the file system can do that beforehand.
+    ///
+    /// Until there is room for them writes of several threads wait for each other. When there is none left the first
+    /// write tells.
+    pub fn reserve(&self, range: Range<u64>) {
+        let _ = fallocate(&self.file, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start);
     }
 
     /// Writes as much of the beginning of `bytes` as can go this way, and returns how much that is: perhaps nothing.

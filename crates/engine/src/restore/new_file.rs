@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dbkeep_repo::direct::DirectFile;
 use dbkeep_repo::durable::{self, Staged};
 use dbkeep_repo::format::tree::Node;
 use dbkeep_repo::read::Image;
@@ -109,9 +110,13 @@ impl Restore<'_> {
         let staged = Staged::create(&staging).map_err(Error::io("write to", &staging))?;
         let failed = |error| self.no_space_or(error, directory, image.size());
         staged.file().set_len(image.size()).map_err(&failed)?;
-        let is_read_soon = self.plan.verify != Verify::None;
+        // What a check will read is better in the page cache.
+        let direct = if self.plan.verify == Verify::None { DirectFile::open(staged.file()) } else { None };
+        if let Some(direct) = &direct {
+            image.stretches_with_data().for_each(|stretch| direct.reserve(stretch));
+        }
         let (written, synced) =
-            sink::fill(staged.file(), is_read_soon, |sink| self.reader.restore(image, sink, &**self.watch));
+            sink::fill(staged.file(), direct, |sink| self.reader.restore(image, sink, &**self.watch));
         written.map_err(|error| match error {
             dbkeep_repo::Error::Source(inner) => match inner.downcast::<io::Error>() {
                 Ok(error) => failed(*error),

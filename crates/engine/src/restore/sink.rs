@@ -22,7 +22,7 @@ const STRETCH: u64 = 64 << 20;
 pub(super) struct FileSink<'f> {
     file: &'f File,
     direct: Option<DirectFile>,
-    /// Taken for each write: a file system lets one at a time into a file, and those who wait for it spin.
+    /// Taken for each write into the page cache: one at a time is let into a file, and those who wait for it spin.
     turn: Mutex<()>,
     /// Bytes that went through the page cache.
     written: AtomicU64,
@@ -31,12 +31,12 @@ pub(super) struct FileSink<'f> {
 
 impl ImageSink for FileSink<'_> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let past_the_cache = self.direct.as_ref().map_or(Ok(0), |direct| direct.write_at(offset, bytes))?;
         let (offset, bytes) = (offset + past_the_cache as u64, &bytes[past_the_cache..]);
         if bytes.is_empty() {
             return Ok(());
         }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.write_all_at(bytes, offset)?;
         let length = bytes.len() as u64;
         let before = self.written.fetch_add(length, Ordering::Relaxed);
@@ -52,20 +52,19 @@ impl ImageSink for FileSink<'_> {
     }
 }
 
-/// Lets `write` fill a new file, which is synced meanwhile. What is not read soon goes past the page cache.
+/// Lets `write` fill a new file, which is synced meanwhile; past the page cache where a way for that is given.
 ///
 /// On return not everything is durable; the sync at the end is quick. A sync that failed on the way is the second
 /// result and must fail the restore, because a later one would not tell again.
 pub(super) fn fill<T>(
     file: &File,
-    is_read_soon: bool,
+    direct: Option<DirectFile>,
     write: impl FnOnce(&FileSink<'_>) -> T,
 ) -> (T, io::Result<()>) {
     let (wake, asked) = sync_channel(1);
     thread::scope(|scope| {
         let syncing = thread::Builder::new().name("write-back".to_owned());
         let syncing = syncing.spawn_scoped(scope, move || sync_when_asked(|| file.sync_data(), &asked));
-        let direct = if is_read_soon { None } else { DirectFile::open(file) };
         let sink = FileSink { file, direct, turn: Mutex::new(()), written: AtomicU64::new(0), wake };
         let written = write(&sink);
         drop(sink);
@@ -98,7 +97,8 @@ mod tests {
         block.fill(7);
         for is_read_soon in [true, false] {
             let file = tempfile::tempfile().unwrap();
-            let ((), synced) = fill(&file, is_read_soon, |sink| {
+            let direct = if is_read_soon { None } else { DirectFile::open(&file) };
+            let ((), synced) = fill(&file, direct, |sink| {
                 for number in (0..200).rev() {
                     sink.write_at(number << 20, &block).unwrap();
                 }

@@ -1,5 +1,7 @@
 //! A file of a snapshot as a row of chunks, wherever its chunks are.
 
+use std::ops::Range;
+
 use crate::Id;
 use crate::write::root;
 
@@ -97,6 +99,19 @@ impl Image {
         root(self.ids.iter())
     }
 
+    /// Returns the stretches that are not chunks of zeros, as far as the names of the chunks tell.
+    pub fn stretches_with_data(&self) -> impl Iterator<Item = Range<u64>> {
+        let zeros = self.chunk_size().map(|length| Id::of(&vec![0; length as usize]));
+        let is_data = move |chunk: &usize| Some(self.ids[*chunk]) != zeros;
+        let mut chunk = 0;
+        std::iter::from_fn(move || {
+            let first = (chunk..self.ids.len()).find(&is_data)?;
+            chunk = (first..self.ids.len()).find(|chunk| !is_data(chunk)).unwrap_or(self.ids.len());
+            let (last, length) = self.span(chunk - 1);
+            Some(self.span(first).0..last + u64::from(length))
+        })
+    }
+
     /// Returns where a chunk begins and its length. Panics when there is no such chunk.
     pub fn span(&self, chunk: usize) -> (u64, u32) {
         assert!(chunk < self.ids.len(), "chunk {chunk} of {}", self.ids.len());
@@ -168,5 +183,21 @@ mod tests {
         assert_eq!(image(&[5, 5, 3]).chunk_size(), Some(5));
         assert_eq!(image(&[5, 3, 5]).chunk_size(), None);
         assert_eq!(image(&[]).chunk_size(), None);
+    }
+
+    #[test]
+    fn stretches_with_data_leave_out_the_zeros_that_names_tell_of() {
+        let stretches = |chunks: &[&[u8]]| {
+            let mut builder = ImageBuilder::default();
+            chunks.iter().for_each(|chunk| builder.push(Id::of(chunk), u32::try_from(chunk.len()).unwrap()));
+            builder.finish().stretches_with_data().collect::<Vec<_>>()
+        };
+        let (zeros, data) = (&[0; 5][..], &[1; 5][..]);
+        assert_eq!(stretches(&[]), []);
+        assert_eq!(stretches(&[zeros, zeros]), []);
+        assert_eq!(stretches(&[data, zeros, data, data, &[0; 3]]), [0..5, 10..23]);
+        assert_eq!(stretches(&[zeros, data, data, zeros]), [5..15]);
+        // Of chunks of many lengths nothing is known.
+        assert_eq!(stretches(&[data, zeros, &[0; 9]]), [0..19]);
     }
 }

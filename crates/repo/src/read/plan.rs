@@ -4,6 +4,8 @@ use std::ops::Range;
 
 /// The most bytes fetched at once; a blob that is larger is fetched alone.
 const RUN: u64 = 4 << 20;
+/// Bytes after which a fetch ends where the image goes on elsewhere: what it writes together is fetched together.
+const ENOUGH: u64 = 2 << 20;
 /// Bytes that nobody wants and that are read nevertheless, because a second request costs more.
 const GAP: u64 = 64 << 10;
 
@@ -40,6 +42,11 @@ impl Piece {
         (self.uncompressed != 0).then_some(self.uncompressed)
     }
 
+    /// Says whether this chunk is the one behind `other` in the image.
+    pub(crate) fn follows(&self, other: &Self) -> bool {
+        other.chunk.checked_add(1) == Some(self.chunk)
+    }
+
     /// Says whether this is the same blob.
     pub(crate) fn is_blob_of(&self, other: &Self) -> bool {
         (self.pack, self.offset) == (other.pack, other.offset)
@@ -57,7 +64,8 @@ pub(crate) fn runs(pieces: &mut [Piece]) -> Vec<Run> {
             let length = piece.end().max(run_end) - u64::from(run.offset);
             let near = run.pack == piece.pack && u64::from(piece.offset) <= run_end + GAP;
             let inside = piece.end() <= run_end;
-            if near && (inside || length <= RUN) {
+            let fits = length <= RUN && (length <= ENOUGH || piece.follows(&pieces[place - 1]));
+            if near && (inside || fits) {
                 run.length = u32::try_from(length).unwrap_or(u32::MAX);
                 run.pieces.end = place + 1;
                 *first = piece.chunk.min(*first);
@@ -105,6 +113,17 @@ mod tests {
         pieces.push(piece(0, 10 * mebibyte, 9 * mebibyte, 10));
         let lengths: Vec<_> = runs(&mut pieces).iter().map(|run| run.length / mebibyte).collect();
         assert_eq!(lengths, [4, 4, 2, 9]);
+    }
+
+    #[test]
+    fn long_run_ends_where_the_image_goes_on_elsewhere() {
+        let half = 1 << 19;
+        let chunks = [0, 1, 2, 20, 21, 22, 40, 41, 42];
+        let place = |at: usize| u32::try_from(at).unwrap() * half;
+        let mut pieces: Vec<_> =
+            chunks.iter().enumerate().map(|(at, chunk)| piece(0, place(at), half, *chunk)).collect();
+        let lengths: Vec<_> = runs(&mut pieces).iter().map(|run| run.length / half).collect();
+        assert_eq!(lengths, [6, 3]);
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub trait ImageSink: Sync {
 
 /// Plain bytes opened, hashed and written together: as much as stays in a processor's cache.
 const GROUP: usize = 1 << 20;
-/// Threads besides one for each processor: while one waits for a disk, another one opens blobs.
-const SPARE: usize = 2;
+/// Threads besides one for each processor: while these wait for a disk, the others open blobs.
+const SPARE: usize = 4;
 /// The most threads.
 const MAX_THREADS: usize = 16;
 
@@ -158,15 +158,18 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Returns how many pieces are opened together: whole blobs of about `GROUP` plain bytes.
+    /// Returns how many pieces are opened together: whole blobs of about `GROUP` plain bytes. A group that is worth
+    /// it ends where the next blob does not follow in the image, so that long stretches are not cut in two.
     fn group(&self, pieces: &[Piece]) -> usize {
         let mut bytes = 0;
         let mut count = 0;
         for same in pieces.chunk_by(Piece::is_blob_of) {
-            bytes += self.length(&same[0]);
-            if bytes > GROUP && count > 0 {
+            let follows = count > 0 && same[0].follows(&pieces[count - 1]);
+            let with_it = bytes + self.length(&same[0]);
+            if count > 0 && (with_it > GROUP || bytes >= GROUP / 4 && !follows) {
                 break;
             }
+            bytes = with_it;
             count += same.len();
         }
         count
