@@ -123,16 +123,16 @@ impl Forecast {
         self.lists.iter().all(|known| known.of != next).then_some(next)
     }
 
-    /// Takes a page that is read now, or will be (`is_next`). For an interior page that was not known, returns
-    /// the number of its list.
-    pub(crate) fn learn(&mut self, page: u32, bytes: &[u8], is_next: bool) -> Option<usize> {
+    /// Takes a page that is read now, or will be when the list `after` is read to its end. For an interior page that
+    /// was not known, returns the number of its list.
+    pub(crate) fn learn(&mut self, page: u32, bytes: &[u8], after: Option<usize>) -> Option<usize> {
         if page == 1 {
             self.reserved = bytes.get(20).copied().map_or(0, usize::from);
         }
         let kind = bytes.get(if page == 1 { 100 } else { 0 }).copied().and_then(page::Kind::of);
         let usable = bytes.len().checked_sub(self.reserved).filter(|usable| *usable >= 480)?;
         let parsed = kind.filter(|kind| kind.is_interior()).and(page::parse(bytes, usable, page == 1))?;
-        if !is_next {
+        if after.is_none() {
             for above in self.lists.iter_mut().filter(|above| above.is_at(page)) {
                 above.is_upper = true;
             }
@@ -141,6 +141,8 @@ impl Forecast {
         if self.lists.iter().any(|list| list.of == page && list.read == 0) {
             return None;
         }
+        // The walk goes on as it went.
+        let window = after.map_or(0, |after| self.lists[after].window);
         self.lists.retain(|list| list.of != page);
         if self.lists.len() >= LISTS
             && let Some(oldest) = (0..self.lists.len()).min_by_key(|number| self.lists[*number].used)
@@ -148,7 +150,6 @@ impl Forecast {
             self.lists.swap_remove(oldest);
         }
         self.clock += 1;
-        let window = if is_next { (FIRST / bytes.len()).max(1) } else { 0 };
         let pages = parsed.children().collect();
         let mut list = List {
             of: page,
@@ -161,7 +162,7 @@ impl Forecast {
             used: self.clock,
         };
         let is_next_in = |above: &List| above.pages.get(above.read) == Some(&page);
-        if is_next && self.lists.iter().any(|above| above.is_backward && is_next_in(above)) {
+        if after.is_some() && self.lists.iter().any(|above| above.is_backward && is_next_in(above)) {
             list.turn_round();
         }
         self.lists.push(list);
@@ -205,7 +206,7 @@ mod tests {
     fn list_is_asked_for_once_it_is_read_in_order_and_never_twice() {
         let mut forecast = Forecast::new(64 * SIZE);
         let children: Vec<u32> = (0..200).map(|number| 1000 - number * 3).collect();
-        assert_eq!(forecast.learn(7, &interior(&children), false), Some(0));
+        assert_eq!(forecast.learn(7, &interior(&children), None), Some(0));
         // Another one of them alone is no walk.
         assert_eq!(read(&mut forecast, children[150]), [0; 0]);
         let mut asked = Vec::new();
@@ -222,39 +223,43 @@ mod tests {
     #[test]
     fn tree_that_is_read_from_its_end_is_foreseen_too() {
         let mut forecast = Forecast::new(64 * SIZE);
-        forecast.learn(2, &interior(&[10, 20, 30]), false);
+        forecast.learn(2, &interior(&[10, 20, 30]), None);
         read(&mut forecast, 30);
         let leaves: Vec<u32> = (300..350).collect();
-        let list = forecast.learn(30, &interior(&leaves), false).unwrap();
+        let list = forecast.learn(30, &interior(&leaves), None).unwrap();
         let mut asked = Vec::new();
         for leaf in leaves.iter().rev() {
             asked.extend(read(&mut forecast, *leaf));
         }
         assert_eq!(asked, (300..349).rev().collect::<Vec<_>>());
         assert_eq!(forecast.next_interior(list), Some(20));
-        let next = forecast.learn(20, &interior(&(200..250).collect::<Vec<_>>()), true).unwrap();
-        assert_eq!(forecast.due(next), (234..250).rev().collect::<Vec<_>>());
+        let next = interior(&(200..250).collect::<Vec<_>>());
+        let next = forecast.learn(20, &next, Some(list)).unwrap();
+        assert_eq!(forecast.due(next), (200..250).rev().collect::<Vec<_>>());
     }
 
     #[test]
     fn what_follows_a_list_is_foreseen() {
         let mut forecast = Forecast::new(64 * SIZE);
-        forecast.learn(2, &interior(&[10, 20, 30]), false);
+        forecast.learn(2, &interior(&[10, 20, 30]), None);
         read(&mut forecast, 10);
         let leaves: Vec<u32> = (100..150).collect();
-        let list = forecast.learn(10, &interior(&leaves), false).unwrap();
+        let list = forecast.learn(10, &interior(&leaves), None).unwrap();
         for leaf in &leaves[..10] {
             read(&mut forecast, *leaf);
         }
         assert_eq!(forecast.next_interior(list), Some(20));
-        let next = forecast.learn(20, &interior(&(200..250).collect::<Vec<_>>()), true).unwrap();
-        assert_eq!(forecast.due(next), (200..216).collect::<Vec<_>>());
-        forecast.asked(next, 16);
+        let following: Vec<u32> = (200..350).collect();
+        let next = forecast.learn(20, &interior(&following), Some(list)).unwrap();
+        // As far as the list before it.
+        assert_eq!(forecast.due(next), &following[..64]);
+        forecast.asked(next, 64);
         assert_eq!(forecast.next_interior(list), None);
         // When it is read, it is known already, and goes on where it was.
         assert_eq!(read(&mut forecast, 20), [0; 0]);
-        assert_eq!(forecast.learn(20, &interior(&(200..250).collect::<Vec<_>>()), false), None);
-        assert_eq!(read(&mut forecast, 200)[0], 216);
+        assert_eq!(forecast.learn(20, &interior(&following), None), None);
+        let asked: Vec<u32> = following[..40].iter().flat_map(|leaf| read(&mut forecast, *leaf)).collect();
+        assert_eq!(asked[0], following[64]);
     }
 
     #[test]
@@ -262,10 +267,10 @@ mod tests {
         let mut forecast = Forecast::new(1 << 20);
         let mut page = interior(&[1, 2, 3]);
         page[3] = 0xff;
-        assert_eq!(forecast.learn(9, &page, false), None);
+        assert_eq!(forecast.learn(9, &page, None), None);
         page[0] = 13;
-        assert_eq!(forecast.learn(9, &page, false), None);
-        assert_eq!(forecast.learn(9, &[], false), None);
+        assert_eq!(forecast.learn(9, &page, None), None);
+        assert_eq!(forecast.learn(9, &[], None), None);
         assert_eq!(forecast.step(1, SIZE), None);
     }
 }

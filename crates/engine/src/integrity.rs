@@ -199,7 +199,7 @@ impl StoredPages {
             self.announce(&mut forecast, list, size);
             if let Some(next) = forecast.next_interior(list)
                 && self.reader.read_if_cached(offset_of(next, size), buffer)
-                && let Some(list) = forecast.learn(next, buffer, true)
+                && let Some(list) = forecast.learn(next, buffer, Some(list))
             {
                 self.announce(&mut forecast, list, size);
             }
@@ -209,7 +209,7 @@ impl StoredPages {
             Some(_) => self.reader.read_announced(offset, buffer)?,
             None => self.reader.read_at(offset, buffer)?,
         }
-        self.forecast.lock().unwrap_or_else(PoisonError::into_inner).learn(page, buffer, false);
+        self.forecast.lock().unwrap_or_else(PoisonError::into_inner).learn(page, buffer, None);
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 //! sealed bytes, which the comparison held for. Another tag means another comparison.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -90,6 +91,8 @@ struct State {
 struct Tools {
     opener: Opener,
     fetched: Vec<u8>,
+    /// Of the blobs that are being opened those whose SHA-256 is to be compared: their place, and half of their tag.
+    unknown: Vec<(usize, u64)>,
     ids: Vec<Id>,
 }
 
@@ -348,7 +351,12 @@ impl Shared {
     fn load(&self, mut pieces: Vec<Piece>) -> Result<Arc<Vec<u8>>> {
         let keys: Vec<Key> = pieces.iter().map(key).collect();
         let mut opened = Vec::with_capacity(pieces.len());
-        let result = self.open(&mut pieces, &mut opened);
+        // Whatever happens, those who wait for these blobs are told that nobody opens them any more.
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.open(&mut pieces, &mut opened)));
+        let result = attempt.unwrap_or_else(|_| {
+            opened.clear();
+            Err(Error::Source("a thread that opens blobs panicked".into()))
+        });
         let mut state = self.lock();
         for key in &keys {
             state.loading.remove(key);
@@ -362,7 +370,7 @@ impl Shared {
         Ok(opened.pop().map(|(_, bytes)| bytes).unwrap_or_default())
     }
 
-    /// Opens blobs, stretch by stretch of their packs, up to the first that is not sound.
+    /// Opens blobs up to the first that is not sound.
     fn open(&self, pieces: &mut [Piece], opened: &mut Vec<(Piece, Arc<Vec<u8>>)>) -> Result<()> {
         let idle = self.tools.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut tools = match idle {
@@ -370,16 +378,20 @@ impl Shared {
             None => Tools {
                 opener: Opener::new(self.reader.repository.key())?,
                 fetched: Vec::new(),
+                unknown: Vec::new(),
                 ids: Vec::new(),
             },
         };
+        tools.unknown.clear();
         let runs = plan::runs(pieces);
         let result = runs.iter().try_for_each(|run| self.open_run(run, pieces, &mut tools, opened));
+        // Of many stretches together, because hashing side by side takes several of one length.
+        let compared = self.compare(&mut tools, opened);
         self.tools.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
-        result
+        compared.and(result)
     }
 
-    /// Fetches a stretch of a pack and opens its blobs; nothing of them is kept unless all are sound.
+    /// Fetches a stretch of a pack and opens its blobs. Those whose SHA-256 was never compared are noted.
     fn open_run(
         &self,
         run: &Run,
@@ -394,8 +406,6 @@ impl Shared {
         let backend = self.reader.repository.backend();
         backend.read_range(FileKind::Pack, &pack, u64::from(run.offset), fetched)?;
 
-        let mut plains = Vec::with_capacity(run.pieces.len());
-        let mut unknown = Vec::new();
         for piece in &pieces[run.pieces.clone()] {
             let at = (piece.offset - run.offset) as usize;
             let sealed = &mut fetched[at..at + piece.length as usize];
@@ -404,18 +414,26 @@ impl Shared {
             plain.resize(self.image.span(piece.chunk as usize).1 as usize, 0);
             tools.opener.open_unhashed(sealed, &self.expected(pack, piece), &mut plain)?;
             if tag == 0 || tag != self.tags[piece.chunk as usize].load(Ordering::Relaxed) {
-                unknown.push((plains.len(), tag));
+                tools.unknown.push((opened.len(), tag));
             }
-            plains.push((*piece, Arc::new(plain)));
+            opened.push((*piece, Arc::new(plain)));
         }
-        let bytes: Vec<&[u8]> = unknown.iter().map(|(place, _)| plains[*place].1.as_slice()).collect();
+        Ok(())
+    }
+
+    /// Compares the SHA-256 of the blobs that were noted; the first that differs and all behind it are dropped.
+    fn compare(&self, tools: &mut Tools, opened: &mut Vec<(Piece, Arc<Vec<u8>>)>) -> Result<()> {
+        let bytes: Vec<&[u8]> = tools.unknown.iter().map(|(place, _)| opened[*place].1.as_slice()).collect();
         sha::ids(&bytes, &mut tools.ids);
-        for ((place, tag), id) in unknown.iter().zip(&tools.ids) {
-            let piece = &plains[*place].0;
-            self.expected(pack, piece).ensure_is(id)?;
+        for ((place, tag), id) in tools.unknown.iter().zip(&tools.ids) {
+            let piece = &opened[*place].0;
+            let pack = self.reader.index.read().packs()[piece.pack as usize].id;
+            if let Err(error) = self.expected(pack, piece).ensure_is(id) {
+                opened.truncate(*place);
+                return Err(error);
+            }
             self.tags[piece.chunk as usize].store(*tag, Ordering::Relaxed);
         }
-        opened.append(&mut plains);
         Ok(())
     }
 
@@ -427,11 +445,14 @@ impl Shared {
         let Some(call) = self.on_first_read.as_ref().filter(|_| !new.is_empty()) else { return };
         state.calling += 1;
         drop(state);
-        for (piece, bytes) in new {
-            call(self.image.span(piece.chunk as usize).0, bytes);
-        }
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            new.iter().for_each(|(piece, bytes)| call(self.image.span(piece.chunk as usize).0, bytes));
+        }));
         self.lock().calling -= 1;
         self.changed.notify_all();
+        if let Err(panic) = called {
+            resume_unwind(panic);
+        }
     }
 
     /// Stops opening ahead, waits for what is under way, and returns which chunks were seen.

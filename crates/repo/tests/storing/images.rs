@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use dbkeep_repo::backend::FileKind;
@@ -391,6 +392,29 @@ fn any_part_of_an_image_can_be_read_and_each_chunk_is_shown_once() {
         assert_eq!(count, contents.len());
         assert!(whole == contents);
     }
+}
+
+#[test]
+fn panic_of_a_thread_that_reads_leaves_nobody_waiting() {
+    let (_, repository) = memory();
+    let contents = bytes(23, 400 * CHUNK as usize);
+    let snapshot = backup(&repository, &contents).unwrap();
+    let reader = load(&repository);
+    let image = image(&reader, &snapshot).unwrap();
+    let calls = AtomicUsize::new(0);
+    let show = move |_: u64, _: &[u8]| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        assert!(call == 0 || call > 60, "call {call}");
+    };
+    let random = reader.random(&image, 1 << 20, Some(Box::new(show))).unwrap();
+    let mut page = vec![0; 512];
+    for at in (0..contents.len()).step_by(CHUNK as usize) {
+        // Here or on a thread of the reader's own, which ends by it.
+        let read = catch_unwind(AssertUnwindSafe(|| random.read_at(at as u64, &mut page).unwrap()));
+        assert!(read.is_err() || page == contents[at..at + 512], "{at}");
+    }
+    random.read_rest(&Unobserved).unwrap();
+    drop(random);
 }
 
 #[test]
