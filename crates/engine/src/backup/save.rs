@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use dbkeep_repo::Id;
 use dbkeep_repo::format::fact::SnapshotRef;
+use dbkeep_repo::format::pack::BlobKind;
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::{Node, Tree};
 use dbkeep_repo::read::Image;
@@ -225,7 +226,7 @@ impl<'s> Session<'s> {
     ) -> Result<Option<Content>> {
         let image = show::image(self.reader, parent, manifest)?;
         let nodes = self.directory_of(parent)?;
-        let may_be_used = self.all_present(&image) && self.trees_present(&nodes)?;
+        let may_be_used = self.all_present(&image, &nodes);
         drop(writer.shared_index());
         Ok(may_be_used.then(|| Content::again(manifest.clone(), nodes)))
     }
@@ -241,24 +242,18 @@ impl<'s> Session<'s> {
         Ok(nodes.into_iter().filter(|node| node.name != manifest::FILE).collect())
     }
 
-    /// Says whether every chunk is stored, and in no pack that a prune has marked.
-    fn all_present(&self, image: &Image) -> bool {
-        use dbkeep_repo::format::pack::BlobKind;
+    /// Says whether all that an image and the files beside it consist of is stored, and in no pack that a prune has
+    /// marked.
+    fn all_present(&self, image: &Image, nodes: &[Node]) -> bool {
         let index = self.reader.index().read();
-        image.ids().iter().all(|id| index.contains(BlobKind::Data, id))
-    }
-
-    fn trees_present(&self, nodes: &[Node]) -> Result<bool> {
-        use dbkeep_repo::format::pack::BlobKind;
-        for subtree in nodes.iter().filter_map(|node| node.subtree) {
-            if !self.reader.index().read().contains(BlobKind::Tree, &subtree) {
-                return Ok(false);
-            }
-            if !self.trees_present(&self.reader.tree(&subtree)?.nodes)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let is_chunk = |id: &Id| index.contains(BlobKind::Data, id);
+        let is_whole = |node: &Node| {
+            node.content.iter().flatten().all(is_chunk)
+                && node.subtree.is_none_or(|subtree| image.trees().first() == Some(&subtree))
+        };
+        image.ids().iter().all(is_chunk)
+            && image.trees().iter().all(|id| index.contains(BlobKind::Tree, id))
+            && nodes.iter().all(is_whole)
     }
 
     /// Stores the journal and the log that belong to a raw copy.

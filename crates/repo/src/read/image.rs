@@ -11,6 +11,7 @@ pub struct Image {
     size: u64,
     ids: Vec<Id>,
     lengths: Lengths,
+    trees: Vec<Id>,
 }
 
 /// How long chunks are.
@@ -32,6 +33,7 @@ pub(super) struct ImageBuilder {
     equal: Option<u32>,
     /// The last chunk was shorter: one behind it makes the lengths unequal.
     is_short: bool,
+    trees: Vec<Id>,
 }
 
 impl ImageBuilder {
@@ -56,6 +58,11 @@ impl ImageBuilder {
         }
     }
 
+    /// Notes a directory that the chunks are named in.
+    pub(super) fn push_tree(&mut self, tree: Id) {
+        self.trees.push(tree);
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -66,7 +73,7 @@ impl ImageBuilder {
             None if self.ids.is_empty() => Lengths::Equal(1),
             None => Lengths::Ends(self.ends),
         };
-        Image { size: self.size, ids: self.ids, lengths }
+        Image { size: self.size, ids: self.ids, lengths, trees: self.trees }
     }
 }
 
@@ -84,6 +91,11 @@ impl Image {
     /// Returns the names of the chunks in order.
     pub fn ids(&self) -> &[Id] {
         &self.ids
+    }
+
+    /// Returns the directories that hold the parts, the one of all parts first; none for an image in one file.
+    pub fn trees(&self) -> &[Id] {
+        &self.trees
     }
 
     /// Returns the length of every chunk but the last, in bytes; `None` when they differ, or for an empty image.

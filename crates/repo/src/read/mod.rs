@@ -18,6 +18,9 @@ use image::ImageBuilder;
 pub use random::{FirstRead, ImageReader};
 pub use restore::ImageSink;
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
@@ -26,6 +29,9 @@ use crate::format::tree::{Node, NodeKind, Tree};
 use crate::index::{Location, SharedIndex};
 use crate::write::{PARTS_SUFFIX, part_name};
 use crate::{Id, Repository};
+
+/// Parts whose lists of chunks are in memory at once, besides the list that is made of them.
+const TOGETHER: usize = 256;
 
 /// Reads what snapshots hold. Clones share the index.
 #[derive(Clone)]
@@ -124,20 +130,41 @@ impl Reader {
     /// what would come out is not the image.
     fn add_parts(&self, parts: &Id, builder: &mut ImageBuilder) -> Result<()> {
         let odd = |what: String| self.odd(parts, what);
-        for (number, directory) in self.tree(parts)?.nodes.iter().enumerate() {
+        builder.push_tree(*parts);
+        let directories = self.tree(parts)?.nodes;
+        let mut subtrees = Vec::with_capacity(directories.len());
+        for (number, directory) in directories.iter().enumerate() {
             let expected = part_name(number);
             if directory.name != expected {
                 return Err(odd(format!("{:?} where part {expected} should be", directory.name)));
             }
-            let Some(subtree) = &directory.subtree else {
-                return Err(odd(format!("part {expected} is no directory")));
-            };
-            match self.tree(subtree)?.nodes.as_slice() {
-                [part] => self.add_file(part, builder)?,
-                nodes => return Err(odd(format!("part {expected} holds {} files", nodes.len()))),
+            subtrees.push(directory.subtree.ok_or_else(|| odd(format!("part {expected} is no directory")))?);
+        }
+        for subtrees in subtrees.chunks(TOGETHER) {
+            for (subtree, tree) in subtrees.iter().zip(self.trees(subtrees)?) {
+                match tree.nodes.as_slice() {
+                    [part] => self.add_file(part, builder)?,
+                    nodes => return Err(odd(format!("part {subtree:.8} holds {} files", nodes.len()))),
+                }
+                builder.push_tree(*subtree);
             }
         }
         Ok(())
+    }
+
+    /// Returns directories in the order in which they are named, read on two threads: little is asked for at once, and
+    /// storage takes its time for each.
+    fn trees(&self, ids: &[Id]) -> Result<Vec<Tree>> {
+        let (here, there) = ids.split_at(ids.len() / 2);
+        let read = |ids: &[Id]| ids.iter().map(|id| self.tree(id)).collect::<Result<Vec<Tree>>>();
+        let (here, there) = thread::scope(|scope| {
+            let there = scope.spawn(|| read(there));
+            let here = read(here);
+            (here, there.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let mut trees = here?;
+        trees.append(&mut there?);
+        Ok(trees)
     }
 
     fn add_file(&self, node: &Node, builder: &mut ImageBuilder) -> Result<()> {
