@@ -7,7 +7,6 @@
 //! application would do on its next start.
 
 use std::ffi::{c_int, c_void};
-use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
@@ -26,9 +25,6 @@ use crate::{Error, Result};
 
 /// How often a lock is asked for again while another holds it.
 const RETRY: Duration = Duration::from_millis(2);
-
-/// How long a second connection waits for a checkpoint that is in its way.
-const SAME_MOMENT_WAIT: Duration = Duration::from_secs(1);
 
 /// The moment of a read transaction.
 #[derive(Clone, Debug)]
@@ -51,7 +47,6 @@ pub struct Moment {
 pub struct Live {
     connection: GatedConnection,
     main: NonNull<ffi::sqlite3_file>,
-    snapshot: Option<Snapshot>,
     identity: Identity,
 }
 
@@ -69,7 +64,7 @@ impl Live {
         let writable = rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
         let connection = open_connection(path, writable)?;
         let main = main_file(&connection, path)?;
-        Ok(Live { connection, main, snapshot: None, identity: identity.clone() })
+        Ok(Live { connection, main, identity: identity.clone() })
     }
 
     /// Begins the read transaction, waiting for locks at most `busy_timeout`.
@@ -109,9 +104,7 @@ impl Live {
             snapshot = self.begin_transaction()?;
         }
         self.check_not_moved()?;
-        let moment = self.moment(snapshot.as_ref())?;
-        self.snapshot = snapshot;
-        Ok(moment)
+        self.moment(snapshot.as_ref())
     }
 
     /// Opens a transaction and returns its snapshot; `None` without a log or with an empty one.
@@ -164,66 +157,10 @@ impl Live {
 
     /// Ends the read transaction, if there is one, and gives the locks back.
     pub fn end(&mut self) {
-        self.snapshot = None;
         if !self.connection.is_autocommit() {
             let _gate = raw::while_closing();
             // Ending a read transaction fails only where there is none.
             let _ = self.connection.execute_batch("ROLLBACK");
-        }
-    }
-
-    /// Opens a second connection whose read transaction is at the very same moment.
-    ///
-    /// `None` when that moment can no longer be had, or when no transaction is open.
-    pub fn same_moment(&self, moment: &Moment) -> Result<Option<SameMoment>> {
-        if self.connection.is_autocommit() {
-            return Ok(None);
-        }
-        let mut other = Live::open(&self.identity)?;
-        let same = match (&self.snapshot, &moment.wal) {
-            (Some(snapshot), Some(_)) => other.wait_at(snapshot)?,
-            // SHARED is held: whatever is read now is what we read. With an empty log we look
-            // whether it still is.
-            _ => {
-                let there = other.begin(SAME_MOMENT_WAIT)?;
-                there.wal.is_none() && there.main_header == moment.main_header
-            }
-        };
-        Ok(same.then_some(SameMoment(other)))
-    }
-
-    /// A checkpoint is in the way of opening a snapshot. One that waits for us to end, as
-    /// TRUNCATE does, would never let us: so the wait is short, and then there is none.
-    fn wait_at(&mut self, snapshot: &Snapshot) -> Result<bool> {
-        let deadline = Instant::now() + SAME_MOMENT_WAIT;
-        loop {
-            match self.begin_at(snapshot) {
-                Err(Error::Busy { .. }) if Instant::now() < deadline => {
-                    self.end();
-                    std::thread::sleep(RETRY);
-                }
-                Err(Error::Busy { .. }) => return Ok(false),
-                other => return other,
-            }
-        }
-    }
-
-    fn begin_at(&mut self, snapshot: &Snapshot) -> Result<bool> {
-        let _gate = raw::while_locking();
-        // The connection has to know that the file is in WAL mode.
-        self.execute("BEGIN")?;
-        self.execute("PRAGMA application_id")?;
-        self.execute("ROLLBACK")?;
-        self.execute("BEGIN")?;
-        // SAFETY: both connections are open, the snapshot is alive, and its log cannot be
-        // begun anew while the transaction it came from is open.
-        let code = unsafe {
-            ffi::sqlite3_snapshot_open(self.connection.handle(), c"main".as_ptr(), snapshot.0.as_ptr())
-        };
-        match code {
-            ffi::SQLITE_OK => Ok(true),
-            ffi::SQLITE_ERROR | ffi::SQLITE_ERROR_SNAPSHOT => Ok(false),
-            code => Err(self.failure(code)),
         }
     }
 
@@ -293,17 +230,6 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// A second connection at the moment of a capture. Its transaction stays open until it is dropped.
-pub struct SameMoment(Live);
-
-impl Deref for SameMoment {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.0.connection()
     }
 }
 

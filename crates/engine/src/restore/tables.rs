@@ -89,7 +89,7 @@ impl Restore<'_> {
         if self.plan.verify == Verify::None {
             return Ok(not_run());
         }
-        let capture = Capture::open(&planned.path, &held_while_looking())?;
+        let mut capture = Capture::open(&planned.path, &held_while_looking())?;
         let Some(inspection) = capture.inspection()? else { return Ok(not_run()) };
         let looked = crate::integrity::look(&inspection, self.plan.verify, &|| self.watch.cancelled())?;
         Ok(looked.integrity)

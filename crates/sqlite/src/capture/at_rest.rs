@@ -5,18 +5,16 @@
 //! can then delete a log or an index, nor write in rollback mode, so an application that
 //! came meanwhile has left one behind, and is seen.
 
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::capture::image::{self, Layout, Overlay, PlainFile};
+use crate::capture::image::Layout;
+use crate::capture::view::{self, FileView, LogPages};
 use crate::header::{HEADER_SIZE, Header};
-use crate::identify::{self, Siblings};
+use crate::identify::Siblings;
 use crate::position::FileState;
 use crate::raw::RawFile;
-use crate::vfs::PageSource;
-use crate::wal::{self, Scan, Until};
+use crate::wal::{self, Mark, Until};
 use crate::{Error, Result};
 
 /// A database at rest, under SHARED.
@@ -26,14 +24,8 @@ pub(crate) struct AtRest {
     state: FileState,
     main_header: [u8; HEADER_SIZE],
     layout: Layout,
-    log: Option<Arc<Log>>,
-}
-
-/// A log without an index, and what it holds.
-pub(crate) struct Log {
-    file: File,
-    path: PathBuf,
-    scan: Scan,
+    /// A log without an index, and up to where it counts.
+    log: Option<(Arc<LogPages>, Mark)>,
 }
 
 impl AtRest {
@@ -45,11 +37,11 @@ impl AtRest {
         guard.read_at(0, &mut main_header)?;
         let header = Header::parse(&main_header)?;
         let log = match siblings.wal {
-            Some(size) if size > 0 => open_log(&path, header.page_size)?.map(Arc::new),
+            Some(size) if size > 0 => read_log(&path, header.page_size)?,
             _ => None,
         };
         let pages = match &log {
-            Some(log) => u64::from(log.scan.mark.page_count),
+            Some((_, mark)) => u64::from(mark.page_count),
             None => header.pages_in(state.size),
         };
         let page_count = u32::try_from(pages)
@@ -75,8 +67,8 @@ impl AtRest {
         &self.main_header
     }
 
-    pub(crate) fn mark(&self) -> Option<wal::Mark> {
-        self.log.as_ref().map(|log| log.scan.mark)
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.log.as_ref().map(|(_, mark)| *mark)
     }
 
     pub(crate) fn header(&self) -> Result<Header> {
@@ -86,12 +78,16 @@ impl AtRest {
     }
 
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        fill(&self.guard, self.log.as_deref(), self.layout, offset, buffer)
+        view::fill(&self.guard, self.pages().map(Arc::as_ref), self.layout, offset, buffer)
     }
 
     /// Returns a second view of the same files, for another thread.
     pub(crate) fn view(&self) -> Result<FileView> {
-        FileView::open(self.guard.path(), self.layout, self.log.clone())
+        FileView::open(self.guard.path(), self.layout, self.pages().cloned())
+    }
+
+    fn pages(&self) -> Option<&Arc<LogPages>> {
+        self.log.as_ref().map(|(pages, _)| pages)
     }
 
     /// Says whether an application has opened the database meanwhile, so that a connection of ours
@@ -113,44 +109,14 @@ impl AtRest {
     }
 }
 
-/// The files as they are, without a lock: only worth something if it turns out later that
-/// nothing was written to them meanwhile.
-pub(crate) struct FileView {
-    file: Mutex<RawFile>,
-    layout: Layout,
-    log: Option<Arc<Log>>,
-}
-
-impl FileView {
-    pub(crate) fn open(path: &Path, layout: Layout, log: Option<Arc<Log>>) -> Result<Self> {
-        Ok(FileView { file: Mutex::new(RawFile::open(path)?), layout, log })
-    }
-}
-
-impl PageSource for FileView {
-    fn size(&self) -> u64 {
-        self.layout.size()
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        fill(&file, self.log.as_deref(), self.layout, offset, buffer).map_err(io::Error::other)
-    }
-}
-
-fn fill(main: &RawFile, log: Option<&Log>, layout: Layout, offset: u64, buffer: &mut [u8]) -> Result<()> {
-    let Some(log) = log else { return image::fill(layout, &main.file(), None, offset, buffer) };
-    let file = PlainFile { file: &log.file, path: &log.path };
-    let overlay = Overlay { map: &log.scan.map, log: &file };
-    image::fill(layout, &main.file(), Some(&overlay), offset, buffer)
-}
-
-/// Opens a log that has no index. SQLite takes no locks on logs, so a descriptor of our own is harmless.
-fn open_log(path: &Path, page_size: u32) -> Result<Option<Log>> {
-    let path = identify::sibling(path, "-wal");
-    let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-    let plain = PlainFile { file: &file, path: &path };
-    let mut read = |offset: u64, buffer: &mut [u8]| plain.read_some(offset, buffer);
-    let scan = wal::scan(&mut read, page_size, Until::LastCommit)?;
-    Ok(scan.map(|scan| Log { file, path, scan }))
+/// Reads a log that has no index up to its last whole commit.
+fn read_log(path: &Path, page_size: u32) -> Result<Option<(Arc<LogPages>, Mark)>> {
+    let mut mark = None;
+    let pages = LogPages::open(path, |log| {
+        let mut read = |offset: u64, buffer: &mut [u8]| log.read_some(offset, buffer);
+        let scan = wal::scan(&mut read, page_size, Until::LastCommit)?;
+        mark = scan.as_ref().map(|scan| scan.mark);
+        Ok(scan.map(|scan| Arc::new(scan.map)))
+    })?;
+    Ok(pages.map(Arc::new).zip(mark))
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::at_rest::{AtRest, FileView};
+use rusqlite::Connection;
+
+use crate::capture::at_rest::AtRest;
 use crate::capture::image::{self, Layout};
 use crate::capture::locked::Locked;
 use crate::capture::raw_copy::RawCopy;
 use crate::capture::reflink::Clone;
-use crate::capture::{Inspection, Method, dbpage};
+use crate::capture::view::FileView;
+use crate::capture::{Method, dbpage};
 use crate::identify::Identity;
 use crate::live::{Live, Moment};
 use crate::vfs::{PageSource, open_image};
@@ -73,7 +76,7 @@ impl Body {
         }
     }
 
-    /// Copies the whole image and gives the lock back: as short a hold as can be.
+    /// Copies the whole image and gives the lock back, where that is the way: as short a hold as can be.
     fn copy_to_memory(&mut self) -> Result<()> {
         let Body::BeforeCopy(locked) = self else { return Ok(()) };
         let size = usize::try_from(locked.layout().size()).map_err(|_| Error::Damaged {
@@ -100,11 +103,14 @@ impl Body {
         Ok(())
     }
 
-    pub(crate) fn inspection(&self, identity: &Identity) -> Result<Option<Inspection>> {
+    pub(crate) fn inspection(&mut self, identity: &Identity) -> Result<Option<Connection>> {
+        self.copy_to_memory()?;
         match self {
-            Body::Locked(locked) | Body::DbPage(locked) | Body::BeforeCopy(locked) => {
-                Ok(locked.same_moment()?.map(Inspection::live))
-            }
+            Body::Locked(locked) => match locked.view() {
+                Ok(view) => image_inspection(Arc::new(view)),
+                // Then the stored image is asked.
+                Err(_) => Ok(None),
+            },
             Body::InMemory(bytes) => image_inspection(Arc::<Vec<u8>>::clone(bytes)),
             Body::Reflink(clone, _) => image_inspection(Arc::<Clone>::clone(clone)),
             Body::AtRest(at_rest) => Ok(provisional_inspection(Arc::new(at_rest.view()?))),
@@ -112,7 +118,8 @@ impl Body {
                 let view = FileView::open(&identity.path, layout(moment), None)?;
                 Ok(provisional_inspection(Arc::new(view)))
             }
-            Body::Settled | Body::Raw(_) => Ok(None),
+            // Copied a moment ago; or there is nothing that could be looked at past SQLite.
+            Body::BeforeCopy(_) | Body::DbPage(_) | Body::Settled | Body::Raw(_) => Ok(None),
         }
     }
 
@@ -175,9 +182,9 @@ pub(crate) fn layout(moment: &Moment) -> Layout {
 
 /// Opens an image. `None` when SQLite does not: why is for the look at the stored image to say, and no reason not
 /// to store it.
-fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Inspection>> {
+fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Connection>> {
     match open_image(source) {
-        Ok(connection) => Ok(Some(Inspection::image(connection))),
+        Ok(connection) => Ok(Some(connection)),
         Err(error) if error.is_damage() || matches!(error, Error::Sqlite { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -185,7 +192,7 @@ fn image_inspection(source: Arc<dyn PageSource>) -> Result<Option<Inspection>> {
 
 /// Opens a file that others may be writing meanwhile. Whatever is wrong with it may only be half written, which
 /// is no news of the image: then there is nothing to look at, and the stored image is asked afterwards.
-fn provisional_inspection(source: Arc<dyn PageSource>) -> Option<Inspection> {
+fn provisional_inspection(source: Arc<dyn PageSource>) -> Option<Connection> {
     image_inspection(source).ok().flatten()
 }
 

@@ -5,13 +5,15 @@
 //! checkpoint in the middle of its work does not matter. The chain of checksums up to the
 //! value in the index proves that these are exactly the frames that SQLite saw.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::capture::image::{self, Layout, Overlay};
 use crate::capture::log_sync;
+use crate::capture::view::{FileView, LogPages};
 use crate::header::{HEADER_SIZE, Header};
 use crate::identify;
-use crate::live::{Live, Moment, SameMoment};
+use crate::live::{Live, Moment};
 use crate::wal::{self, PageMap, Until};
 use crate::{Error, Result};
 
@@ -19,7 +21,7 @@ use crate::{Error, Result};
 pub(crate) struct Locked {
     live: Live,
     moment: Moment,
-    map: Option<PageMap>,
+    map: Option<Arc<PageMap>>,
     began: Instant,
 }
 
@@ -64,12 +66,12 @@ impl Locked {
             return Ok(());
         }
         self.map = Some(match &self.moment.wal {
-            None => PageMap::default(),
+            None => Arc::default(),
             Some(index) => {
                 let log = self.live.wal().ok_or_else(|| self.mismatch("there is no log"))?;
                 let mut read = |offset: u64, buffer: &mut [u8]| log.read_some(offset, buffer);
                 match wal::scan(&mut read, index.page_size, Until::Mark(index.mark)) {
-                    Ok(Some(scan)) => scan.map,
+                    Ok(Some(scan)) => Arc::new(scan.map),
                     Ok(None) => return Err(self.mismatch("the log is empty")),
                     Err(Error::Damaged { what }) => return Err(self.mismatch(&what)),
                     Err(error) => return Err(error),
@@ -94,8 +96,24 @@ impl Locked {
         Header::parse(&bytes)
     }
 
-    pub(crate) fn same_moment(&self) -> Result<Option<SameMoment>> {
-        self.live.same_moment(&self.moment)
+    /// Returns a second view of the image, for another thread. It holds as long as the transaction is open.
+    ///
+    /// Not through SQLite, which looks for every page in all parts of the log's index: that takes minutes
+    /// when the log has grown to a few gigabytes.
+    pub(crate) fn view(&mut self) -> Result<FileView> {
+        self.prepare()?;
+        let path = &self.live.identity().path;
+        let pages = match (&self.map, self.live.wal()) {
+            (Some(map), Some(log)) if !map.is_empty() => LogPages::open(path, |file| {
+                // The header, which is another one each time that the log is begun anew.
+                let (mut ours, mut found) = ([0; 32], [0; 32]);
+                log.read(0, &mut ours)?;
+                file.read_some(0, &mut found)?;
+                if ours == found { Ok(Some(Arc::clone(map))) } else { Err(self.mismatch("it was replaced")) }
+            })?,
+            _ => None,
+        };
+        FileView::open(path, self.layout(), pages.map(Arc::new))
     }
 
     /// Returns by how many bytes the log grew since the transaction began.

@@ -15,9 +15,9 @@ mod open;
 mod raw_copy;
 mod reflink;
 mod settle;
+mod view;
 
 use std::fmt;
-use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +30,7 @@ use crate::capture::open::{Held, Site};
 pub use crate::capture::raw_copy::Sibling;
 use crate::header::Header;
 use crate::identify::{FileSystem, Identity};
-use crate::live::{Moment, SameMoment};
+use crate::live::Moment;
 use crate::position::{Position, Scene};
 use crate::{BoxError, Error, Result};
 
@@ -371,10 +371,10 @@ impl Capture {
     /// Opens a connection on this image, to look at it while it is read or afterwards, also on
     /// another thread.
     ///
-    /// What it saw counts only if `inspection_holds` at the end. `None` where there is no such
-    /// moment any more, or SQLite cannot be let near the files: then only the stored image can
-    /// be asked.
-    pub fn inspection(&self) -> Result<Option<Inspection>> {
+    /// What it saw counts only if `inspection_holds` at the end. `None` where the files cannot be
+    /// looked at past SQLite, or SQLite does not open the image: then only the stored one can be asked.
+    /// It must be dropped before the capture is finished or dropped.
+    pub fn inspection(&mut self) -> Result<Option<Connection>> {
         self.body.inspection(&self.identity)
     }
 
@@ -394,35 +394,6 @@ impl Capture {
             copy.check_unchanged()?;
         }
         Ok(Finished { wal_grew_by: self.body.wal_growth(), warnings: self.warnings })
-    }
-}
-
-/// A connection on the image of a capture. Reads only.
-pub struct Inspection(Source);
-
-enum Source {
-    Live(SameMoment),
-    Image(Connection),
-}
-
-impl Inspection {
-    fn live(connection: SameMoment) -> Self {
-        Inspection(Source::Live(connection))
-    }
-
-    fn image(connection: Connection) -> Self {
-        Inspection(Source::Image(connection))
-    }
-}
-
-impl Deref for Inspection {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        match &self.0 {
-            Source::Live(connection) => connection,
-            Source::Image(connection) => connection,
-        }
     }
 }
 

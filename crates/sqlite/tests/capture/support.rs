@@ -53,6 +53,23 @@ impl Other {
         assert!(self.child.wait().unwrap().success());
     }
 
+    /// Stops it wherever it is, until it may go on.
+    pub(crate) fn hold_up(&self) {
+        self.signal("-STOP");
+        let stat = format!("/proc/{}/stat", self.child.id());
+        // The signal arrives when it arrives.
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {}
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Kills it without any chance to clean up.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

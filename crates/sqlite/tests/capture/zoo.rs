@@ -18,7 +18,8 @@ fn every_way_gives_the_same(path: &Path, wal: bool) -> Vec<u8> {
     let before = beside(path);
     let mut usual = capture(path);
     assert_eq!(usual.method(), methods[0]);
-    let expected = dbpage(&usual.inspection().unwrap().unwrap());
+    let expected = dbpage(&Connection::open(path).unwrap());
+    assert_same(&dbpage(&usual.inspection().unwrap().unwrap()), &expected);
     let image = read_all(&mut usual);
     assert_same(&image, &expected);
     usual.finish().unwrap();
@@ -176,8 +177,8 @@ fn database_across_the_lock_page_has_zeros_there() {
         assert!(capture.size() > LOCK + 5 * 65536);
         let inspection = capture.inspection().unwrap().unwrap();
         assert_eq!(count(&inspection, "SELECT count(*) FROM t"), 910);
-        let mut statement =
-            inspection.prepare("SELECT data FROM sqlite_dbpage('main') ORDER BY pgno").unwrap();
+        let sqlite = Connection::open(&path).unwrap();
+        let mut statement = sqlite.prepare("SELECT data FROM sqlite_dbpage('main') ORDER BY pgno").unwrap();
         let mut rows = statement.query([]).unwrap();
         let mut buffer = vec![0u8; 1 << 20];
         let mut offset = 0u64;
