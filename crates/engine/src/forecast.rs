@@ -12,7 +12,7 @@ use dbkeep_sqlite::page;
 const LISTS: usize = 12;
 /// How many pages of a list may be skipped: SQLite has them in its own cache.
 const SKIP: usize = 4;
-/// Bytes ahead in a list at first; doubled with each step.
+/// Bytes ahead in a list at first; doubled with each step. One that follows another goes on as that did.
 const FIRST: usize = 64 << 10;
 /// Interior pages named by an interior page are as far from each other as all their leaves.
 const INTERIORS: usize = 2;

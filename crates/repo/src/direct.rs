@@ -51,10 +51,13 @@ impl DirectFile {
 
     /// Takes room on the disk for bytes that will be written, where the file system can do that beforehand.
     ///
-    /// Until there is room for them writes of several threads wait for each other. When there is none left the first
-    /// write tells.
-    pub fn reserve(&self, range: Range<u64>) {
-        let _ = fallocate(&self.file, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start);
+    /// Until there is room for them writes of several threads wait for each other. An error says that there is none.
+    pub fn reserve(&self, range: Range<u64>) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
+            // Where it cannot be done, the writes do it.
+            _ => Ok(()),
+        }
     }
 
     /// Writes as much of the beginning of `bytes` as can go this way, and returns how much that is: perhaps nothing.
@@ -89,7 +92,7 @@ pub fn write_new(file: &File, contents: &[u8]) -> io::Result<()> {
 /// Returns how much was written.
 fn copy_past_the_cache(direct: &DirectFile, contents: &[u8]) -> io::Result<usize> {
     let mut block = AlignedBuffer::default();
-    block.reserve(BLOCK.min(contents.len()));
+    block.grow_to(BLOCK.min(contents.len()));
     let mut written = 0;
     for part in contents.chunks(BLOCK) {
         block[..part.len()].copy_from_slice(part);
@@ -113,7 +116,7 @@ pub struct AlignedBuffer {
 
 impl AlignedBuffer {
     /// Makes it at least `length` bytes long. What is new is zero.
-    pub fn reserve(&mut self, length: usize) {
+    pub fn grow_to(&mut self, length: usize) {
         if self.length >= length {
             return;
         }
@@ -179,7 +182,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let Some(direct) = DirectFile::open(&file) else { return };
         let mut block = AlignedBuffer::default();
-        block.reserve(WORTHWHILE + direct.block + 100);
+        block.grow_to(WORTHWHILE + direct.block + 100);
         block.copy_from_slice(&pattern(WORTHWHILE + direct.block + 100));
         let mut expected = vec![0; 8 * WORTHWHILE];
         file.set_len(expected.len() as u64).unwrap();
@@ -198,7 +201,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let Some(direct) = DirectFile::open(&file) else { return };
         let mut block = AlignedBuffer::default();
-        block.reserve(2 * WORTHWHILE);
+        block.grow_to(2 * WORTHWHILE);
         assert_eq!(direct.write_at(0, &block[..WORTHWHILE - 1]).unwrap(), 0);
         assert_eq!(direct.write_at(100, &block).unwrap(), 0);
         assert_eq!(direct.write_at(0, &block[1..]).unwrap(), 0);
@@ -212,7 +215,7 @@ mod tests {
     fn buffer_that_grows_keeps_its_bytes_and_its_alignment() {
         let mut buffer = AlignedBuffer::default();
         for length in [1, 10, 5000, 4000, 100_000] {
-            buffer.reserve(length);
+            buffer.grow_to(length);
             assert!(buffer.len() >= length);
             assert!(buffer.as_ptr().addr().is_multiple_of(ALIGNMENT));
             buffer[length - 1] = 7;

@@ -113,7 +113,7 @@ impl Restore<'_> {
         // What a check will read is better in the page cache.
         let direct = if self.plan.verify == Verify::None { DirectFile::open(staged.file()) } else { None };
         if let Some(direct) = &direct {
-            image.stretches_with_data().for_each(|stretch| direct.reserve(stretch));
+            image.stretches_with_data().try_for_each(|stretch| direct.reserve(stretch)).map_err(&failed)?;
         }
         let (written, synced) =
             sink::fill(staged.file(), direct, |sink| self.reader.restore(image, sink, &**self.watch));

@@ -296,9 +296,9 @@ fn notes(entry: &Entry, manifest: &Manifest) -> Vec<String> {
 /// Returns the names of the tables of a live database; `None` when it cannot be looked at.
 fn live_tables(path: &Path) -> Result<Option<Vec<String>>> {
     let options = CaptureOptions { busy_timeout: Duration::from_secs(1), ..held_while_looking() };
-    let mut capture = Capture::open(path, &options)?;
-    let Some(inspection) = capture.inspection()? else { return Ok(None) };
-    let tables = dbkeep_sqlite::inspect::tables(&inspection)?;
+    let capture = Capture::open(path, &options)?;
+    let Some(connection) = capture.connection() else { return Ok(None) };
+    let tables = dbkeep_sqlite::inspect::tables(connection)?;
     Ok(Some(tables.into_iter().map(|table| table.name).collect()))
 }
 

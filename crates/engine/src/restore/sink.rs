@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn everything_written_is_in_the_file_whether_it_is_read_soon_or_not() {
         let mut block = AlignedBuffer::default();
-        block.reserve(1 << 20);
+        block.grow_to(1 << 20);
         block.fill(7);
         for is_read_soon in [true, false] {
             let file = tempfile::tempfile().unwrap();

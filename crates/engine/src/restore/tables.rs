@@ -13,7 +13,7 @@ use super::in_place::target_error;
 use super::new_file::{FilePages, remove_staging, staging};
 use super::plan::{held_while_looking, refuse_existing};
 use super::{PlannedRestore, Restore, Restored, Subject, directory_of};
-use crate::integrity::{StoredPages, Verify, look_at_image};
+use crate::integrity::{StoredPages, Verify, look, look_at_image};
 use crate::manifest::{Integrity, IntegrityResult};
 use crate::report::TableRows;
 use crate::{Error, Result};
@@ -90,8 +90,15 @@ impl Restore<'_> {
             return Ok(not_run());
         }
         let mut capture = Capture::open(&planned.path, &held_while_looking())?;
-        let Some(inspection) = capture.inspection()? else { return Ok(not_run()) };
-        let looked = crate::integrity::look(&inspection, self.plan.verify, &|| self.watch.cancelled())?;
+        let cancelled = || self.watch.cancelled();
+        let looked = match capture.inspection()? {
+            Some(inspection) => look(&inspection, self.plan.verify, &cancelled)?,
+            // SQLite itself may still read it, or say what is wrong with it.
+            None => match capture.connection() {
+                Some(connection) => look(connection, self.plan.verify, &cancelled)?,
+                None => return Ok(not_run()),
+            },
+        };
         Ok(looked.integrity)
     }
 

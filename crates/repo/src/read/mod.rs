@@ -155,12 +155,19 @@ impl Reader {
     /// Returns directories in the order in which they are named, read on two threads: little is asked for at once, and
     /// storage takes its time for each.
     fn trees(&self, ids: &[Id]) -> Result<Vec<Tree>> {
-        let (here, there) = ids.split_at(ids.len() / 2);
+        let (here, there) = ids.split_at(ids.len().div_ceil(2));
         let read = |ids: &[Id]| ids.iter().map(|id| self.tree(id)).collect::<Result<Vec<Tree>>>();
+        if there.is_empty() {
+            return read(here);
+        }
         let (here, there) = thread::scope(|scope| {
-            let there = scope.spawn(|| read(there));
+            let other = thread::Builder::new().name("trees".to_owned()).spawn_scoped(scope, || read(there));
             let here = read(here);
-            (here, there.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            let there = match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(_) => read(there),
+            };
+            (here, there)
         });
         let mut trees = here?;
         trees.append(&mut there?);

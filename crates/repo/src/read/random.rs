@@ -83,6 +83,8 @@ struct State {
     loading: HashSet<Key>,
     /// Threads that call `on_first_read`.
     calling: usize,
+    /// A call of `on_first_read` panicked: it was not shown all.
+    is_incomplete: bool,
     /// Nothing is opened ahead any more.
     quiet: bool,
 }
@@ -111,6 +113,7 @@ impl Reader {
             seen: vec![false; image.chunks()],
             loading: HashSet::new(),
             calling: 0,
+            is_incomplete: false,
             quiet: false,
         };
         let (requests, requested) = bounded(WAITING);
@@ -241,6 +244,9 @@ impl ImageReader {
     /// On return all calls have returned, unless other threads are reading. Nothing is opened ahead afterwards.
     pub fn read_rest(&self, watch: &dyn Observer) -> Result<u64> {
         let seen = self.shared.settle();
+        if self.shared.lock().is_incomplete {
+            return Err(Error::Source("whoever is shown the chunks panicked".into()));
+        }
         let unseen = |chunk: usize| !seen[chunk];
         let rest = (0..seen.len()).filter(|chunk| unseen(*chunk));
         let rest = rest.map(|chunk| u64::from(self.shared.image.span(chunk).1)).sum();
@@ -448,7 +454,10 @@ impl Shared {
         let called = catch_unwind(AssertUnwindSafe(|| {
             new.iter().for_each(|(piece, bytes)| call(self.image.span(piece.chunk as usize).0, bytes));
         }));
-        self.lock().calling -= 1;
+        let mut state = self.lock();
+        state.calling -= 1;
+        state.is_incomplete |= called.is_err();
+        drop(state);
         self.changed.notify_all();
         if let Err(panic) = called {
             resume_unwind(panic);

@@ -1,7 +1,7 @@
 //! A whole image, from the repository to where it is wanted.
 //!
 //! Threads take stretches of packs (`plan.rs`), fetch, open and check each blob, and write it where it
-//! belongs, in any order. Memory is about 5 MiB for each thread, besides the plan: 20 bytes a chunk.
+//! belongs, in any order. Memory is about 6 MiB for each thread, besides the plan: 20 bytes a chunk.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -182,7 +182,7 @@ impl Visit<'_> {
         for same in group.chunk_by(Piece::is_blob_of) {
             let place = end..end + self.length(&same[0]);
             end = place.end;
-            tools.plain.reserve(end);
+            tools.plain.grow_to(end);
             let at = (same[0].offset - start) as usize;
             let sealed = &mut tools.fetched[at..at + same[0].length as usize];
             tools.opener.open_unhashed(

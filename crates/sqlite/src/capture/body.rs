@@ -108,7 +108,7 @@ impl Body {
         match self {
             Body::Locked(locked) => match locked.view() {
                 Ok(view) => image_inspection(Arc::new(view)),
-                // Then the stored image is asked.
+                // Then the stored image is asked, or SQLite itself.
                 Err(_) => Ok(None),
             },
             Body::InMemory(bytes) => image_inspection(Arc::<Vec<u8>>::clone(bytes)),
@@ -120,6 +120,15 @@ impl Body {
             }
             // Copied a moment ago; or there is nothing that could be looked at past SQLite.
             Body::BeforeCopy(_) | Body::DbPage(_) | Body::Settled | Body::Raw(_) => Ok(None),
+        }
+    }
+
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        match self {
+            Body::Locked(locked) | Body::DbPage(locked) | Body::BeforeCopy(locked) => {
+                Some(locked.live().connection())
+            }
+            _ => None,
         }
     }
 

@@ -111,9 +111,13 @@ impl Locked {
                 file.read_some(0, &mut found)?;
                 if ours == found { Ok(Some(Arc::clone(map))) } else { Err(self.mismatch("it was replaced")) }
             })?,
+            (Some(map), None) if !map.is_empty() => return Err(self.mismatch("the log is gone")),
             _ => None,
         };
-        FileView::open(path, self.layout(), pages.map(Arc::new))
+        let view = FileView::open(path, self.layout(), pages.map(Arc::new))?;
+        // It was opened by its name.
+        self.live.check_not_moved()?;
+        Ok(view)
     }
 
     /// Returns by how many bytes the log grew since the transaction began.

@@ -378,6 +378,12 @@ impl Capture {
         self.body.inspection(&self.identity)
     }
 
+    /// Returns the connection whose transaction holds the moment, where there is one. A few pages are found quickly through
+    /// it; for all of them an [`inspection`](Self::inspection) is quicker when the log is long.
+    pub fn connection(&self) -> Option<&Connection> {
+        self.body.connection()
+    }
+
     /// Says whether what an inspection saw is the image. To be asked after the last byte was
     /// read and settled: files that are read without a lock may have changed under it.
     pub fn inspection_holds(&self) -> bool {
