@@ -140,11 +140,12 @@ impl Reader {
             }
             subtrees.push(directory.subtree.ok_or_else(|| odd(format!("part {expected} is no directory")))?);
         }
+        let mut names = (0..).map(part_name);
         for subtrees in subtrees.chunks(TOGETHER) {
-            for (subtree, tree) in subtrees.iter().zip(self.trees(subtrees)?) {
+            for ((subtree, tree), name) in subtrees.iter().zip(self.trees(subtrees)?).zip(&mut names) {
                 match tree.nodes.as_slice() {
                     [part] => self.add_file(part, builder)?,
-                    nodes => return Err(odd(format!("part {subtree:.8} holds {} files", nodes.len()))),
+                    nodes => return Err(odd(format!("part {name} holds {} files", nodes.len()))),
                 }
                 builder.push_tree(*subtree);
             }
