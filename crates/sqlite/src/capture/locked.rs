@@ -5,11 +5,12 @@
 //! checkpoint in the middle of its work does not matter. The chain of checksums up to the
 //! value in the index proves that these are exactly the frames that SQLite saw.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::capture::image::{self, Layout, Overlay};
-use crate::capture::log_sync;
+use crate::capture::log_sync::{self, Follower};
 use crate::capture::view::{FileView, LogPages};
 use crate::header::{HEADER_SIZE, Header};
 use crate::identify;
@@ -23,11 +24,12 @@ pub(crate) struct Locked {
     moment: Moment,
     map: Option<Arc<PageMap>>,
     began: Instant,
+    follower: Option<Follower>,
 }
 
 impl Locked {
     pub(crate) fn new(live: Live, moment: Moment) -> Self {
-        Locked { live, moment, map: None, began: Instant::now() }
+        Locked { live, moment, map: None, began: Instant::now(), follower: None }
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -49,6 +51,7 @@ impl Locked {
     /// Fills `buffer` with the image's bytes from `offset` on. The first call reads the log.
     pub(crate) fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.prepare()?;
+        self.follow_log();
         let main = self.live.main();
         match (&self.map, self.live.wal()) {
             (Some(map), Some(log)) if !map.is_empty() => {
@@ -126,14 +129,49 @@ impl Locked {
         now.saturating_sub(self.moment.wal_size)
     }
 
+    /// Has the log sent to the disk while it grows, once the transaction is a long one.
+    fn follow_log(&mut self) {
+        if self.follower.is_none() && self.began.elapsed() >= log_sync::LONG && self.live.wal().is_some() {
+            self.follower = Follower::start(&self.log_path()).ok();
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        identify::sibling(&self.live.identity().path, "-wal")
+    }
+
     /// Waits until the log, which no checkpoint could sync meanwhile, is on the disk but for its very end.
     pub(crate) fn sync_log(&self) {
         if self.live.wal().is_some() {
-            log_sync::sync(&identify::sibling(&self.live.identity().path, "-wal"), self.began);
+            log_sync::sync(&self.log_path(), self.began);
         }
     }
 
     fn mismatch(&self, what: &str) -> Error {
         Error::WalMismatch { path: self.live.identity().path.clone(), what: what.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn log_is_followed_once_the_transaction_is_a_long_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let application = rusqlite::Connection::open(&path).unwrap();
+        application.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t(x)").unwrap();
+        let mut live = Live::open(&identify::identity(&path).unwrap()).unwrap();
+        let moment = live.begin(Duration::ZERO).unwrap();
+        let mut locked = Locked::new(live, moment);
+        locked.began = Instant::now() + Duration::from_secs(3600);
+        locked.read(0, &mut [0; 4096]).unwrap();
+        assert!(locked.follower.is_none());
+        locked.began = Instant::now() - log_sync::LONG;
+        locked.read(4096, &mut [0; 4096]).unwrap();
+        assert!(locked.follower.is_some());
     }
 }
