@@ -1,5 +1,7 @@
 //! Bringing a database back, and proving that it could be.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Instant;
 
 use super::{Bench, mib, ours_first, remove};
@@ -7,10 +9,9 @@ use crate::Result;
 use crate::product::{Ours, Theirs, text};
 use crate::report::{Goal, Line};
 use crate::sample::{Sample, Times};
-use crate::scratch::settle;
 
-/// Against `restic restore` and `restic check --read-data`. Our restore ends when the file is on the disk, that of restic
-/// when it is in memory; so there is a figure with a sync after it as well. `verify` does as it does for a user: every hash and row
+/// Against `restic restore` and `restic check --read-data`. Our restore ends when the file is on the disk, that of
+/// restic when it is in memory; so there is a figure with a sync of its file as well. `verify` does as it does for a user: every hash and row
 /// count, and the full integrity check (`integrity_check`), which restic has nothing like.
 pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let ours = Ours::init(bench.scratch, "proof-ours")?;
@@ -43,7 +44,7 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
             let target = bench.scratch.fresh("restored-theirs")?;
             let restore = theirs.run(["restore", "latest", "--target", text(&target)?])?;
             let ended = Instant::now();
-            settle();
+            sync_all(&target)?;
             let durable = restore.seconds + ended.elapsed().as_secs_f64();
             remove(&target)?;
             let check = theirs.run(["check", "--read-data"])?;
@@ -88,4 +89,14 @@ pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
         .with_times("restic", &their_check),
         Line::new("verify, resident memory", verify_memory.largest(), "MiB", Goal::None),
     ])
+}
+
+/// Waits until a file, or everything below a folder, is on the disk.
+fn sync_all(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        for entry in path.read_dir()? {
+            sync_all(&entry?.path())?;
+        }
+    }
+    Ok(File::open(path)?.sync_all()?)
 }
