@@ -116,6 +116,8 @@ pub enum Error {
         path: PathBuf,
         /// The first thing that did not fit.
         what: String,
+        /// It is the very log that the index is of, so some of its bytes are not those that were committed.
+        is_damage: bool,
     },
     /// The log grew too much while a capture kept it from beginning anew.
     #[error("the write-ahead log of {path} grew by {by} bytes while it was being read, more than {limit}", path = path.display())]

@@ -274,6 +274,20 @@ pub fn scan(
     }
 }
 
+/// Says whether the log is the one that `mark` is of: its header is sound and has the same salts.
+///
+/// A chain of checksums that breaks before the mark then means that bytes are not those that were committed.
+pub fn is_log_of(
+    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<usize>,
+    page_size: u32,
+    mark: Mark,
+) -> Result<bool> {
+    let mut head = [0u8; 32];
+    let count = read(0, &mut head)?;
+    let header = WalHeader::parse(&head).filter(|_| count == head.len());
+    Ok(header.is_some_and(|header| header.salt == mark.salt && header.page_size == page_size))
+}
+
 fn scan_to_mark(
     read: &mut dyn FnMut(u64, &mut [u8]) -> Result<usize>,
     header: &WalHeader,

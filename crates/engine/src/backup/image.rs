@@ -332,6 +332,11 @@ impl<'c> Stream<'c> {
             notes.push("it is a raw copy, so the check is of the main file alone".to_owned());
             integrity.result = IntegrityResult::NotRun;
         }
+        if let Some(damage) = self.capture.damage() {
+            // A restored database shows the bytes as SQLite read them, and they are not those that were committed.
+            integrity.result = IntegrityResult::Corrupt;
+            integrity.problems.insert(0, damage.to_owned());
+        }
         let chunks = image.chunks.len();
         let facts = ImageFacts {
             name,

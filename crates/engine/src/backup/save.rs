@@ -28,6 +28,9 @@ use crate::{Error, Result, name, show};
 /// Images up to this size get their plain SHA-256 without being asked.
 const SHA256_UP_TO: u64 = 256 << 20;
 
+/// From how many bytes on the growth of a log on our account is told.
+const WORTH_TELLING: u64 = 64 << 20;
+
 /// The file that says how parts are put together.
 const README: &str = "README.txt";
 
@@ -115,6 +118,10 @@ impl<'s> Session<'s> {
         let finished = capture.finish()?;
         let mut manifest = self.describe(source, identity, moment, &content, header.as_ref());
         manifest.notes.extend(finished.warnings);
+        if finished.wal_grew_by >= WORTH_TELLING {
+            let mebibytes = finished.wal_grew_by >> 20;
+            manifest.notes.push(format!("its write-ahead log grew by {mebibytes} MiB while it was read"));
+        }
         self.assemble(writer, source, manifest, content, siblings, parent, position)
     }
 

@@ -185,6 +185,26 @@ fn damaged_database_is_stored_and_never_good() {
 }
 
 #[test]
+fn log_with_other_bytes_than_were_committed_is_never_good() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 500);
+    a.execute_batch("PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0").unwrap();
+    insert(&a, 500);
+    // One bit in the text of a row, deep in a page of the log.
+    let log = place.path("a.db-wal");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let at =
+        bytes.windows(8).rposition(|eight| eight == b"row 499 " || eight.starts_with(b"row 49")).unwrap();
+    bytes[at] ^= 1;
+    let file = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..=at], at as u64).unwrap();
+    let report = place.backup(&of(&["a.db"])).unwrap();
+    let one = &report.databases[0];
+    assert_eq!((one.status, report.exit_code()), (BackupStatus::Corrupt, 4), "{one:?}");
+    assert!(one.integrity.contains("chain of checksums breaks"), "{}", one.integrity);
+}
+
+#[test]
 fn database_with_a_damaged_schema_is_stored_in_every_journal_mode() {
     let place = Fixture::new();
     for (name, mode) in [("rollback.db", "delete"), ("wal.db", "wal")] {

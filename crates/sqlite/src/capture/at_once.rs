@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::capture::growth::Membership;
 use crate::capture::open::{Held, Site};
 use crate::capture::{Capture, CaptureOptions};
 use crate::{Error, Result};
@@ -21,11 +22,14 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 pub(super) fn open(paths: &[PathBuf], options: &CaptureOptions) -> Vec<Result<Capture>> {
     let mut sites: Vec<Result<Site>> = paths.iter().map(|path| Site::look(path, options)).collect();
+    let mut timeout = options.busy_timeout;
     loop {
-        match hold_all(&sites, options) {
+        match hold_all(&mut sites, options, timeout) {
             Ok(held) => return captures(sites, held, options),
-            // This one cannot be had; the others do not wait for it any longer.
+            // This one cannot be had; the others do not wait for it any longer, and for each further one only half as
+            // long: their writers are held up again and again meanwhile.
             Err(Obstacle { index, error }) => {
+                timeout /= 2;
                 let error = match &sites[index] {
                     Ok(site) => site.name_holder(error),
                     Err(_) => error,
@@ -43,14 +47,25 @@ struct Obstacle {
 }
 
 /// Locks all sites, or says which one is in the way.
-fn hold_all(sites: &[Result<Site>], options: &CaptureOptions) -> Result<Vec<Option<Held>>, Obstacle> {
-    let deadline = Instant::now() + options.busy_timeout;
+fn hold_all(
+    sites: &mut [Result<Site>],
+    options: &CaptureOptions,
+    timeout: Duration,
+) -> Result<Vec<Option<Held>>, Obstacle> {
+    let deadline = Instant::now() + timeout;
     let mut attempt = 0;
     loop {
+        let began = Instant::now();
         match try_hold_all(sites, options, attempt) {
-            Err(Obstacle { error: Error::Busy { .. }, .. }) if Instant::now() < deadline => {
+            Err(Obstacle { error: Error::Busy { .. }, index }) if Instant::now() < deadline => {
                 attempt += 1;
-                std::thread::sleep(PAUSE * u32::try_from(attempt.min(5)).unwrap_or(5));
+                // At least as long as it held what it got, so that writers get through half of the time.
+                let pause = PAUSE * u32::try_from(attempt.min(5)).unwrap_or(5);
+                std::thread::sleep(pause.max(began.elapsed()));
+                // It may have changed to WAL mode meanwhile, or back, and is held in another way then.
+                if let Ok(site) = &sites[index] {
+                    sites[index] = Site::look(&site.identity.path, options);
+                }
             }
             other => return other,
         }
@@ -65,7 +80,7 @@ fn try_hold_all(
     let mut all: Vec<Option<Held>> = sites.iter().map(|_| None).collect();
     for index in order(sites.len(), attempt) {
         if let Ok(site) = &sites[index] {
-            let held = site.hold(options, PATIENCE, true);
+            let held = site.hold(options, PATIENCE, true).and_then(|held| held.ensure_gated(site));
             all[index] = Some(held.map_err(|error| Obstacle { index, error })?);
         }
     }
@@ -105,13 +120,19 @@ fn captures(
     held: Vec<Option<Held>>,
     options: &CaptureOptions,
 ) -> Vec<Result<Capture>> {
+    let mut members = Membership::of_all(sites.iter().flatten().map(|site| &site.identity)).into_iter();
     sites
         .into_iter()
         .zip(held)
         .map(|(site, held)| {
             let site = site?;
+            let member = members.next();
             match held {
-                Some(held) => Capture::of(site, held, options, true),
+                Some(held) => {
+                    let mut capture = Capture::of(site, held, options, true)?;
+                    capture.group = member;
+                    Ok(capture)
+                }
                 None => Err(Error::Missing { path: site.identity.path }),
             }
         })

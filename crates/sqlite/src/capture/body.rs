@@ -12,7 +12,8 @@ use crate::capture::raw_copy::RawCopy;
 use crate::capture::reflink::Clone;
 use crate::capture::view::FileView;
 use crate::capture::{Method, dbpage};
-use crate::identify::Identity;
+use crate::header::{HEADER_SIZE, Header};
+use crate::identify::{Identity, Siblings};
 use crate::live::{Live, Moment};
 use crate::vfs::{PageSource, open_image};
 use crate::{Error, Result};
@@ -135,7 +136,10 @@ impl Body {
     /// Takes the lock with a new moment: as a locked image, or at rest again where nobody has it open.
     pub(crate) fn lock(&mut self, identity: &Identity, busy_timeout: Duration) -> Result<()> {
         let (mut live, _guard) = match std::mem::replace(self, Body::Settled) {
-            Body::FirstPass(live, _) => (live, None),
+            Body::FirstPass(live, moment) => {
+                ensure_still_without_log(&live, &moment)?;
+                (live, None)
+            }
             Body::Locked(locked) => (locked.into_parts().0, None),
             Body::AtRest(at_rest) if at_rest.is_opened()? => {
                 // Until our connection has begun, the guard keeps the last one of the application from
@@ -171,9 +175,10 @@ impl Body {
     }
 
     /// Waits until a log that no checkpoint could sync on our account is on the disk but for its very end.
-    pub(crate) fn sync_log(&self) {
-        if let Body::Locked(locked) | Body::DbPage(locked) = self {
-            locked.sync_log();
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        match self {
+            Body::Locked(locked) | Body::DbPage(locked) => locked.sync_log(),
+            _ => Ok(()),
         }
     }
 
@@ -183,6 +188,21 @@ impl Body {
             _ => 0,
         }
     }
+}
+
+/// Fails where the application changed to WAL mode since `then`, and closed the database: beginning a transaction would
+/// create a log and an index, which would stay behind. The next backup reads it in another way.
+fn ensure_still_without_log(live: &Live, then: &Moment) -> Result<()> {
+    let path = &live.identity().path;
+    let mut bytes = [0u8; HEADER_SIZE];
+    live.main().read(0, &mut bytes)?;
+    let was_wal = Header::parse(&then.main_header).is_ok_and(|header| header.is_wal());
+    let is_wal = Header::parse(&bytes).is_ok_and(|header| header.is_wal());
+    let siblings = Siblings::of(path)?;
+    if is_wal && !was_wal && !(siblings.wal.is_some() && siblings.shm) {
+        return Err(Error::Changed { path: path.clone() });
+    }
+    Ok(())
 }
 
 pub(crate) fn layout(moment: &Moment) -> Layout {

@@ -4,8 +4,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::header::lock_page;
 use crate::raw::VfsFile;
@@ -42,6 +44,19 @@ impl Bytes for VfsFile<'_> {
 pub(crate) struct PlainFile<'a> {
     pub(crate) file: &'a File,
     pub(crate) path: &'a Path,
+}
+
+/// Opens what lies beside a database: a log or a journal.
+///
+/// SQLite takes no locks on them, so a descriptor of our own does no harm to those of anybody. A link is not followed,
+/// as SQLite does not, and what is no plain file is not waited for.
+pub(crate) fn open_beside(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"))
 }
 
 impl PlainFile<'_> {

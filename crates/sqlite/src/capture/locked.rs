@@ -76,7 +76,10 @@ impl Locked {
                 match wal::scan(&mut read, index.page_size, Until::Mark(index.mark)) {
                     Ok(Some(scan)) => Arc::new(scan.map),
                     Ok(None) => return Err(self.mismatch("the log is empty")),
-                    Err(Error::Damaged { what }) => return Err(self.mismatch(&what)),
+                    Err(Error::Damaged { what }) => {
+                        let is_damage = wal::is_log_of(&mut read, index.page_size, index.mark)?;
+                        return Err(self.mismatch_or_damage(&what, is_damage));
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -132,6 +135,7 @@ impl Locked {
     /// Has the log sent to the disk while it grows, once the transaction is a long one.
     fn follow_log(&mut self) {
         if self.follower.is_none() && self.began.elapsed() >= log_sync::LONG && self.live.wal().is_some() {
+            // Where it cannot start, a commit after the backup waits for longer.
             self.follower = Follower::start(&self.log_path()).ok();
         }
     }
@@ -141,14 +145,20 @@ impl Locked {
     }
 
     /// Waits until the log, which no checkpoint could sync meanwhile, is on the disk but for its very end.
-    pub(crate) fn sync_log(&self) {
-        if self.live.wal().is_some() {
-            log_sync::sync(&self.log_path(), self.began);
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        if self.live.wal().is_none() {
+            return Ok(());
         }
+        let path = self.log_path();
+        log_sync::sync(&path, self.began).map_err(|error| Error::io("sync", &path, error))
     }
 
     fn mismatch(&self, what: &str) -> Error {
-        Error::WalMismatch { path: self.live.identity().path.clone(), what: what.to_string() }
+        self.mismatch_or_damage(what, false)
+    }
+
+    fn mismatch_or_damage(&self, what: &str, is_damage: bool) -> Error {
+        Error::WalMismatch { path: self.live.identity().path.clone(), what: what.to_string(), is_damage }
     }
 }
 

@@ -5,19 +5,18 @@
 //! wait until the whole log is on the disk. We wait for that instead, while commits still go on. Nothing relies on it.
 //!
 //! A log that grew by gigabytes is not synced at once either: while the system gives its new blocks their places, it
-//! locks the file's map of blocks, which a commit needs to append, and commits wait for up to 0.1 s. So the log is
-//! followed from the start, a few mebibytes at a time, with a rest after each.
+//! locks the file's map of blocks, which a commit needs to append, and commits wait for up to a quarter of a second. So
+//! a log is followed while it grows, a few mebibytes at a time, with a rest after each.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use crate::capture::image::open_beside;
 
 /// A transaction that was shorter left little to sync.
 pub(crate) const LONG: Duration = Duration::from_millis(100);
@@ -25,7 +24,7 @@ pub(crate) const LONG: Duration = Duration::from_millis(100);
 /// A sync that takes no longer leaves next to nothing to wait for.
 const SHORT: Duration = Duration::from_millis(15);
 
-/// How often the log is synced while writers keep adding to it, and for how long: it grows meanwhile.
+/// How often the log is synced while writers keep adding to it, and after which time no more: it grows meanwhile.
 const MOST: usize = 8;
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -42,30 +41,23 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A thread that sends a log to the disk while it grows, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    /// Dropped first, which tells the thread to end.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Its end tells the thread to end, which nobody waits for: the disk may hang.
+    _stop: Sender<()>,
 }
 
 impl Follower {
     /// Follows the log at `path` from its start. Without it a commit may wait for a moment; the backup is as good.
     pub(crate) fn start(path: &Path) -> io::Result<Self> {
-        let log = open(path)?;
+        let log = open_beside(path)?;
         let (stop, stopped) = mpsc::channel();
         // A failure of the disk is for the application to hear of, through its own descriptor.
-        let body = move || follow(&log, &stopped, |offset| send(&log, offset, SLICE).unwrap_or_default());
-        let thread = thread::Builder::new().name("log".to_owned()).spawn(body)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to say, also when it panicked: nothing relies on it.
-            let _ = thread.join();
-        }
+        let body = move || {
+            follow(&log, &stopped, |offset| {
+                let _ = send(&log, offset, SLICE);
+            });
+        };
+        thread::Builder::new().name("log".to_owned()).spawn(body)?;
+        Ok(Self { _stop: stop })
     }
 }
 
@@ -86,16 +78,22 @@ fn follow(log: &File, stopped: &Receiver<()>, mut send: impl FnMut(u64)) {
 
 /// Waits until next to nothing of the log at `path` is not on the disk yet. To be called before the transaction,
 /// which `began` then, ends.
-pub(crate) fn sync(path: &Path, began: Instant) {
-    if began.elapsed() >= LONG {
-        // Of a failure of the disk the application's own descriptor is told as well.
-        let _ = sync_until_short(path);
+///
+/// A failure of the disk is worth telling: whoever opens the log after this is not told of it by the system.
+pub(crate) fn sync(path: &Path, began: Instant) -> io::Result<()> {
+    if began.elapsed() < LONG {
+        return Ok(());
+    }
+    match sync_until_short(path) {
+        // Nothing is left to sync.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map(|_count| ()),
     }
 }
 
 /// Returns how many syncs it took.
 fn sync_until_short(path: &Path) -> io::Result<usize> {
-    let log = open(path)?;
+    let log = open_beside(path)?;
     let first = Instant::now();
     for count in 1..=MOST {
         let began = Instant::now();
@@ -105,12 +103,6 @@ fn sync_until_short(path: &Path) -> io::Result<usize> {
         }
     }
     Ok(MOST)
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    // Locks never lie on a log, so a descriptor of our own does no harm to those of anybody.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 /// Begins to write a part of a file to the disk, as far as it is not there yet.
@@ -151,7 +143,9 @@ mod tests {
         std::fs::write(folder.path().join("other"), "").unwrap();
         std::os::unix::fs::symlink("other", &path).unwrap();
         assert!(sync_until_short(&path).is_err());
-        sync(&path, Instant::now());
+        let began = Instant::now() - LONG;
+        assert!(sync(&path, began).is_err());
+        assert!(sync(&folder.path().join("gone.db-wal"), began).is_ok());
     }
 
     #[test]
@@ -173,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn follower_leaves_the_log_as_it_is_and_ends_when_dropped() {
+    fn follower_leaves_the_log_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db-wal");
         let bytes: Vec<u8> = (0..251).cycle().take(3 << 22).collect();

@@ -8,6 +8,7 @@ mod at_once;
 mod at_rest;
 mod body;
 mod dbpage;
+mod growth;
 mod image;
 mod locked;
 mod log_sync;
@@ -25,6 +26,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::body::Body;
+use crate::capture::growth::Membership;
 pub(crate) use crate::capture::image::Layout;
 use crate::capture::open::{Held, Site};
 pub use crate::capture::raw_copy::Sibling;
@@ -131,6 +133,10 @@ pub struct Capture {
     log_growth_limit: u64,
     /// Whether settling replaced what was read first.
     reread: bool,
+    /// What is damaged though SQLite reads it.
+    damage: Option<String>,
+    /// The other databases of the same moment, whose logs are held as long.
+    group: Option<Membership>,
     warnings: Vec<String>,
 }
 
@@ -189,6 +195,8 @@ impl Capture {
             pinned,
             log_growth_limit: limit,
             reread: false,
+            damage: None,
+            group: None,
             warnings,
         };
         capture.learn()?;
@@ -277,6 +285,12 @@ impl Capture {
         &self.warnings
     }
 
+    /// Returns what is damaged in the files though SQLite reads them without complaint: a log with other bytes than were
+    /// committed, whose checksums it looks at after a crash only. Known after the first read.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+
     /// Returns the journal and the log whose bytes belong to a raw copy; empty for an image.
     pub fn siblings(&self) -> &[Sibling] {
         match &self.body {
@@ -311,6 +325,8 @@ impl Capture {
             (Err(error @ Error::WalMismatch { .. }), 0) if self.options.force_method.is_none() => {
                 let body = std::mem::replace(&mut self.body, Body::Settled);
                 let Body::Locked(locked) = body else { return Err(error) };
+                self.damage =
+                    matches!(error, Error::WalMismatch { is_damage: true, .. }).then(|| error.to_string());
                 self.warnings.push(format!("read page by page instead: {error}"));
                 self.body = Body::DbPage(locked);
                 self.body.read(&self.identity, offset, buffer)
@@ -321,9 +337,11 @@ impl Capture {
 
     /// Fails when the log has grown too much on our account: a full disk would stop the application.
     ///
-    /// Reading asks this by itself; whoever holds a capture for long without reading asks now and then.
+    /// Of databases of one moment the growth of all counts, since all are held until they are read: those whose logs lie
+    /// on the same disk. Reading asks this by itself; whoever holds a capture for long without reading asks now and then.
     pub fn check_log_growth(&self) -> Result<()> {
-        let (by, limit) = (self.body.wal_growth(), self.log_growth_limit);
+        let limit = self.log_growth_limit;
+        let by = self.group.as_ref().map_or_else(|| self.body.wal_growth(), Membership::growth);
         if by > limit {
             return Err(Error::LogGrew { path: self.identity.path.clone(), by, limit });
         }
@@ -394,8 +412,11 @@ impl Capture {
     ///
     /// Where there is a log, it is synced first, so that the next commit need not wait for that.
     /// Fails if bytes handed out since (`siblings`) belong to another moment.
-    pub fn finish(self) -> Result<Finished> {
-        self.body.sync_log();
+    pub fn finish(mut self) -> Result<Finished> {
+        if let Err(error) = self.body.sync_log() {
+            // Whoever opens the log from now on is not told: the system tells of each failure once.
+            self.warnings.push(format!("the disk of the database may be failing: {error}"));
+        }
         if let Body::Raw(copy) = &self.body {
             copy.check_unchanged()?;
         }

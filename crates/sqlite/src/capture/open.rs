@@ -1,12 +1,11 @@
 //! Choosing the way to read a database, and taking the lock that it needs.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::capture::at_rest::AtRest;
 use crate::capture::body::Body;
-use crate::capture::image::PlainFile;
+use crate::capture::image::{PlainFile, open_beside};
 use crate::capture::locked::Locked;
 use crate::capture::raw_copy::RawCopy;
 use crate::capture::reflink::{self, Clone};
@@ -92,7 +91,7 @@ impl Site {
                 let versions = (header.write_version, header.read_version);
                 self.hold_raw(format!("its format {versions:?} is of another SQLite"))
             }
-            Kind::Database(header) if header.is_wal() => self.hold_wal(gate),
+            Kind::Database(header) if header.is_wal() || self.has_log_without_index()? => self.hold_wal(gate),
             Kind::Database(_) => self.hold_live(),
             Kind::Encrypted => self.hold_raw("it looks encrypted".into()),
             Kind::Damaged(what) => self.hold_raw(what.clone()),
@@ -107,7 +106,7 @@ impl Site {
         guard.read_at(0, &mut bytes)?;
         let is_wal = Header::parse(&bytes).is_ok_and(|header| header.is_wal());
         let siblings = Siblings::of(self.path())?;
-        if !is_wal || self.has_hot_journal(siblings)? {
+        if !(is_wal || is_log_without_index(siblings)) || self.has_hot_journal(siblings)? {
             // SQLite may have to roll back, for which our own SHARED would be in the way.
             drop(guard);
             return self.hold_live();
@@ -148,6 +147,11 @@ impl Site {
         self.begin(Live::open(&self.identity)?)
     }
 
+    /// Says whether a log lies there that a connection would open, and make an index for, whatever the header says.
+    fn has_log_without_index(&self) -> Result<bool> {
+        Siblings::of(self.path()).map(is_log_without_index)
+    }
+
     /// Says whether a journal lies there that SQLite would play back: one that does not begin with a zero.
     ///
     /// A blank one, as the journal mode PERSIST leaves it, is no reason to open a connection, which would
@@ -157,13 +161,17 @@ impl Site {
             return Ok(false);
         }
         let path = identify::sibling(self.path(), "-journal");
-        let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+        let file = open_beside(&path).map_err(|error| Error::io("open", &path, error))?;
         let mut first = [0u8; 1];
         PlainFile { file: &file, path: &path }.read_some(0, &mut first)?;
         Ok(first != [0])
     }
 
     fn hold_live(&self) -> Result<Held> {
+        if identify::metadata(self.path())?.len() == 0 {
+            // It was emptied a moment ago; SQLite would take what lies beside it for left over, and delete it.
+            return Err(empty(self.path(), Siblings::of(self.path())?));
+        }
         self.begin(Live::open(&self.identity)?)
     }
 
@@ -204,6 +212,15 @@ impl Site {
 }
 
 impl Held {
+    /// Makes sure that nobody can write to it: a database that changed to WAL mode since it was looked at was held like
+    /// one in rollback mode, and its moment began already.
+    pub(crate) fn ensure_gated(self, site: &Site) -> Result<Held> {
+        match self {
+            Held::Live(_, moment) if moment.wal.is_some() => Err(site.busy()),
+            held => Ok(held),
+        }
+    }
+
     /// Chooses the way to read what is held. `pinned` keeps to the very moment of the lock.
     pub(crate) fn into_body(self, options: &CaptureOptions, pinned: bool) -> Result<Body> {
         let (live, moment) = match self {
@@ -263,6 +280,10 @@ fn first_pass(locked: Locked) -> Body {
     let (mut live, moment) = locked.into_parts();
     live.end();
     Body::FirstPass(live, moment)
+}
+
+fn is_log_without_index(siblings: Siblings) -> bool {
+    siblings.wal.unwrap_or(0) > 0 && !siblings.shm
 }
 
 fn empty(path: &Path, siblings: Siblings) -> Error {

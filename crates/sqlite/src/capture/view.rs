@@ -2,13 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::OFlags;
-
-use crate::capture::image::{self, Layout, Overlay, PlainFile};
+use crate::capture::image::{self, Layout, Overlay, PlainFile, open_beside};
 use crate::raw::RawFile;
 use crate::vfs::PageSource;
 use crate::wal::PageMap;
@@ -23,16 +20,12 @@ pub(crate) struct LogPages {
 
 impl LogPages {
     /// Opens the log of the database at `path`, of which `scan` tells the pages that count; `None` when it tells none.
-    ///
-    /// SQLite takes no locks on logs, so a descriptor of our own is harmless. What is no plain file is not waited for.
     pub(crate) fn open(
         path: &Path,
         scan: impl FnOnce(&PlainFile<'_>) -> Result<Option<Arc<PageMap>>>,
     ) -> Result<Option<Self>> {
         let path = identify::sibling(path, "-wal");
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
-        let file = file.map_err(|error| Error::io("open", &path, error))?;
+        let file = open_beside(&path).map_err(|error| Error::io("open", &path, error))?;
         let map = scan(&PlainFile { file: &file, path: &path })?;
         Ok(map.map(|map| LogPages { file, path, map }))
     }

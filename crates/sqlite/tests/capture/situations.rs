@@ -451,7 +451,7 @@ fn format_of_a_branch_of_sqlite_is_copied_raw() {
 }
 
 #[test]
-fn log_that_does_not_match_its_index_is_read_through_sqlite_instead() {
+fn log_with_other_bytes_than_were_committed_is_read_through_sqlite_and_is_damage() {
     let (_folder, path) = place("odd.db");
     let keeper = Connection::open(&path).unwrap();
     keeper
@@ -470,7 +470,75 @@ fn log_that_does_not_match_its_index_is_read_through_sqlite_instead() {
     assert_eq!(capture.method(), Method::DbPage);
     assert_same(&image, &dbpage(&keeper));
     assert!(capture.inspection().unwrap().is_none());
+    assert!(capture.damage().unwrap().contains("chain of checksums breaks"), "{:?}", capture.damage());
     assert!(capture.finish().unwrap().warnings[0].contains("page by page"));
+}
+
+#[test]
+fn log_that_is_not_the_one_of_its_index_is_read_through_sqlite_and_is_no_damage() {
+    let (_folder, path) = place("odd.db");
+    let keeper = Connection::open(&path).unwrap();
+    keeper
+        .execute_batch(&format!("PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; {}", fill(40)))
+        .unwrap();
+    // Salts that no connection looks at while there is an index, as a file layer of the application's own may have them.
+    let log = std::fs::OpenOptions::new().write(true).open(identify::sibling(&path, "-wal")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&log, b"otherlog", 16).unwrap();
+    let mut capture = capture(&path);
+    let image = read_all(&mut capture);
+    assert_eq!((capture.method(), capture.damage()), (Method::DbPage, None));
+    assert_same(&image, &dbpage(&keeper));
+}
+
+#[test]
+fn link_or_pipe_in_the_place_of_a_journal_is_neither_followed_nor_waited_for() {
+    let (folder, path) = place("odd.db");
+    make(&path, &format!("PRAGMA journal_mode = wal; {}", fill(3)));
+    let pipe = folder.path().join("a pipe with a long name");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+    let journal = identify::sibling(&path, "-journal");
+    std::os::unix::fs::symlink(&pipe, &journal).unwrap();
+    let error = Capture::open(&path, &CaptureOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("odd.db-journal"), "{error}");
+}
+
+#[test]
+fn log_without_an_index_beside_a_database_in_rollback_mode_is_read_and_left_alone() {
+    let (_folder, path) = place("left.db");
+    let application = Connection::open(&path).unwrap();
+    application.execute_batch(&format!("PRAGMA journal_mode = wal; {}", fill(3))).unwrap();
+    application.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET v = 7").unwrap();
+    let mut expected = dbpage(&application);
+    expected[18..20].copy_from_slice(&[1, 1]);
+    let copy = path.with_file_name("copy.db");
+    // The header of the main file says rollback mode, its log has the last commit.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[18..20].copy_from_slice(&[1, 1]);
+    std::fs::write(&copy, bytes).unwrap();
+    std::fs::copy(identify::sibling(&path, "-wal"), identify::sibling(&copy, "-wal")).unwrap();
+    let before = std::fs::read(identify::sibling(&copy, "-wal")).unwrap();
+    let mut capture = capture(&copy);
+    assert_same(&read_all(&mut capture), &expected);
+    assert_eq!(capture.method(), Method::AtRest);
+    capture.finish().unwrap();
+    assert!(!identify::sibling(&copy, "-shm").exists(), "an index was made");
+    assert!(std::fs::read(identify::sibling(&copy, "-wal")).unwrap() == before);
+}
+
+#[test]
+fn first_pass_over_a_database_that_changed_to_wal_mode_creates_no_log() {
+    let (_folder, path) = place("changing.db");
+    make(&path, &fill(40));
+    let options = CaptureOptions { force_method: Some(Method::TwoPass), ..CaptureOptions::default() };
+    let mut capture = Capture::open(&path, &options).unwrap();
+    while capture.read(&mut [0; 4096]).unwrap() > 0 {}
+    assert!(capture.needs_settling());
+    make(&path, "PRAGMA journal_mode = wal; UPDATE t SET v = 9");
+    assert!(!identify::sibling(&path, "-wal").exists());
+    let error = capture.settle(4096, &mut |_, _| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    drop(capture);
+    assert!(!identify::sibling(&path, "-wal").exists() && !identify::sibling(&path, "-shm").exists());
 }
 
 #[test]

@@ -68,6 +68,35 @@ fn transaction_over_two_databases_is_in_both_images_or_in_none() {
 }
 
 #[test]
+fn logs_of_all_that_are_held_count_against_the_limit() {
+    let (_folder, first) = place("first.db");
+    let second = first.with_file_name("second.db");
+    let applications = [&first, &second].map(|path| {
+        let application = Connection::open(path).unwrap();
+        application.execute_batch(&format!("PRAGMA journal_mode = wal; {}", fill(40))).unwrap();
+        application
+    });
+    let options = CaptureOptions { log_growth_limit: Some(100_000), ..CaptureOptions::default() };
+    let opened = || {
+        let captures = Capture::at_once(&[first.clone(), second.clone()], &options).unwrap();
+        <[Capture; 2]>::try_from(captures.into_iter().map(Result::unwrap).collect::<Vec<_>>()).ok().unwrap()
+    };
+    let grow = "BEGIN; INSERT INTO t(v) SELECT hex(randomblob(2000)) FROM t; COMMIT";
+
+    let [mut reading, waiting] = opened();
+    applications[1].execute_batch(grow).unwrap();
+    let error = reading.read(&mut [0; 4096]).unwrap_err();
+    assert!(matches!(error, Error::LogGrew { by, .. } if by > 100_000), "{error}");
+    drop((reading, waiting));
+
+    // The log of one that is held no longer is nobody's business.
+    let [mut reading, waiting] = opened();
+    drop(waiting);
+    applications[1].execute_batch(grow).unwrap();
+    assert!(reading.read(&mut [0; 4096]).is_ok());
+}
+
+#[test]
 fn bad_one_among_many_does_not_hold_back_the_others() {
     let (folder, good) = place("good.db");
     make(&good, &fill(5));
