@@ -25,6 +25,7 @@ pub mod name;
 pub mod report;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod session;
 pub mod setup;
 pub mod show;
