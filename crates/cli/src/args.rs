@@ -117,6 +117,8 @@ pub(crate) enum Command {
     Verify(commands::verify::VerifyArgs),
     Check(commands::check::CheckArgs),
     Forget(commands::forget::ForgetArgs),
+    Pin(commands::pin::PinArgs),
+    Unpin(commands::pin::UnpinArgs),
     Status(commands::status::StatusArgs),
     Key(commands::key::KeyArgs),
     Config(commands::config::ConfigArgs),

@@ -83,6 +83,8 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Verify(args) => args.run(app),
         Command::Check(args) => args.run(app),
         Command::Forget(args) => args.run(app),
+        Command::Pin(args) => args.run(app),
+        Command::Unpin(args) => args.run(app),
         Command::Status(args) => args.run(app),
         Command::Key(args) => args.run(app),
         Command::Config(args) => args.run(app),

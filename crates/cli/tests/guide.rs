@@ -120,6 +120,11 @@ fn restore_runbook_works_as_printed() {
 }
 
 #[test]
+fn page_about_keeping_works_as_printed() {
+    Reader::new().follow("keeping-and-copying.md");
+}
+
+#[test]
 fn security_page_works_as_printed() {
     let reader = Reader::new();
     reader.run("dbkeep backup app.db --new-key");

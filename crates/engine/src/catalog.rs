@@ -132,12 +132,16 @@ pub(crate) struct Lost {
 }
 
 /// The snapshots of a repository, newest first, and those that should be there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     /// Those that are there.
     pub entries: Vec<Entry>,
     /// Those that were acknowledged, never forgotten, and cannot be used.
     pub(crate) lost: Vec<Lost>,
+    /// Those whose files cannot be read.
+    pub(crate) unreadable: Vec<Id>,
+    /// The facts that cannot be read, or are known to be missing.
+    pub(crate) unreadable_facts: Vec<Id>,
     /// The packs in which damage was found, by the digits of their ids that are known.
     pub(crate) damaged_packs: HashSet<String>,
 }
@@ -170,6 +174,8 @@ impl Catalog {
             ));
         }
         let histories = histories(facts.records().iter().map(|record| (record.file.time, &record.file.fact)));
+        let mut unreadable_ids: Vec<Id> = unreadable.keys().copied().collect();
+        unreadable_ids.sort_unstable();
         let lost = repository.lost_snapshots(&facts, &snapshots, store.cache())?;
         let lost = lost
             .into_iter()
@@ -182,7 +188,9 @@ impl Catalog {
         entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
         let damaged_packs = damaged_packs(facts.records().iter().map(|record| &record.file.fact));
         store.know_facts(&facts);
-        Ok(Self { entries, lost, damaged_packs })
+        let mut unreadable_facts: Vec<Id> = facts.damaged().iter().map(|(id, _)| *id).collect();
+        unreadable_facts.extend(store.lost_facts());
+        Ok(Self { entries, lost, unreadable: unreadable_ids, unreadable_facts, damaged_packs })
     }
 
     /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
@@ -279,23 +287,29 @@ impl Catalog {
             .filter(move |entry| entry.database.as_deref() == Some(database) && entry.stands_for_latest())
     }
 
+    /// Returns the name that is given, where there is a database of it.
+    pub(crate) fn known_database<'d>(&self, given: Option<&'d str>) -> Result<Option<&'d str>> {
+        let databases = self.databases();
+        let Some(given) = given.filter(|given| !databases.iter().any(|database| database == given)) else {
+            return Ok(given);
+        };
+        let near = nearest(given, databases.iter().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("there are: {}", databases.join(", ")),
+        };
+        Err(Error::NoSnapshot {
+            wanted: format!("of a database called {given:?}"),
+            hint: (!databases.is_empty()).then_some(hint),
+        })
+    }
+
     /// Returns the database that is meant: the one given, or the only one there is.
     fn one_database(&self, wanted: &str, given: Option<&str>) -> Result<String> {
-        let mut databases = self.databases();
-        if let Some(given) = given {
-            if databases.iter().any(|database| database == given) {
-                return Ok(given.to_owned());
-            }
-            let near = nearest(given, databases.iter().map(String::as_str));
-            let hint = match near {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("there are: {}", databases.join(", ")),
-            };
-            return Err(Error::NoSnapshot {
-                wanted: format!("of a database called {given:?}"),
-                hint: (!databases.is_empty()).then_some(hint),
-            });
+        if let Some(given) = self.known_database(given)? {
+            return Ok(given.to_owned());
         }
+        let mut databases = self.databases();
         match databases.len() {
             0 => Err(Error::NoSnapshot {
                 wanted: format!("{wanted:?}: the repository holds no database"),
@@ -433,7 +447,7 @@ mod tests {
             })
             .collect();
         entries.sort_by_key(|entry| Reverse(entry.snapshot.time));
-        Catalog { entries, lost: vec![], damaged_packs: HashSet::new() }
+        Catalog { entries, ..Catalog::default() }
     }
 
     fn time_of(found: Result<&Entry>) -> i64 {

@@ -1,75 +1,134 @@
-//! Drops snapshots by id.
+//! Drops snapshots: those that are named, or those that a policy does not keep.
 //!
-//! The last good snapshot of a database stays, and so does one that is held for good, unless that is forced;
-//! what another tool made is never touched. The fact is written before the snapshots are removed.
+//! The last good snapshot of a database stays, and so does one that is held for good, unless that is forced; what
+//! another tool made is never touched. By a policy nothing at all is dropped while something of the repository cannot be
+//! read: what is missing might be what the decision hangs on. The fact is written before the snapshots are removed.
 
 use std::collections::BTreeSet;
 
 use dbkeep_repo::Id;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::catalog::{Catalog, Entry};
 use crate::context::Watch;
 use crate::report::{ForgetReport, Forgotten, Kept, Refused};
 use crate::repository::Store;
+use crate::retention::{self, Candidate, Decision, Policy, Worth};
 use crate::{Error, Result};
 
 /// What to drop.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ForgetRequest {
-    /// Id prefixes, `latest`, `latest~N`.
-    pub snapshots: Vec<String>,
-    /// Narrows `latest`.
+    /// Which snapshots.
+    pub choice: Choice,
+    /// Narrows `latest`, and a policy to the snapshots of one database.
     pub database: Option<String>,
-    /// Also the last good one, and those held for good.
-    pub force: bool,
     /// Say what would be done.
     pub dry_run: bool,
 }
 
-/// Drops the snapshots that are named. Their data stays until a prune.
+/// Which snapshots to drop.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// Those that are named.
+    Named {
+        /// Id prefixes, `latest`, `latest~N`.
+        snapshots: Vec<String>,
+        /// Also the last good one, and those held for good.
+        force: bool,
+    },
+    /// Those that a person's policy does not keep, of each database by itself.
+    Policy(Policy),
+}
+
+/// Drops snapshots. Their data stays until a prune. Days, weeks and months of a policy are those of the user's zone.
 pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch) -> Result<ForgetReport> {
-    if request.snapshots.is_empty() {
-        return Err(Error::usage("no snapshot is named", "give ids as `dbkeep list` shows them"));
-    }
+    refuse_empty(&request.choice)?;
     let store = &store.afresh();
     let lock = store.repository().lock_shared(now)?;
     let catalog = Catalog::load(store)?;
-    let named = named(&catalog, request)?;
-    let mut report = decide(&catalog, &named, request.force);
+    let (mut report, reason) = match &request.choice {
+        Choice::Named { snapshots, force } => {
+            let named = named(&catalog, snapshots, request.database.as_deref())?;
+            (by_name(&catalog, &named, *force), "forget by id".to_owned())
+        }
+        Choice::Policy(policy) => {
+            refuse_gaps(&catalog)?;
+            let database = catalog.known_database(request.database.as_deref())?;
+            let zone = &store.context().environment.time_zone;
+            (by_policy(&catalog, database, policy, now, zone), format!("policy: {policy}"))
+        }
+    };
     report.dry_run = request.dry_run;
     if !request.dry_run && !report.forgotten.is_empty() {
         let ids: Vec<Id> = report.forgotten.iter().map(|forgotten| forgotten.id).collect();
-        let fact = store.repository().forget(&ids, "forget by id", &lock, now)?;
+        let fact = store.repository().forget(&ids, &reason, &lock, now)?;
         watch.step("forget.snapshots-removed");
         store.noted(fact);
     }
     Ok(report)
 }
 
-/// Returns the snapshots that are named, each once. One that is not there stops everything.
-fn named(catalog: &Catalog, request: &ForgetRequest) -> Result<BTreeSet<Id>> {
-    let choose = |wanted: &String| catalog.choose(wanted, request.database.as_deref()).map(|entry| entry.id);
-    request.snapshots.iter().map(choose).collect()
+/// Refuses what cannot be meant.
+fn refuse_empty(choice: &Choice) -> Result<()> {
+    match choice {
+        Choice::Named { snapshots, .. } if snapshots.is_empty() => {
+            Err(Error::usage("no snapshot is named", "give ids as `dbkeep list` shows them"))
+        }
+        Choice::Policy(policy) if policy.keeps_nothing() => Err(Error::usage(
+            "this policy keeps nothing",
+            "say what stays, as --keep-last 5 or --keep-daily 30; single snapshots are forgotten by their ids",
+        )),
+        _ => Ok(()),
+    }
 }
 
-/// Decides what goes and what stays.
-fn decide(catalog: &Catalog, named: &BTreeSet<Id>, force: bool) -> ForgetReport {
-    let mut report = ForgetReport { kept: vec![], forgotten: vec![], refused: vec![], dry_run: false };
+/// Refuses to decide by a policy where not everything is known.
+fn refuse_gaps(catalog: &Catalog) -> Result<()> {
+    let gap = if let [lost, ..] = catalog.lost.as_slice() {
+        format!(
+            "snapshot {} of {:?} should be there and is not",
+            lost.snapshot.id.short(),
+            lost.snapshot.database
+        )
+    } else if let [id, ..] = catalog.unreadable.as_slice() {
+        format!("snapshot {} cannot be read", id.short())
+    } else if let [id, ..] = catalog.unreadable_facts.as_slice() {
+        format!("fact {} cannot be read", id.short())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Refused {
+        what: format!("nothing is forgotten by a policy while the listing has a gap: {gap}"),
+        hint: "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
+            .to_owned()
+            .into(),
+    })
+}
+
+/// Returns the snapshots that are named, each once. One that is not there stops everything.
+fn named(catalog: &Catalog, snapshots: &[String], database: Option<&str>) -> Result<BTreeSet<Id>> {
+    snapshots.iter().map(|wanted| catalog.choose(wanted, database).map(|entry| entry.id)).collect()
+}
+
+/// Decides about snapshots that are named.
+fn by_name(catalog: &Catalog, named: &BTreeSet<Id>, force: bool) -> ForgetReport {
+    let mut report = ForgetReport::default();
     for entry in &catalog.entries {
         if !named.contains(&entry.id) {
-            report.kept.push(Kept { id: entry.id, reasons: vec!["not named".to_owned()] });
+            report.kept.push(kept(entry, vec!["not named".to_owned()]));
             continue;
         }
         match objection(catalog, named, entry, force) {
-            Some(why) => report.refused.push(Refused { id: entry.id, why }),
-            None => report.forgotten.push(Forgotten { id: entry.id }),
+            Some(why) => report.refused.push(refused(entry, why)),
+            None => report.forgotten.push(forgotten(entry)),
         }
     }
     report
 }
 
-/// Returns what speaks against dropping a snapshot.
+/// Returns what speaks against dropping a snapshot that is named.
 fn objection(catalog: &Catalog, named: &BTreeSet<Id>, entry: &Entry, force: bool) -> Option<String> {
     let Some(database) = &entry.database else {
         return Some("another tool made it: that tool forgets it (`restic forget`)".to_owned());
@@ -89,8 +148,74 @@ fn objection(catalog: &Catalog, named: &BTreeSet<Id>, entry: &Entry, force: bool
     None
 }
 
+/// Decides about all snapshots, or about those of one database.
+fn by_policy(
+    catalog: &Catalog,
+    database: Option<&str>,
+    policy: &Policy,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> ForgetReport {
+    let mut report = ForgetReport::default();
+    let others = |entry: &&Entry| {
+        entry.database.is_none() || database.is_some_and(|only| entry.database.as_deref() != Some(only))
+    };
+    for entry in catalog.entries.iter().filter(others) {
+        let why = if entry.database.is_none() { "another tool made it" } else { "another database" };
+        report.kept.push(kept(entry, vec![why.to_owned()]));
+    }
+    for name in catalog.databases().iter().filter(|name| database.is_none_or(|only| only == *name)) {
+        let entries: Vec<&Entry> =
+            catalog.entries.iter().filter(|entry| entry.database.as_ref() == Some(name)).collect();
+        let candidates: Vec<Candidate> = entries.iter().map(|entry| candidate(entry)).collect();
+        for (entry, decision) in entries.iter().zip(retention::decide(&candidates, policy, now, zone)) {
+            match decision {
+                Decision::Keep(reasons) => {
+                    report.kept.push(kept(entry, reasons.iter().map(ToString::to_string).collect()));
+                }
+                Decision::Forget => report.forgotten.push(forgotten(entry)),
+            }
+        }
+    }
+    report
+}
+
+/// Returns a snapshot as a policy sees it.
+fn candidate(entry: &Entry) -> Candidate {
+    let worth = if !entry.stands_for_latest() {
+        Worth::Aside
+    } else if !entry.history.damage.is_empty() {
+        Worth::Damaged
+    } else if entry.is_good() {
+        Worth::Good
+    } else {
+        Worth::Unproved
+    };
+    Candidate {
+        id: entry.id,
+        time: entry.snapshot.time,
+        worth,
+        pinned: entry.history.pinned,
+        tags: entry.user_tags(),
+    }
+}
+
+fn kept(entry: &Entry, reasons: Vec<String>) -> Kept {
+    Kept { id: entry.id, time: entry.snapshot.time, database: entry.database.clone(), reasons }
+}
+
+fn forgotten(entry: &Entry) -> Forgotten {
+    Forgotten { id: entry.id, time: entry.snapshot.time, database: entry.database.clone() }
+}
+
+fn refused(entry: &Entry, why: String) -> Refused {
+    Refused { id: entry.id, time: entry.snapshot.time, database: entry.database.clone(), why }
+}
+
 #[cfg(test)]
 mod tests {
+    use jiff::{SignedDuration, ToSpan};
+
     use super::*;
     use crate::catalog::History;
     use dbkeep_repo::format::snapshot::Snapshot;
@@ -103,10 +228,13 @@ mod tests {
         Entry { snapshot, id, database, history: History { pinned, ..History::default() } }
     }
 
+    fn catalog(entries: Vec<Entry>) -> Catalog {
+        Catalog { entries, ..Catalog::default() }
+    }
+
     fn decided(entries: Vec<Entry>, named: &[&str], force: bool) -> (usize, usize, Vec<String>) {
-        let catalog = Catalog { entries, lost: vec![], damaged_packs: Default::default() };
         let named = named.iter().map(|name| Id::of(name.as_bytes())).collect();
-        let report = decide(&catalog, &named, force);
+        let report = by_name(&catalog(entries), &named, force);
         (report.kept.len(), report.forgotten.len(), report.refused.into_iter().map(|one| one.why).collect())
     }
 
@@ -137,5 +265,82 @@ mod tests {
         let (_, forgotten, refused) = decided(entries(), &["restic"], true);
         assert_eq!(forgotten, 0);
         assert!(refused[0].starts_with("another tool made it"));
+    }
+
+    /// Returns a snapshot of `database`, so many hours after the epoch.
+    fn taken(database: &str, hour: i64, more: &[&str]) -> Entry {
+        let mut tags = vec![format!("database={database}")];
+        tags.extend(more.iter().map(|tag| (*tag).to_owned()));
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let mut entry = entry(&format!("{database} {hour}"), &tags, false);
+        entry.snapshot.time += SignedDuration::from_hours(hour);
+        entry
+    }
+
+    fn left(catalog: &Catalog, database: Option<&str>, policy: &Policy) -> Vec<String> {
+        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1000);
+        let report = by_policy(catalog, database, policy, now, &TimeZone::UTC);
+        assert_eq!(report.kept.len() + report.forgotten.len(), catalog.entries.len());
+        assert!(report.kept.iter().all(|kept| !kept.reasons.is_empty()));
+        let mut left: Vec<String> = (report.kept.iter())
+            .map(|kept| {
+                format!("{} {}", kept.database.as_deref().unwrap_or("-"), kept.time.as_second() / 3600)
+            })
+            .collect();
+        left.sort();
+        left
+    }
+
+    #[test]
+    fn policy_judges_each_database_by_itself_and_leaves_other_tools_alone() {
+        let ok = &["integrity=ok"];
+        let mut entries: Vec<Entry> = (0..3).rev().map(|hour| taken("shop", hour, ok)).collect();
+        entries.extend((10..12).rev().map(|hour| taken("crm", hour, ok)));
+        entries.push(entry("restic", &[], false));
+        let catalog = catalog(entries);
+        let policy = Policy { last: 1, ..Policy::default() };
+        assert_eq!(left(&catalog, None, &policy), ["- 0", "crm 11", "shop 2"]);
+        assert_eq!(left(&catalog, Some("shop"), &policy), ["- 0", "crm 10", "crm 11", "shop 2"]);
+    }
+
+    #[test]
+    fn policy_knows_what_a_snapshot_is_worth() {
+        let ok = "integrity=ok";
+        let mut damaged = taken("shop", 4, &[ok]);
+        damaged.history.damage = vec!["pack".to_owned()];
+        let mut pinned = taken("shop", 0, &[ok]);
+        pinned.history.pinned = true;
+        let entries = vec![
+            taken("shop", 900, &[ok, "reason=pre-restore"]),
+            taken("shop", 8, &[ok, "reason=pre-restore"]),
+            taken("shop", 7, &["integrity=corrupt"]),
+            taken("shop", 6, &["integrity=not-run"]),
+            damaged,
+            taken("shop", 2, &[ok]),
+            taken("shop", 1, &[ok, "before-upgrade"]),
+            pinned,
+        ];
+        let policy = Policy { last: 1, tags: vec!["before-upgrade".to_owned()], ..Policy::default() };
+        // The newest that counts, the last good one, the tagged one, the one held, the safety backup of this week.
+        let expected = ["shop 0", "shop 1", "shop 2", "shop 6", "shop 900"];
+        assert_eq!(left(&catalog(entries), None, &policy), expected);
+    }
+
+    #[test]
+    fn policy_needs_to_keep_something_and_to_know_everything() {
+        let nothing = Choice::Policy(Policy::default());
+        assert!(refuse_empty(&nothing).unwrap_err().to_string().contains("keeps nothing"));
+        let something = Policy { within: Some(1.day()), ..Policy::default() };
+        assert!(refuse_empty(&Choice::Policy(something)).is_ok());
+
+        assert!(refuse_gaps(&Catalog::default()).is_ok());
+        let id = Id::of(b"gone");
+        for gap in [
+            Catalog { unreadable: vec![id], ..Catalog::default() },
+            Catalog { unreadable_facts: vec![id], ..Catalog::default() },
+        ] {
+            let error = refuse_gaps(&gap).unwrap_err().to_string();
+            assert!(error.contains(&id.short()), "{error}");
+        }
     }
 }

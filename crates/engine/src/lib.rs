@@ -22,6 +22,7 @@ pub mod list;
 pub mod manifest;
 mod moment;
 pub mod name;
+pub mod pin;
 pub mod report;
 pub mod repository;
 pub mod restore;

@@ -253,7 +253,7 @@ pub struct CheckFinding {
 }
 
 /// What [`crate::forget::run`] decided and did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ForgetReport {
     /// What stays, and why.
     pub kept: Vec<Kept>,
@@ -282,6 +282,10 @@ impl ForgetReport {
 pub struct Kept {
     /// The snapshot.
     pub id: Id,
+    /// The moment of its contents.
+    pub time: Timestamp,
+    /// Its database; `None` when another tool made it.
+    pub database: Option<String>,
     /// Why.
     pub reasons: Vec<String>,
 }
@@ -291,6 +295,10 @@ pub struct Kept {
 pub struct Forgotten {
     /// The snapshot.
     pub id: Id,
+    /// The moment of its contents.
+    pub time: Timestamp,
+    /// Its database; `None` when another tool made it.
+    pub database: Option<String>,
 }
 
 /// A snapshot that was not forgotten though it was asked for.
@@ -298,8 +306,27 @@ pub struct Forgotten {
 pub struct Refused {
     /// The snapshot.
     pub id: Id,
+    /// The moment of its contents.
+    pub time: Timestamp,
+    /// Its database; `None` when another tool made it.
+    pub database: Option<String>,
     /// Why.
     pub why: String,
+}
+
+/// What [`crate::pin::run`] did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PinReport {
+    /// The snapshot.
+    pub snapshot: Id,
+    /// The moment of its contents.
+    pub time: Timestamp,
+    /// Its database; `None` when another tool made it.
+    pub database: Option<String>,
+    /// Whether it is held now.
+    pub pinned: bool,
+    /// Whether it was not so before.
+    pub changed: bool,
 }
 
 /// Everything on one screen.

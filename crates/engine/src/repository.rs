@@ -312,6 +312,11 @@ impl Store {
             KnownFacts { heads: facts.heads(), lost };
     }
 
+    /// Returns the facts that this host remembers and that are gone.
+    pub(crate) fn lost_facts(&self) -> Vec<Id> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).lost.clone()
+    }
+
     /// Stores a fact after those that are known. On return it survives a power cut.
     pub(crate) fn note(&self, fact: Fact, now: Timestamp) -> Result<()> {
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -69,6 +69,26 @@ pub struct Policy {
     pub tags: Vec<String>,
 }
 
+/// As the command line has it: `last 3, daily 7, within 14d`.
+impl fmt::Display for Policy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.last > 0 {
+            parts.push(format!("last {}", self.last));
+        }
+        let counts = Rule::ALL.map(|rule| (rule, rule.count(self)));
+        parts.extend(
+            counts
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(rule, count)| format!("{} {count}", rule.word())),
+        );
+        parts.extend(self.within.map(|within| format!("within {within:#}")));
+        parts.extend(self.tags.iter().map(|tag| format!("tag {tag}")));
+        formatter.write_str(&parts.join(", "))
+    }
+}
+
 /// Says what happens to one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {

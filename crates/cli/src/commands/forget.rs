@@ -1,20 +1,28 @@
-//! `dbkeep forget`: drops snapshots by id.
+//! `dbkeep forget`: drops snapshots by id, or those that a policy does not keep.
 
 use clap::Args;
-use dbkeep_engine::forget::{self, ForgetRequest};
+use dbkeep_engine::Id;
+use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::report::ForgetReport;
+use dbkeep_engine::retention::Policy;
+use jiff::{Span, Timestamp};
 
 use crate::app::{App, short};
 use crate::exit::{Exit, Failure};
 use crate::human;
 use crate::output::Tone;
+use crate::table::{self, Value};
 
 const HELP: &str = "\
-The snapshots are gone at once; the space they take is not given back yet. The
-last good snapshot of a database is kept unless --force says otherwise.
+By id, or by a policy: with --keep-… options every database keeps what one of
+them keeps, and the rest of it is forgotten. Days, weeks and months are those of
+your time zone. The last good snapshot of a database, those that are held
+(`dbkeep pin`) and those of other tools always stay. The snapshots are gone at
+once; the space they take is not given back yet.
 
 Examples:
-  dbkeep forget 4f2a91c0 --dry-run
+  dbkeep forget --keep-daily 30 --keep-monthly 12 --dry-run
+  dbkeep forget --keep-within 14d --keep-last 1 --database app
   dbkeep forget 4f2a91c0 9be1d3aa
 
 Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
@@ -25,35 +33,101 @@ Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
 #[command(after_help = HELP)]
 pub(crate) struct ForgetArgs {
     /// Starts of ids, `latest`, or `latest~N`
-    #[arg(value_name = "SNAPSHOT", required = true)]
+    #[arg(value_name = "SNAPSHOT", required_unless_present = "keep", conflicts_with = "keep")]
     pub(crate) snapshots: Vec<String>,
 
-    /// The database that `latest` means
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
+
+    /// The database that `latest` means, or the only one that a policy is for
     #[arg(long, value_name = "N")]
     pub(crate) database: Option<String>,
 
-    /// Forget also what is refused: the last good snapshot of a database
-    #[arg(long)]
+    /// Forget also what is refused: the last good snapshot of a database, one that is held
+    #[arg(long, conflicts_with = "keep")]
     pub(crate) force: bool,
 
-    /// Print what would be forgotten and stop
+    /// Print what would be forgotten and what stays, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// A policy in options.
+#[derive(Debug, Args)]
+#[group(id = "keep", multiple = true)]
+#[command(next_help_heading = "What stays")]
+pub(crate) struct KeepArgs {
+    /// The newest N
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+
+    /// One of each of the last N hours that have any
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_hourly: Option<u32>,
+
+    /// One of each of the last N days
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_daily: Option<u32>,
+
+    /// One of each of the last N weeks, from Monday on
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_weekly: Option<u32>,
+
+    /// One of each of the last N months
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_monthly: Option<u32>,
+
+    /// One of each of the last N years
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_yearly: Option<u32>,
+
+    /// Everything younger, as 14d, 8w, 6mo or 2y
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) keep_within: Option<Span>,
+
+    /// Everything with this tag
+    #[arg(long, value_name = "T")]
+    pub(crate) keep_tag: Vec<String>,
+}
+
+fn duration(text: &str) -> Result<Span, String> {
+    match text.parse::<Span>() {
+        Ok(span) if span.is_positive() => Ok(span),
+        _ => Err("write it as 36h, 14d, 8w, 6mo or 2y".to_owned()),
+    }
+}
+
+impl KeepArgs {
+    fn policy(&self) -> Policy {
+        Policy {
+            last: self.keep_last.unwrap_or(0),
+            hourly: self.keep_hourly.unwrap_or(0),
+            daily: self.keep_daily.unwrap_or(0),
+            weekly: self.keep_weekly.unwrap_or(0),
+            monthly: self.keep_monthly.unwrap_or(0),
+            yearly: self.keep_yearly.unwrap_or(0),
+            within: self.keep_within,
+            tags: self.keep_tag.clone(),
+        }
+    }
 }
 
 impl ForgetArgs {
     /// Forgets.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
         let store = app.open()?;
-        let request = ForgetRequest {
-            snapshots: self.snapshots.clone(),
-            database: self.database.clone(),
-            force: self.force,
-            dry_run: self.dry_run,
+        let choice = match self.snapshots.is_empty() {
+            true => Choice::Policy(self.keep.policy()),
+            false => Choice::Named { snapshots: self.snapshots.clone(), force: self.force },
         };
+        let by_policy = matches!(choice, Choice::Policy(_));
+        let request = ForgetRequest { choice, database: self.database.clone(), dry_run: self.dry_run };
         let report = forget::run(&store, &request, app.now(), &app.observer())?;
         app.watch.finish();
-        show(app, &report);
+        match by_policy {
+            true => show_plan(app, &report, self.database.as_deref()),
+            false => show(app, &report),
+        }
         let exit = Exit::from_code(report.exit_code());
         if exit == Exit::Failed {
             return Err(all_refused(&report).with_report(&report));
@@ -72,7 +146,7 @@ fn all_refused(report: &ForgetReport) -> Failure {
     )
 }
 
-/// Prints what is gone and what stays, with the reason.
+/// Prints what is gone and what was refused, with the reason.
 fn show(app: &App, report: &ForgetReport) {
     let (done, left) = if report.dry_run { ("would forget", "would keep") } else { ("forgot", "kept") };
     for forgotten in &report.forgotten {
@@ -86,4 +160,40 @@ fn show(app: &App, report: &ForgetReport) {
             human::visible(&refused.why)
         ));
     }
+}
+
+/// Prints what a policy comes to: every snapshot of a database under its name, newest first, what becomes of it and why.
+fn show_plan(app: &App, report: &ForgetReport, only: Option<&str>) {
+    let kept = report.kept.iter().map(|one| (&one.database, one.time, one.id, Some(&one.reasons)));
+    let gone = report.forgotten.iter().map(|one| (&one.database, one.time, one.id, None));
+    let mut rows: Vec<_> =
+        kept.chain(gone).filter(|(database, ..)| only.is_none() || database.as_deref() == only).collect();
+    // By name, those of other tools last; within a database the newest first.
+    rows.sort_by(|(one, one_time, one_id, _), (other, other_time, other_id, _)| {
+        (one.is_none(), one, other_time, other_id).cmp(&(other.is_none(), other, one_time, one_id))
+    });
+    let columns = [
+        table::text("DATABASE"),
+        table::text("SNAPSHOT"),
+        table::text("TIME"),
+        table::text(if report.dry_run { "WOULD" } else { "DID" }),
+        table::text("WHY"),
+    ];
+    let row = |(database, time, id, reasons): (&Option<String>, Timestamp, Id, Option<&Vec<String>>)| {
+        let (verdict, why) = match reasons {
+            Some(reasons) => (Value::toned("keep", Tone::Good), Value::from(reasons.join(", "))),
+            None => (Value::toned("forget", Tone::Notice), Value::none()),
+        };
+        vec![
+            database.as_deref().map_or_else(|| Value::toned("(not ours)", Tone::Faint), Value::from),
+            Value::toned(short(&id), Tone::Strong),
+            app.time(time).into(),
+            verdict,
+            why,
+        ]
+    };
+    table::print(&app.output, &columns, rows.into_iter().map(row));
+    let gone = human::counted(report.forgotten.len() as u64, "snapshot");
+    let done = if report.dry_run { "would be forgotten" } else { "forgotten" };
+    app.output.note(format_args!("{gone} {done}"));
 }

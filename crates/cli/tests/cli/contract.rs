@@ -265,10 +265,11 @@ fn forget_by_id_keeps_the_last_good_one_unless_forced() {
 
     let planned = environment.ok_json(&["forget", first, "--dry-run"]);
     has(&planned, "kept forgotten refused");
-    assert_eq!(planned["forgotten"], serde_json::json!([{ "id": first }]));
+    has(&planned["kept"][0], "id reasons time database");
+    assert_eq!((&planned["forgotten"][0]["id"], &planned["forgotten"][1]), (&first.into(), &Value::Null));
     assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), 2);
 
-    assert_eq!(environment.ok_json(&["forget", first])["forgotten"], serde_json::json!([{ "id": first }]));
+    assert_eq!(environment.ok_json(&["forget", first])["forgotten"][0]["id"], first);
     assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), 1);
 
     let (code, refused) = environment.json(&["forget", "latest"]);
@@ -280,6 +281,47 @@ fn forget_by_id_keeps_the_last_good_one_unless_forced() {
     environment.ok(["forget", "latest", "--force"]);
     assert_eq!(environment.ok_json(&["list"])["snapshots"], serde_json::json!([]));
     environment.ok(["check"]);
+}
+
+#[test]
+fn forget_by_a_policy_shows_what_stays_and_why() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 4);
+    let ids: Vec<String> = (0..3)
+        .map(|_| {
+            environment.ok_json(&["backup", "app.db"])["databases"][0]["snapshot"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    has(&environment.ok_json(&["pin", &ids[0]]), "snapshot database pinned changed");
+
+    let planned = environment.ok(["forget", "--keep-last", "1", "--dry-run"]).stdout;
+    let line = |id: &str| planned.lines().find(|line| line.contains(&id[..8])).unwrap();
+    assert!(line(&ids[2]).contains("keep") && line(&ids[2]).contains("one of the newest"), "{planned}");
+    assert!(line(&ids[1]).contains("forget"), "{planned}");
+    assert!(line(&ids[0]).contains("held for good"), "{planned}");
+
+    let done = environment.ok_json(&["forget", "--keep-last", "1", "--keep-within", "1ns"]);
+    has(&done, "kept forgotten refused");
+    assert_eq!(done["forgotten"][0]["id"], ids[1]);
+    assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), 2);
+    environment.ok(["unpin", &ids[0]]);
+    environment.ok(["forget", "--keep-last", "1"]);
+    assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), 1);
+    environment.ok(["check"]);
+
+    for wrong in [
+        &["forget"] as &[&str],
+        &["forget", "--keep-last", "0"],
+        &["forget", "--keep-within", "soon"],
+        &["forget", "--keep-last", "1", "--force"],
+        &["forget", "latest", "--keep-last", "1"],
+    ] {
+        assert_eq!(environment.json(wrong).0, Some(2), "{wrong:?}");
+    }
+    assert_eq!(environment.json(&["forget", "--keep-last", "1", "--database", "ap"]).0, Some(1));
 }
 
 #[test]

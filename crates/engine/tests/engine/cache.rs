@@ -1,7 +1,7 @@
 //! What this host keeps of a repository makes commands quick and never makes them wrong.
 
 use dbkeep_engine::check::{CheckRequest, ReadData};
-use dbkeep_engine::forget::{self, ForgetRequest};
+use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::list::{self, ListRequest};
 use dbkeep_engine::report::VerifyStatus;
 use dbkeep_engine::repository::{self, Store};
@@ -41,7 +41,8 @@ fn what_another_machine_stores_and_forgets_is_seen() {
 
     let context = other_machine(&place);
     let other: Store = repository::open(&context, place.now(), &place.watch()).unwrap();
-    let request = ForgetRequest { snapshots: vec![first.to_string()], ..ForgetRequest::default() };
+    let choice = Choice::Named { snapshots: vec![first.to_string()], force: false };
+    let request = ForgetRequest { choice, database: None, dry_run: false };
     forget::run(&other, &request, place.now(), &place.watch()).unwrap();
     assert_eq!(listed(), [second]);
     let status = status::run(&place.open().unwrap(), place.now()).unwrap();

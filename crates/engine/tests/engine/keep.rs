@@ -3,12 +3,14 @@
 use std::os::unix::fs::PermissionsExt;
 
 use dbkeep_engine::check::{CheckRequest, ReadData};
-use dbkeep_engine::forget::{self, ForgetRequest};
+use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::keys::{self, NewKey};
+use dbkeep_engine::pin::{self, PinRequest};
 use dbkeep_engine::report::VerifyStatus;
 use dbkeep_engine::repository::InitRequest;
+use dbkeep_engine::retention::Policy;
 use dbkeep_engine::verify::VerifyRequest;
-use dbkeep_engine::{Context, GlobalOptions, KeyCost, setup, status};
+use dbkeep_engine::{Context, GlobalOptions, Id, KeyCost, Result, setup, status};
 
 use crate::fixture::{Fixture, insert, of, to, told};
 
@@ -155,7 +157,8 @@ fn forgotten_snapshot_is_gone_on_purpose_and_the_last_good_one_stays() {
     insert(&a, 1);
     let second = place.stored("a.db").snapshot.unwrap();
     let forget = |ids: &[String], force: bool, dry_run: bool| {
-        let request = ForgetRequest { snapshots: ids.to_vec(), database: None, force, dry_run };
+        let choice = Choice::Named { snapshots: ids.to_vec(), force };
+        let request = ForgetRequest { choice, database: None, dry_run };
         forget::run(&place.open().unwrap(), &request, place.now(), &place.watch())
     };
     let report = forget(&[first.to_string()], false, true).unwrap();
@@ -169,6 +172,78 @@ fn forgotten_snapshot_is_gone_on_purpose_and_the_last_good_one_stays() {
     assert_eq!(forget(&["latest".into()], true, false).unwrap().forgotten.len(), 1);
     assert_eq!(told(&forget(&["abcd".into()], false, false).unwrap_err()).1, 1);
     assert_eq!(told(&forget(&[], false, false).unwrap_err()).1, 2);
+}
+
+/// What a policy would leave, or leaves, newest first.
+fn left_by(place: &Fixture, policy: Policy, dry_run: bool) -> Result<Vec<Id>> {
+    let request = ForgetRequest { choice: Choice::Policy(policy), database: None, dry_run };
+    let report = forget::run(&place.open().unwrap(), &request, place.now(), &place.watch())?;
+    Ok(report.kept.iter().map(|kept| kept.id).collect())
+}
+
+#[test]
+fn policy_leaves_what_it_keeps_and_what_is_held() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 10);
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        insert(&a, 1);
+        ids.insert(0, place.stored("a.db").snapshot.unwrap());
+    }
+    let pin = |pinned: bool| {
+        let request = PinRequest { snapshot: "latest~3".to_owned(), database: None, pinned };
+        pin::run(&place.open().unwrap(), &request, place.now()).unwrap()
+    };
+    assert!(pin(true).changed && !pin(true).changed);
+    assert_eq!(pin(true).snapshot, ids[3]);
+
+    let last_two = || Policy { last: 2, ..Policy::default() };
+    assert_eq!(left_by(&place, last_two(), true).unwrap(), [ids[0], ids[1], ids[3]]);
+    assert_eq!(place.list().snapshots.len(), 5);
+    assert_eq!(left_by(&place, last_two(), false).unwrap(), [ids[0], ids[1], ids[3]]);
+    let listed: Vec<Id> = place.list().snapshots.iter().map(|row| row.id).collect();
+    assert_eq!(listed, [ids[0], ids[1], ids[3]]);
+    assert!(place.check(&CheckRequest::default()).ok);
+    // What is left can be restored, each by itself.
+    let every = VerifyRequest { all: true, ..VerifyRequest::default() };
+    assert_eq!((place.verify(&every).ok, place.verify(&every).damaged), (3, 0));
+
+    let request = PinRequest { snapshot: ids[3].to_string(), database: None, pinned: false };
+    assert!(pin::run(&place.open().unwrap(), &request, place.now()).unwrap().changed);
+    assert_eq!(left_by(&place, last_two(), false).unwrap(), [ids[0], ids[1]]);
+    assert_eq!(told(&left_by(&place, Policy::default(), false).unwrap_err()).1, 2);
+}
+
+#[test]
+fn policy_forgets_nothing_while_something_is_missing() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 10);
+    for _ in 0..3 {
+        insert(&a, 1);
+        place.stored("a.db");
+    }
+    let snapshots = place.objects("snapshots");
+    let contents = std::fs::read(&snapshots[0]).unwrap();
+    let last = || Policy { last: 1, ..Policy::default() };
+    let refused = |what: &str| {
+        let error = left_by(&place, last(), false).unwrap_err();
+        assert!(error.to_string().contains("listing has a gap"), "{what}: {error}");
+        assert_eq!(told(&error).1, 1, "{what}");
+    };
+    std::fs::remove_file(&snapshots[0]).unwrap();
+    refused("a snapshot is gone");
+    let mut damaged = contents.clone();
+    damaged[40] ^= 1;
+    std::fs::write(&snapshots[0], damaged).unwrap();
+    refused("a snapshot is damaged");
+    std::fs::write(&snapshots[0], contents).unwrap();
+
+    let fact = &place.objects("dbkeep/facts")[0];
+    let contents = std::fs::read(fact).unwrap();
+    std::fs::write(fact, "rot").unwrap();
+    refused("a fact is damaged");
+    std::fs::write(fact, contents).unwrap();
+    assert_eq!(left_by(&place, last(), false).unwrap().len(), 1);
 }
 
 #[test]
