@@ -1,3 +1,5 @@
+//! Retention against examples, a slow model, and itself with a larger policy.
+
 use std::collections::BTreeMap;
 
 use jiff::ToSpan;
