@@ -194,7 +194,7 @@ pub fn random(repository: &Path, seed: u64, more: usize) -> io::Result<Vec<Damag
         let kind = match rng.below(10) {
             0 => Kind::Deleted,
             1 => Kind::Truncated { length: rng.below(length) },
-            2 if length > 0 => Kind::Zeroed { offset: rng.below(length) },
+            2 if length > 0 => zeroed(rng, &repository.join(object))?.unwrap_or_else(|| flip(rng, length)),
             3 => Kind::Extended,
             4 => swap(rng, repository, object, &objects)?.unwrap_or_else(|| flip(rng, length)),
             _ => flip(rng, length),
@@ -202,6 +202,14 @@ pub fn random(repository: &Path, seed: u64, more: usize) -> io::Result<Vec<Damag
         all.push(Damage { object: object.clone(), kind });
     }
     Ok(all)
+}
+
+/// Returns zeros somewhere in an object; `None` where there were zeros before, as in the last bytes of a pack.
+fn zeroed(rng: &mut Rng, object: &Path) -> io::Result<Option<Kind>> {
+    let bytes = fs::read(object)?;
+    let offset = rng.below(bytes.len() as u64);
+    let at = usize::try_from(offset).expect("the object is in memory");
+    Ok(bytes[at..].iter().take(512).any(|byte| *byte != 0).then_some(Kind::Zeroed { offset }))
 }
 
 /// Returns a flip of every single bit of an object; for small ones.
