@@ -11,8 +11,8 @@ use crate::report::{Goal, Line};
 use crate::sample::{Sample, Times};
 
 /// Against `restic restore` and `restic check --read-data`. Our restore ends when the file is on the disk, that of
-/// restic when it is in memory; so there is a figure with a sync of its file as well. `verify` does as it does for a user: every hash and row
-/// count, and the full integrity check (`integrity_check`), which restic has nothing like.
+/// restic when it is in memory; so there is a figure with a sync of its file as well. `verify` does as it does for a
+/// user: every hash and row count, and the full integrity check (`integrity_check`), which restic has nothing like.
 pub(super) fn restore_and_verify(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let ours = Ours::init(bench.scratch, "proof-ours")?;
     let theirs = Theirs::init(bench.scratch, "proof-theirs")?;

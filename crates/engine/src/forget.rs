@@ -101,9 +101,10 @@ fn refuse_gaps(catalog: &Catalog) -> Result<()> {
     };
     Err(Error::Refused {
         what: format!("nothing is forgotten by a policy while the listing has a gap: {gap}"),
-        hint: "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
-            .to_owned()
-            .into(),
+        hint: Some(
+            "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
+                .to_owned(),
+        ),
     })
 }
 

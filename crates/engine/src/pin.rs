@@ -19,7 +19,8 @@ pub struct PinRequest {
     pub pinned: bool,
 }
 
-/// Holds a snapshot for good, or lets it go. That is a fact, known on every host; what is so already is not stored again.
+/// Holds a snapshot for good, or lets it go. That is a fact, known on every host; what is so already is not stored
+/// again.
 pub fn run(store: &Store, request: &PinRequest, now: Timestamp) -> Result<PinReport> {
     let store = &store.afresh();
     // A prune that runs at the same time must see the fact, or not begin.

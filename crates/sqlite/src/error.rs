@@ -120,10 +120,12 @@ pub enum Error {
         is_damage: bool,
     },
     /// The log grew too much while a capture kept it from beginning anew.
-    #[error("the write-ahead log of {path} grew by {by} bytes while it was being read, more than {limit}", path = path.display())]
+    #[error("the write-ahead log of {path}{others} grew by {by} bytes while it was being read, more than {limit}", path = path.display(), others = held_with(*others))]
     LogGrew {
         /// The database.
         path: PathBuf,
+        /// How many more are held at the same instant on the same disk, whose growth counts too.
+        others: usize,
         /// By how many bytes.
         by: u64,
         /// How many were allowed.
@@ -310,6 +312,15 @@ fn io_hint(source: &io::Error) -> Option<String> {
             Some("free some space and run it again".into())
         }
         _ => None,
+    }
+}
+
+/// Returns the end of a subject: the logs that were held together with it.
+fn held_with(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => ", with that of another database that is held at the same instant,".to_owned(),
+        _ => format!(", with those of {others} other databases that are held at the same instant,"),
     }
 }
 

@@ -20,9 +20,6 @@ struct Log {
 
 impl Log {
     fn growth(&self) -> u64 {
-        if !self.is_held.load(Ordering::Relaxed) {
-            return 0;
-        }
         // By name, since the connection is another thread's; a log that is gone takes no room.
         let now = std::fs::symlink_metadata(&self.path).map_or(0, |metadata| metadata.len());
         now.saturating_sub(self.size)
@@ -49,8 +46,17 @@ impl Membership {
 
     /// Returns by how many bytes the logs on the disk of this one grew, of all databases that are still held.
     pub(super) fn growth(&self) -> u64 {
+        self.held_on_the_same_disk().map(Log::growth).sum()
+    }
+
+    /// Returns how many others are still held on the same disk.
+    pub(super) fn others(&self) -> usize {
+        self.held_on_the_same_disk().count().saturating_sub(1)
+    }
+
+    fn held_on_the_same_disk(&self) -> impl Iterator<Item = &Log> {
         let device = self.logs[self.place].device;
-        self.logs.iter().filter(|log| log.device == device).map(Log::growth).sum()
+        self.logs.iter().filter(move |log| log.device == device && log.is_held.load(Ordering::Relaxed))
     }
 }
 
@@ -67,7 +73,7 @@ mod tests {
     #[test]
     fn growth_is_that_of_all_that_are_held_on_the_same_disk() {
         let folder = tempfile::tempdir().unwrap();
-        let databases: Vec<Identity> = ["a.db", "b.db", "c.db"]
+        let mut databases: Vec<Identity> = ["a.db", "b.db", "c.db"]
             .map(|name| {
                 let path = folder.path().join(name);
                 std::fs::write(&path, "").unwrap();
@@ -75,7 +81,6 @@ mod tests {
                 identify::identity(&path).unwrap()
             })
             .into();
-        let mut databases = databases;
         databases[2].device += 1;
         let mut members = Membership::of_all(databases.iter());
         let grow = |place: usize, to: usize| {
@@ -87,7 +92,9 @@ mod tests {
         grow(1, 1100);
         grow(2, 107);
         assert_eq!(growth(&members), [1010, 1010, 7]);
+        assert_eq!(members.iter().map(Membership::others).collect::<Vec<_>>(), [1, 1, 0]);
         members.remove(1);
+        assert_eq!(members[0].others(), 0);
         assert_eq!(growth(&members), [10, 7]);
         std::fs::remove_file(identify::sibling(&databases[0].path, "-wal")).unwrap();
         assert_eq!(growth(&members), [0, 7]);

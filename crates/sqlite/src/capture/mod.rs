@@ -343,7 +343,8 @@ impl Capture {
         let limit = self.log_growth_limit;
         let by = self.group.as_ref().map_or_else(|| self.body.wal_growth(), Membership::growth);
         if by > limit {
-            return Err(Error::LogGrew { path: self.identity.path.clone(), by, limit });
+            let others = self.group.as_ref().map_or(0, Membership::others);
+            return Err(Error::LogGrew { path: self.identity.path.clone(), others, by, limit });
         }
         Ok(())
     }
@@ -414,8 +415,8 @@ impl Capture {
     /// Fails if bytes handed out since (`siblings`) belong to another moment.
     pub fn finish(mut self) -> Result<Finished> {
         if let Err(error) = self.body.sync_log() {
-            // Whoever opens the log from now on is not told: the system tells of each failure once.
-            self.warnings.push(format!("the disk of the database may be failing: {error}"));
+            // Of a failure of the disk nobody who opens the log from now on is told: the system tells of each once.
+            self.warnings.push(format!("its write-ahead log could not be brought to the disk: {error}"));
         }
         if let Body::Raw(copy) = &self.body {
             copy.check_unchanged()?;

@@ -86,7 +86,8 @@ fn logs_of_all_that_are_held_count_against_the_limit() {
     let [mut reading, waiting] = opened();
     applications[1].execute_batch(grow).unwrap();
     let error = reading.read(&mut [0; 4096]).unwrap_err();
-    assert!(matches!(error, Error::LogGrew { by, .. } if by > 100_000), "{error}");
+    assert!(matches!(error, Error::LogGrew { by, others: 1, .. } if by > 100_000), "{error}");
+    assert!(error.to_string().contains("with that of another database"), "{error}");
     drop((reading, waiting));
 
     // The log of one that is held no longer is nobody's business.
