@@ -1,11 +1,16 @@
 //! The key derivation of the format: scrypt.
 //!
-//! Opening a repository is mostly this, and short commands are mostly opening it. So each lane is mixed by code that
-//! the compiler turns into vector instructions, and two lanes are mixed side by side, which takes half of the time
-//! that the `scrypt` crate takes. The tests compare with that crate.
+//! Opening a repository is mostly this, and short commands are mostly opening it. So the lanes of a key go two ways:
+//! up to four side by side in the vectors of one thread where the processor has AVX-512 (`wide`), else one by one in
+//! each of two threads (`narrow`). A key of five lanes takes 105 ms or 145 ms by that, on a machine where the
+//! `scrypt` crate takes 240 ms. The tests compare all of them.
 //!
 //! Source: RFC 7914. Blocks are kept with their words in the order of the diagonals, as all implementations
 //! with vectors do: then the four words of a row go through a quarter round together.
+
+mod narrow;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
@@ -16,25 +21,49 @@ use zeroize::Zeroizing;
 
 use crate::format::key::Cost;
 
-/// How many lanes are mixed at once: each needs memory of its own, 128·N·r bytes.
-const AT_ONCE: usize = 2;
+/// How many threads mix.
+const THREADS: usize = 2;
+/// How many lanes a thread mixes side by side, at most.
+const SIDE_BY_SIDE: usize = 4;
+/// What lanes that are side by side may take together, unless it is one. Each needs memory of its own.
+const MEMORY: usize = 96 << 20;
 
-/// Four words that the same is done with.
-type Row = [u32; 4];
-/// 64 bytes, as Salsa20 sees them: diagonals of a square of words.
-type Block = [Row; 4];
-
-/// Where the words of a block are in its bytes.
+/// Bytes of one block, as Salsa20 sees them.
+const BLOCK: usize = 64;
+/// Where the words of a block are in its bytes: diagonals of a square of words.
 const DIAGONALS: [[usize; 4]; 4] = [[0, 5, 10, 15], [4, 9, 14, 3], [8, 13, 2, 7], [12, 1, 6, 11]];
+
+/// The measures of a lane.
+#[derive(Clone, Copy)]
+struct Measures {
+    /// How many blocks a lane has: 2·r.
+    blocks: usize,
+    /// How many states of itself it remembers: N, a power of two.
+    rounds: usize,
+}
+
+/// One way to mix lanes, with the memory for it. Each is a multiple of `Measures::blocks` long.
+trait Mixer {
+    /// scryptROMix of each lane of `lanes`, at most as many as the mixer was made for.
+    fn mix(&mut self, lanes: &mut [u8]);
+}
 
 /// Fills `key` with what scrypt makes of a password. The cost is one that was accepted.
 ///
-/// Uses two threads and 256·N·r bytes of memory when there is more than one lane.
+/// Uses two threads when there is more than one lane. Each takes 96 MiB of memory at most, or 128·N·r bytes when that
+/// is more.
 pub(crate) fn derive(password: &[u8], salt: &[u8], cost: Cost, key: &mut [u8]) {
-    let rounds = 1 << cost.log_n;
-    let mut lanes = Zeroizing::new(vec![0; 128 * cost.r as usize * cost.p as usize]);
+    derive_by(&mixer, password, salt, cost, key);
+}
+
+/// Makes a mixer for so many lanes side by side.
+type Make = dyn Fn(Measures, usize) -> Box<dyn Mixer> + Sync;
+
+fn derive_by(make: &Make, password: &[u8], salt: &[u8], cost: Cost, key: &mut [u8]) {
+    let measures = Measures { blocks: 2 * cost.r as usize, rounds: 1 << cost.log_n };
+    let mut lanes = Zeroizing::new(vec![0; measures.blocks * BLOCK * cost.p as usize]);
     stretch(password, salt, &mut lanes);
-    mix_all(&mut lanes, 128 * cost.r as usize, rounds);
+    mix_all(make, &mut lanes, measures);
     stretch(password, &lanes, key);
 }
 
@@ -43,20 +72,22 @@ fn stretch(password: &[u8], salt: &[u8], out: &mut [u8]) {
     pbkdf2::derive(PBKDF2_HMAC_SHA256, NonZeroU32::MIN, salt, password, out);
 }
 
-/// Mixes all lanes, some side by side.
-fn mix_all(lanes: &mut [u8], length: usize, rounds: usize) {
-    let threads = AT_ONCE.min(lanes.len() / length);
-    let left = Mutex::new(lanes.chunks_exact_mut(length));
+/// Mixes all lanes, group by group, in several threads.
+fn mix_all(make: &Make, lanes: &mut [u8], measures: Measures) {
+    let length = measures.blocks * BLOCK;
+    let count = lanes.len() / length;
+    let group = side_by_side(measures, count);
+    let left = Mutex::new(lanes.chunks_mut(length * group));
     let work = || {
-        let mut mixer = Mixer::new(length / size_of::<Block>(), rounds);
+        let mut mixer = make(measures, group);
         loop {
-            let lane = left.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(lane) = lane else { return };
-            mixer.mix(lane);
+            let lanes = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(lanes) = lanes else { return };
+            mixer.mix(lanes);
         }
     };
     thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..THREADS.min(count) {
             // Where no thread can be had, this one does it all.
             let _ = thread::Builder::new().name("key".to_owned()).spawn_scoped(scope, work);
         }
@@ -64,116 +95,21 @@ fn mix_all(lanes: &mut [u8], length: usize, rounds: usize) {
     });
 }
 
-/// The memory of one thread: what scrypt calls V, and the block that is mixed, twice.
-struct Mixer {
-    blocks: usize,
-    past: Vec<Block>,
-    present: Vec<Block>,
-    next: Vec<Block>,
+/// Returns how many lanes a thread takes at a time.
+fn side_by_side(measures: Measures, count: usize) -> usize {
+    let memory = measures.blocks * BLOCK * measures.rounds;
+    count.div_ceil(THREADS).min(SIDE_BY_SIDE).min(MEMORY / memory).max(1)
 }
 
-impl Mixer {
-    fn new(blocks: usize, rounds: usize) -> Self {
-        let empty = [[0; 4]; 4];
-        Self {
-            blocks,
-            past: vec![empty; blocks * rounds],
-            present: vec![empty; blocks],
-            next: vec![empty; blocks],
-        }
+/// Returns the fastest mixer of this machine.
+fn mixer(measures: Measures, lanes: usize) -> Box<dyn Mixer> {
+    #[cfg(target_arch = "x86_64")]
+    if lanes > 1
+        && let Some(mixer) = wide::Lanes::new(measures, lanes)
+    {
+        return Box::new(mixer);
     }
-
-    /// scryptROMix. The number of rounds is a power of two.
-    fn mix(&mut self, lane: &mut [u8]) {
-        let Self { blocks, past, present, next } = self;
-        for (block, bytes) in present.iter_mut().zip(lane.as_chunks().0) {
-            *block = read(bytes);
-        }
-        for place in past.chunks_exact_mut(*blocks) {
-            place.copy_from_slice(present);
-            mix_blocks(place, |_| [[0; 4]; 4], next);
-            std::mem::swap(present, next);
-        }
-        let rounds = past.len() / *blocks;
-        for _ in 0..rounds {
-            let chosen = present[*blocks - 1][0][0] as usize & (rounds - 1);
-            let chosen = &past[chosen * *blocks..][..*blocks];
-            mix_blocks(present, |number| chosen[number], next);
-            std::mem::swap(present, next);
-        }
-        for (block, bytes) in present.iter().zip(lane.as_chunks_mut().0) {
-            write(block, bytes);
-        }
-    }
-}
-
-/// scryptBlockMix of `blocks`, each combined with what `with` gives for its number.
-#[inline(always)]
-fn mix_blocks(blocks: &[Block], with: impl Fn(usize) -> Block, out: &mut [Block]) {
-    let combined = |number: usize| xor_block(&blocks[number], &with(number));
-    let half = blocks.len() / 2;
-    let (even, odd) = out.split_at_mut(half);
-    let mut block = combined(blocks.len() - 1);
-    for (number, (even, odd)) in even.iter_mut().zip(odd).enumerate() {
-        block = salsa(&xor_block(&block, &combined(2 * number)));
-        *even = block;
-        block = salsa(&xor_block(&block, &combined(2 * number + 1)));
-        *odd = block;
-    }
-}
-
-/// Salsa20/8, whose words are in the order of diagonals before and after.
-#[inline(always)]
-fn salsa(block: &Block) -> Block {
-    let [mut a, mut b, mut c, mut d] = *block;
-    for _ in 0..8 {
-        b = xor(&b, &rotated(&sum(&a, &d), 7));
-        c = xor(&c, &rotated(&sum(&b, &a), 9));
-        d = xor(&d, &rotated(&sum(&c, &b), 13));
-        a = xor(&a, &rotated(&sum(&d, &c), 18));
-        (b, c, d) = (turned(&d, 1), turned(&c, 2), turned(&b, 3));
-    }
-    [sum(&a, &block[0]), sum(&b, &block[1]), sum(&c, &block[2]), sum(&d, &block[3])]
-}
-
-#[inline(always)]
-fn sum(one: &Row, other: &Row) -> Row {
-    std::array::from_fn(|word| one[word].wrapping_add(other[word]))
-}
-
-#[inline(always)]
-fn xor(one: &Row, other: &Row) -> Row {
-    std::array::from_fn(|word| one[word] ^ other[word])
-}
-
-#[inline(always)]
-fn xor_block(one: &Block, other: &Block) -> Block {
-    std::array::from_fn(|row| xor(&one[row], &other[row]))
-}
-
-#[inline(always)]
-fn rotated(row: &Row, bits: u32) -> Row {
-    row.map(|word| word.rotate_left(bits))
-}
-
-/// Returns the words of a row, beginning with the one at `first`.
-#[inline(always)]
-fn turned(row: &Row, first: usize) -> Row {
-    std::array::from_fn(|word| row[(first + word) % 4])
-}
-
-fn read(bytes: &[u8; 64]) -> Block {
-    let words = bytes.as_chunks().0;
-    DIAGONALS.map(|row| row.map(|word| u32::from_le_bytes(words[word])))
-}
-
-fn write(block: &Block, bytes: &mut [u8; 64]) {
-    let words = bytes.as_chunks_mut().0;
-    for (row, places) in block.iter().zip(DIAGONALS) {
-        for (word, place) in row.iter().zip(places) {
-            words[place] = word.to_le_bytes();
-        }
-    }
+    Box::new(narrow::Lane::new(measures))
 }
 
 #[cfg(test)]
@@ -218,14 +154,33 @@ mod tests {
 
         #[test]
         fn every_cost_gives_the_key_that_others_derive(
-            password in any::<Vec<u8>>(), salt in any::<Vec<u8>>(), log_n in 1u8..9, r in 1u32..17, p in 1u32..9,
+            password in any::<Vec<u8>>(), salt in any::<Vec<u8>>(), log_n in 1u8..9, r in 1u32..17, p in 1u32..11,
         ) {
-            let (mut key, mut expected) = ([0; 64], [0; 64]);
-            derive(&password, &salt, Cost { log_n, r, p }, &mut key);
+            let cost = Cost { log_n, r, p };
+            let mut expected = [0; 64];
             // The crate wants N below 2^(16·r).
             let params = ::scrypt::Params::new(log_n, r, p).unwrap();
             ::scrypt::scrypt(&password, &salt, &params, &mut expected).unwrap();
-            prop_assert_eq!(hex(&key), hex(&expected));
+            for make in [&mixer as &Make, &narrow_mixer] {
+                let mut key = [0; 64];
+                derive_by(make, &password, &salt, cost, &mut key);
+                prop_assert_eq!(hex(&key), hex(&expected));
+            }
         }
+    }
+
+    /// What machines without such vectors use.
+    fn narrow_mixer(measures: Measures, _: usize) -> Box<dyn Mixer> {
+        Box::new(narrow::Lane::new(measures))
+    }
+
+    #[test]
+    fn lanes_side_by_side_stay_within_their_memory() {
+        let at = |log_n: u32, count| side_by_side(Measures { blocks: 16, rounds: 1 << log_n }, count);
+        // One lane takes 128, 32, 16, 4 MiB.
+        assert_eq!((at(17, 2), at(17, 8)), (1, 1));
+        assert_eq!((at(15, 1), at(15, 2), at(15, 5), at(15, 16)), (1, 1, 3, 3));
+        assert_eq!((at(14, 5), at(14, 6), at(14, 7)), (3, 3, 4));
+        assert_eq!(at(12, 100), 4);
     }
 }
