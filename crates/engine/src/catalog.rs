@@ -19,7 +19,10 @@ use crate::{Error, Result, moment, name};
 pub(crate) const PRE_RESTORE: &str = "pre-restore";
 
 /// The tags that are ours.
-pub(crate) const OUR_TAGS: [&str; 5] = ["session", "database", "engine", "reason", "integrity"];
+pub(crate) const OUR_TAGS: [&str; 6] = ["session", "database", "engine", "reason", "integrity", SHRANK];
+
+/// The tag that names what fell by half since the snapshot before: `size`, `tables`, `rows`.
+pub(crate) const SHRANK: &str = "shrank";
 
 /// A snapshot, with what is known of it.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct History {
     pub pinned: bool,
     /// What was found damaged since it was last proved.
     pub damage: Vec<String>,
+    /// Whether somebody said that what looks wrong about it is in order.
+    pub cleared: bool,
 }
 
 impl Entry {
@@ -98,6 +103,21 @@ impl Entry {
         self.database.is_some()
             && self.snapshot.tag("reason") != Some(PRE_RESTORE)
             && self.integrity() != Some(IntegrityResult::Corrupt)
+    }
+
+    /// Returns what about the source looked wrong when the snapshot was made, unless somebody said that it is in
+    /// order. A policy that runs by itself then leaves the database alone.
+    pub(crate) fn suspicion(&self) -> Option<String> {
+        if self.history.cleared || self.snapshot.tag("reason") == Some(PRE_RESTORE) {
+            return None;
+        }
+        if self.integrity() == Some(IntegrityResult::Corrupt) {
+            return Some("its source was damaged".to_owned());
+        }
+        let prefix = format!("{SHRANK}=");
+        let shrank: Vec<&str> =
+            self.snapshot.tags.iter().filter_map(|tag| tag.strip_prefix(&prefix)).collect();
+        (!shrank.is_empty()).then(|| format!("its {} fell by half or more", shrank.join(" and ")))
     }
 
     /// Returns how facts name it.
@@ -418,6 +438,11 @@ fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) -> HashMap<
             Fact::Damaged { snapshots, findings } => {
                 for snapshot in snapshots {
                     change(snapshot, &|history| history.damage.extend(findings.iter().cloned()));
+                }
+            }
+            Fact::Cleared { snapshots, .. } => {
+                for snapshot in snapshots {
+                    change(snapshot, &|history| history.cleared = true);
                 }
             }
             _ => {}

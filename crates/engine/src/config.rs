@@ -100,23 +100,23 @@ pub struct DatabaseConfig {
     pub retention: Option<RetentionConfig>,
 }
 
-/// What is kept. Without any key nothing is forgotten.
+/// What is kept. A key that is absent has the value of the general policy, or else the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct RetentionConfig {
-    /// The newest of all.
+    /// The newest of all; 0 by default.
     pub last: Option<u32>,
-    /// The newest of each hour.
+    /// One for each of the last hours that have any; 24 by default.
     pub hourly: Option<u32>,
-    /// The newest of each day.
+    /// One for each of the last days; 30 by default.
     pub daily: Option<u32>,
-    /// The newest of each week.
+    /// One for each of the last weeks; 12 by default.
     pub weekly: Option<u32>,
-    /// The newest of each month.
+    /// One for each of the last months; 24 by default.
     pub monthly: Option<u32>,
-    /// The newest of each year.
+    /// One for each of the last years; 10 by default.
     pub yearly: Option<u32>,
-    /// Everything younger.
+    /// Everything younger; `14d` by default, `0d` for no such floor.
     pub within: Option<String>,
     /// Everything with one of these tags.
     pub tags: Option<Vec<String>>,

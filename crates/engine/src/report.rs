@@ -261,15 +261,20 @@ pub struct ForgetReport {
     pub forgotten: Vec<Forgotten>,
     /// What was asked for and stays nevertheless.
     pub refused: Vec<Refused>,
+    /// The databases that the policy of the configuration left as they are, because something looked wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<Frozen>,
     /// Nothing was removed: this is what would be.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
 }
 
 impl ForgetReport {
-    /// Returns what the process exits with: 1 where all was refused, 3 where some was, else 0.
+    /// Returns what the process exits with: 1 where all was refused, 3 where some was, 4 where nothing was to go and
+    /// something looked wrong, else 0.
     pub fn exit_code(&self) -> u8 {
         match (self.refused.is_empty(), self.forgotten.is_empty()) {
+            (true, _) if !self.frozen.is_empty() => 4,
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => 3,
@@ -299,6 +304,15 @@ pub struct Forgotten {
     pub time: Timestamp,
     /// Its database; `None` when another tool made it.
     pub database: Option<String>,
+}
+
+/// A database that the policy of the configuration left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frozen {
+    /// Its name.
+    pub database: String,
+    /// What looked wrong.
+    pub why: String,
 }
 
 /// A snapshot that was not forgotten though it was asked for.

@@ -7,12 +7,17 @@
 //!
 //! Adding to a policy never makes anything go that stayed before.
 
+pub(crate) mod careful;
+mod configured;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
 use dbkeep_repo::Id;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp, Zoned};
+
+pub use configured::Policies;
 
 /// For how long snapshots stay that never stand for a bucket.
 const SET_ASIDE: SignedDuration = SignedDuration::from_hours(14 * 24);

@@ -5,6 +5,7 @@
 //! <repository id>/heads                  the newest facts that are known
 //! <repository id>/sessions               the ids that sessions were given
 //! <repository id>/cache/                 what the small objects of the repository say (`dbkeep_repo::cache`)
+//! <repository id>/clocks                 what the clocks said when a policy last ran by itself
 //! <repository id>/summaries              what the manifests of snapshots say
 //! <repository id>/databases/<name>/chunks      the known chunks of the last image
 //! <repository id>/databases/<name>/position    where the source was when it was taken
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Engine;
+use crate::retention::careful::Clocks;
 use crate::{Error, Result, name, session};
 
 /// The largest file that is read; known chunks take 64 bytes each.
@@ -163,6 +165,15 @@ impl RepositoryState {
 
     pub(crate) fn save_summaries(&self, summaries: &Summaries) -> Result<()> {
         save(&self.directory.join("summaries"), summaries)
+    }
+
+    /// Returns what the clocks said when a policy last ran by itself.
+    pub(crate) fn clocks(&self) -> Option<Clocks> {
+        load(&self.directory.join("clocks"))
+    }
+
+    pub(crate) fn save_clocks(&self, clocks: &Clocks) -> Result<()> {
+        save(&self.directory.join("clocks"), clocks)
     }
 
     /// Returns the list of known chunks, as the writer encoded it.

@@ -78,6 +78,11 @@ fn from_snapshots(entries: &[&Entry], summaries: &Summaries, name: &str) -> Data
     if newest.is_some_and(|entry| entry.integrity() == Some(IntegrityResult::Corrupt)) {
         status.problems.push("the database was damaged when it was last backed up".to_owned());
     }
+    if let Some(why) = entries.iter().find_map(|entry| entry.suspicion()) {
+        status
+            .problems
+            .push(format!("nothing of it is forgotten by itself, because {why}: `dbkeep forget --accept`"));
+    }
     let damaged = entries.iter().filter(|entry| !entry.history.damage.is_empty()).count();
     if damaged > 0 {
         status.problems.push(format!("{damaged} of its snapshots are damaged in the repository"));

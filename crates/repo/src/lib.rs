@@ -19,7 +19,7 @@ mod keys;
 pub mod lock;
 mod mac;
 mod observe;
-mod process;
+pub mod process;
 pub mod read;
 mod repository;
 mod scrypt;

@@ -18,7 +18,7 @@ use crate::backend::{Backend, FileKind, LockHolder};
 use crate::error::{Error, Result};
 use crate::format::lock::{LockFile, PROGRAM};
 use crate::observe::Observer;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::repository::{Repository, damaged};
 
 /// How often a holder says that it is still there.
@@ -342,7 +342,7 @@ impl Lock {
             machine_id: process.machine_id.clone(),
             boot_id: process.boot_id.clone(),
         };
-        let refreshed = running_time();
+        let refreshed = process::running_time();
         let (id, holder) = store(repository, &file)?;
         let state = State { file, id, holder, refreshed, is_lost: false };
         Ok(Self { repository: repository.clone(), state: Mutex::new(state) })
@@ -356,7 +356,7 @@ impl Lock {
         let mut state = self.state();
         self.ensure_present(&mut state)?;
         // After a pause others were free to take the lock for abandoned.
-        if running_time().saturating_sub(state.refreshed) > 2 * REFRESH_EVERY {
+        if process::running_time().saturating_sub(state.refreshed) > 2 * REFRESH_EVERY {
             self.refresh_present(&mut state)?;
         }
         Ok(())
@@ -379,7 +379,7 @@ impl Lock {
 
     /// Writes the lock anew with the present time, then removes the old one.
     fn refresh_present(&self, state: &mut State) -> Result<()> {
-        let refreshed = running_time();
+        let refreshed = process::running_time();
         let passed = refreshed.saturating_sub(state.refreshed);
         let time =
             SignedDuration::try_from(passed).ok().and_then(|passed| state.file.time.checked_add(passed).ok());
@@ -411,15 +411,6 @@ fn store(repository: &Repository, file: &LockFile) -> Result<(Id, Box<dyn LockHo
     let (id, sealed) = repository.seal_unpacked(&file.encode())?;
     let holder = repository.backend().write_held_lock(&id, &sealed)?;
     Ok((id, holder))
-}
-
-/// Returns a time that only ever grows, also while the computer sleeps.
-fn running_time() -> Duration {
-    #[cfg(target_os = "linux")]
-    let clock = rustix::time::ClockId::Boottime;
-    #[cfg(not(target_os = "linux"))]
-    let clock = rustix::time::ClockId::Monotonic;
-    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
 }
 
 #[cfg(test)]

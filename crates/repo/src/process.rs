@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::Id;
 
@@ -38,6 +39,20 @@ impl Process {
             boot_id: hashed_id("/proc/sys/kernel/random/boot_id"),
         }
     }
+}
+
+/// Returns a time that only ever grows, also while the computer sleeps. It begins anew when the machine starts.
+pub fn running_time() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
+}
+
+/// Returns what tells one start of the machine from another; empty where the system does not tell.
+pub fn boot_id() -> &'static str {
+    &Process::current().boot_id
 }
 
 /// Returns the name of a user in the text of `/etc/passwd`, else the number as text.

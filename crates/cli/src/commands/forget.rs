@@ -15,25 +15,36 @@ use crate::table::{self, Value};
 
 const HELP: &str = "\
 By id, or by a policy: with --keep-… options every database keeps what one of
-them keeps, and the rest of it is forgotten. Days, weeks and months are those of
-your time zone. The last good snapshot of a database, those that are held
-(`dbkeep pin`) and those of other tools always stay. The snapshots are gone at
-once; the space they take is not given back yet.
+them keeps, and the rest of it is forgotten. Without any, the policy of the
+configuration is carried out (24 hourly, 30 daily, 12 weekly, 24 monthly and 10
+yearly ones, and everything of the last 14 days, unless it says otherwise). It
+leaves a database alone whose source looked wrong: found damaged, or half of its
+size, tables or rows gone since the backup before. It removes no more than a
+fifth of the snapshots of a database at once, and nothing while the clock cannot
+be right. Look, then say with --accept that it is in order.
+
+Days, weeks and months are those of your time zone. The last good snapshot of a
+database, those that are held (`dbkeep pin`) and those of other tools always
+stay. The snapshots are gone at once; the space they take is not given back yet.
 
 Examples:
+  dbkeep forget --dry-run
   dbkeep forget --keep-daily 30 --keep-monthly 12 --dry-run
   dbkeep forget --keep-within 14d --keep-last 1 --database app
   dbkeep forget 4f2a91c0 9be1d3aa
 
 Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
-10 no repository, 11 locked, 12 wrong password or no key";
+4 a database was left alone and nothing of it was to go, 10 no repository,
+11 locked, 12 wrong password or no key";
+
+const ACCEPT: &str = "look at it; `dbkeep forget --accept` says that it is in order and goes on";
 
 /// Forget snapshots
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct ForgetArgs {
     /// Starts of ids, `latest`, or `latest~N`
-    #[arg(value_name = "SNAPSHOT", required_unless_present = "keep", conflicts_with = "keep")]
+    #[arg(value_name = "SNAPSHOT", conflicts_with = "keep")]
     pub(crate) snapshots: Vec<String>,
 
     #[command(flatten)]
@@ -43,8 +54,12 @@ pub(crate) struct ForgetArgs {
     #[arg(long, value_name = "N")]
     pub(crate) database: Option<String>,
 
+    /// What made the policy of the configuration stop is in order
+    #[arg(long, conflicts_with_all = ["keep", "snapshots"])]
+    pub(crate) accept: bool,
+
     /// Forget also what is refused: the last good snapshot of a database, one that is held
-    #[arg(long, conflicts_with = "keep")]
+    #[arg(long, conflicts_with = "keep", requires = "snapshots")]
     pub(crate) force: bool,
 
     /// Print what would be forgotten and what stays, and stop
@@ -98,6 +113,14 @@ fn duration(text: &str) -> Result<Span, String> {
 }
 
 impl KeepArgs {
+    fn is_given(&self) -> bool {
+        let counts = [self.keep_last, self.keep_hourly, self.keep_daily, self.keep_weekly, self.keep_monthly];
+        counts.iter().any(Option::is_some)
+            || self.keep_yearly.is_some()
+            || self.keep_within.is_some()
+            || !self.keep_tag.is_empty()
+    }
+
     fn policy(&self) -> Policy {
         Policy {
             last: self.keep_last.unwrap_or(0),
@@ -116,11 +139,14 @@ impl ForgetArgs {
     /// Forgets.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
         let store = app.open()?;
-        let choice = match self.snapshots.is_empty() {
-            true => Choice::Policy(self.keep.policy()),
-            false => Choice::Named { snapshots: self.snapshots.clone(), force: self.force },
+        let choice = if !self.snapshots.is_empty() {
+            Choice::Named { snapshots: self.snapshots.clone(), force: self.force }
+        } else if self.keep.is_given() {
+            Choice::Policy(self.keep.policy())
+        } else {
+            Choice::Configured { accept: self.accept }
         };
-        let by_policy = matches!(choice, Choice::Policy(_));
+        let by_policy = !matches!(choice, Choice::Named { .. });
         let request = ForgetRequest { choice, database: self.database.clone(), dry_run: self.dry_run };
         let report = forget::run(&store, &request, app.now(), &app.observer())?;
         app.watch.finish();
@@ -130,20 +156,22 @@ impl ForgetArgs {
         }
         let exit = Exit::from_code(report.exit_code());
         if exit == Exit::Failed {
-            return Err(all_refused(&report).with_report(&report));
+            return Err(all_refused(&report, by_policy).with_report(&report));
         }
         app.output.document(&report);
         Ok(exit)
     }
 }
 
-fn all_refused(report: &ForgetReport) -> Failure {
-    let why = report.refused.first().map(|refused| format!(": {}", refused.why)).unwrap_or_default();
-    Failure::failed(
-        "refused",
-        format!("nothing was forgotten{why}"),
-        Some("--force forgets it all the same".into()),
-    )
+fn all_refused(report: &ForgetReport, by_policy: bool) -> Failure {
+    let (why, hint) = match report.frozen.first() {
+        Some(frozen) => (format!(": {:?}: {}", frozen.database, frozen.why), ACCEPT),
+        None => {
+            let why = report.refused.first().map(|refused| format!(": {}", refused.why)).unwrap_or_default();
+            (why, if by_policy { ACCEPT } else { "--force forgets it all the same" })
+        }
+    };
+    Failure::failed("refused", format!("nothing was forgotten{why}"), Some(hint.into()))
 }
 
 /// Prints what is gone and what was refused, with the reason.
@@ -164,10 +192,15 @@ fn show(app: &App, report: &ForgetReport) {
 
 /// Prints what a policy comes to: every snapshot of a database under its name, newest first, what becomes of it and why.
 fn show_plan(app: &App, report: &ForgetReport, only: Option<&str>) {
-    let kept = report.kept.iter().map(|one| (&one.database, one.time, one.id, Some(&one.reasons)));
+    let kept = report.kept.iter().map(|one| (&one.database, one.time, one.id, Some(one.reasons.join(", "))));
     let gone = report.forgotten.iter().map(|one| (&one.database, one.time, one.id, None));
-    let mut rows: Vec<_> =
-        kept.chain(gone).filter(|(database, ..)| only.is_none() || database.as_deref() == only).collect();
+    let left =
+        report.refused.iter().map(|one| (&one.database, one.time, one.id, Some("left alone".to_owned())));
+    let mut rows: Vec<_> = kept
+        .chain(gone)
+        .chain(left)
+        .filter(|(database, ..)| only.is_none() || database.as_deref() == only)
+        .collect();
     // By name, those of other tools last; within a database the newest first.
     rows.sort_by(|(one, one_time, one_id, _), (other, other_time, other_id, _)| {
         (one.is_none(), one, other_time, other_id).cmp(&(other.is_none(), other, one_time, one_id))
@@ -179,9 +212,9 @@ fn show_plan(app: &App, report: &ForgetReport, only: Option<&str>) {
         table::text(if report.dry_run { "WOULD" } else { "DID" }),
         table::text("WHY"),
     ];
-    let row = |(database, time, id, reasons): (&Option<String>, Timestamp, Id, Option<&Vec<String>>)| {
+    let row = |(database, time, id, reasons): (&Option<String>, Timestamp, Id, Option<String>)| {
         let (verdict, why) = match reasons {
-            Some(reasons) => (Value::toned("keep", Tone::Good), Value::from(reasons.join(", "))),
+            Some(reasons) => (Value::toned("keep", Tone::Good), Value::from(reasons)),
             None => (Value::toned("forget", Tone::Notice), Value::none()),
         };
         vec![
@@ -193,6 +226,14 @@ fn show_plan(app: &App, report: &ForgetReport, only: Option<&str>) {
         ]
     };
     table::print(&app.output, &columns, rows.into_iter().map(row));
+    for frozen in &report.frozen {
+        app.output.note(format_args!(
+            "{} {} is left alone: {} (--accept goes on)",
+            app.output.paint(Tone::Notice, "note:"),
+            human::visible(&frozen.database),
+            human::visible(&frozen.why)
+        ));
+    }
     let gone = human::counted(report.forgotten.len() as u64, "snapshot");
     let done = if report.dry_run { "would be forgotten" } else { "forgotten" };
     app.output.note(format_args!("{gone} {done}"));

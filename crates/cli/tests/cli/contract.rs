@@ -313,8 +313,7 @@ fn forget_by_a_policy_shows_what_stays_and_why() {
     environment.ok(["check"]);
 
     for wrong in [
-        &["forget"] as &[&str],
-        &["forget", "--keep-last", "0"],
+        &["forget", "--keep-last", "0"] as &[&str],
         &["forget", "--keep-within", "soon"],
         &["forget", "--keep-last", "1", "--force"],
         &["forget", "latest", "--keep-last", "1"],

@@ -17,5 +17,6 @@ mod environment;
 mod file_systems;
 mod kill;
 mod output;
+mod retention;
 mod scenarios;
 mod usage;

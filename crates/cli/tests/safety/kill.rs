@@ -98,39 +98,43 @@ fn kill_at_every_step_of_a_backup_loses_nothing() {
 }
 
 #[test]
-fn kill_at_random_moments_of_a_backup_loses_nothing() {
-    for (seed, journal) in [(21, JournalMode::Wal), (22, JournalMode::Delete)] {
-        let mut history = History::new(seed, journal);
-        let rng = &mut Rng::new(seed);
-        let usual = history.run_backup().success().duration;
-        let count = times(50, 2_500);
-        let mut killed = 0;
-        for number in 0..count {
-            history.write();
-            let after = Duration::from_micros(rng.below(usual.as_micros() as u64 * 5 / 4));
-            let outcome = history.run_backup().killed_after(after).go();
-            if outcome.was_killed() {
-                killed += 1;
-                // What was killed may have been whole already; it was not acknowledged, so nothing is promised.
-            } else {
-                history.acknowledged.push((crate::snapshot_of(&outcome.success()), history.last));
-            }
-            if number % 8 == 0 {
-                history.world.expect_sound();
-                history.back_up();
-                history.expect_nothing_lost(rng);
-            }
+fn kill_at_random_moments_of_a_backup_with_a_log_loses_nothing() {
+    kill_backups_at_random_moments(21, JournalMode::Wal);
+}
+
+#[test]
+fn kill_at_random_moments_of_a_backup_with_a_journal_loses_nothing() {
+    kill_backups_at_random_moments(22, JournalMode::Delete);
+}
+
+fn kill_backups_at_random_moments(seed: u64, journal: JournalMode) {
+    let mut history = History::new(seed, journal);
+    let rng = &mut Rng::new(seed);
+    let usual = history.run_backup().success().duration;
+    let count = times(50, 2_500);
+    let mut killed = 0;
+    for number in 0..count {
+        history.write();
+        let after = Duration::from_micros(rng.below(usual.as_micros() as u64 * 5 / 4));
+        let outcome = history.run_backup().killed_after(after).go();
+        if outcome.was_killed() {
+            killed += 1;
+            // What was killed may have been whole already; it was not acknowledged, so nothing is promised.
+        } else {
+            history.acknowledged.push((crate::snapshot_of(&outcome.success()), history.last));
         }
-        history.world.expect_sound();
-        for (snapshot, last) in &history.acknowledged {
-            history.world.expect_restores(&history.oracle, snapshot, *last);
+        if number % 8 == 0 {
+            history.world.expect_sound();
+            history.back_up();
+            history.expect_nothing_lost(rng);
         }
-        println!(
-            "{journal:?}: {killed} of {count} backups killed, {} acknowledged",
-            history.acknowledged.len()
-        );
-        assert!(killed * 3 > count, "only {killed} of {count} were killed before their end");
     }
+    history.world.expect_sound();
+    for (snapshot, last) in &history.acknowledged {
+        history.world.expect_restores(&history.oracle, snapshot, *last);
+    }
+    println!("{journal:?}: {killed} of {count} backups killed, {} acknowledged", history.acknowledged.len());
+    assert!(killed * 3 > count, "only {killed} of {count} were killed before their end");
 }
 
 /// The arguments of a restore into the original place.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::image::{self, Content};
 use super::{Session, chunk_size};
-use crate::catalog::{Entry, PRE_RESTORE};
+use crate::catalog::{Entry, PRE_RESTORE, SHRANK};
 use crate::context::Watch;
 use crate::manifest::{self, Identity, IntegrityResult, Manifest, Options, SqliteFacts};
 use crate::report::{BackupStatus, DatabaseBackup, Engine, TableRows};
@@ -122,7 +122,14 @@ impl<'s> Session<'s> {
             let mebibytes = finished.wal_grew_by >> 20;
             manifest.notes.push(format!("its write-ahead log grew by {mebibytes} MiB while it was read"));
         }
-        self.assemble(writer, source, manifest, content, siblings, parent, position)
+        let shrank =
+            parent.and_then(|parent| parent.manifest.as_ref()).map(|parent| shrank(parent, &manifest));
+        let shrank = shrank.filter(|_| self.reason != PRE_RESTORE).unwrap_or_default();
+        manifest.notes.extend(shrank.iter().map(|(what, before, now)| {
+            format!("its {what} fell from {before} to {now}: `dbkeep forget` waits until --accept says that it is in order")
+        }));
+        let shrank = shrank.iter().map(|(what, ..)| format!("{SHRANK}={what}")).collect();
+        self.assemble(writer, source, manifest, content, siblings, parent, position, shrank)
     }
 
     /// Returns what the database says it is.
@@ -340,6 +347,7 @@ impl<'s> Session<'s> {
         siblings: Vec<Node>,
         parent: Option<&Parent<'_>>,
         position: Option<Position>,
+        more_tags: Vec<String>,
     ) -> Result<Saved> {
         let meta = meta(source, manifest.moment);
         let encoded = name::encode(&source.name);
@@ -361,6 +369,7 @@ impl<'s> Session<'s> {
             format!("reason={}", name::encode(&self.reason)),
             format!("integrity={}", manifest.integrity.result.word()),
         ];
+        tags.extend(more_tags);
         tags.extend(self.tags.iter().cloned());
         let snapshot = Snapshot {
             parent: parent.map(|parent| parent.entry.id),
@@ -390,6 +399,18 @@ impl<'s> Session<'s> {
 fn have_same_image(one: &Manifest, other: &Manifest) -> bool {
     let facts = |manifest: &Manifest| (manifest.image.root, manifest.image.size, manifest.image.chunk_size);
     facts(one) == facts(other)
+}
+
+/// Returns what fell by half or more between two snapshots, with what it was and is: the size, the tables, the rows.
+fn shrank(before: &Manifest, now: &Manifest) -> Vec<(&'static str, u64, u64)> {
+    let mut measured = vec![("size", before.image.size, now.image.size)];
+    // Without tables nothing was counted. That now nothing can be counted is as bad as that nothing is left.
+    if !before.tables.is_empty() {
+        measured.push(("tables", before.tables.len() as u64, now.tables.len() as u64));
+        measured.push(("rows", before.rows, now.rows));
+    }
+    measured.retain(|(_, before, now)| now < before && *now <= before / 2);
+    measured
 }
 
 /// Returns what the report says of a database.

@@ -187,7 +187,9 @@ fn one_password(file: bool, command: Option<&Command>, place: &str) -> Result<()
 }
 
 fn retention(retention: Option<&RetentionConfig>, place: &str) -> Result<(), Complaint> {
-    duration(retention.and_then(|retention| retention.within.as_deref()), &format!("{place}.within"))
+    let within = retention.and_then(|retention| retention.within.as_deref());
+    let is_none = |text: &str| text.parse::<jiff::Span>().is_ok_and(|span| span.is_zero());
+    duration(within.filter(|text| !is_none(text)), &format!("{place}.within"))
 }
 
 fn duration(text: Option<&str>, place: &str) -> Result<(), Complaint> {

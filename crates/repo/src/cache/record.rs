@@ -117,6 +117,11 @@ pub fn encode_fact(file: &FactFile) -> Option<Vec<u8>> {
             out.list(snapshots, Out::reference);
             out.text(why);
         }
+        Fact::Cleared { snapshots, why } => {
+            out.byte(9);
+            out.list(snapshots, Out::reference);
+            out.text(why);
+        }
         Fact::Other(_) => return None,
     }
     Some(out.0)
@@ -363,6 +368,7 @@ impl<'b> In<'b> {
             [1] => Fact::Acknowledged { session: self.text()?, snapshots: self.references()? },
             [2] => Fact::Forgotten { snapshots: self.references()?, reason: self.text()? },
             [3] => Fact::Verified { snapshot: self.reference()?, level: self.text()? },
+            [9] => Fact::Cleared { snapshots: self.references()?, why: self.text()? },
             [4] => Fact::Damaged { snapshots: self.references()?, findings: self.texts()? },
             [5] => Fact::Drilled { snapshot: self.reference()?, passed: self.flag()? },
             [6] => Fact::Pinned { snapshot: self.reference()?, reason: self.text()? },

@@ -177,6 +177,7 @@ fn every_kind_of_fact() -> Vec<Fact> {
         Fact::Pinned { snapshot: snapshot(), reason: text() },
         Fact::Unpinned { snapshot: snapshot() },
         Fact::Accepted { snapshots: vec![snapshot()], why: text() },
+        Fact::Cleared { snapshots: vec![snapshot(), snapshot()], why: text() },
         Fact::Other(serde_json::json!({ "kind": "copied", "share": 0.1 })),
     ]
 }
@@ -451,7 +452,7 @@ fn no_bytes_make_a_decoder_panic_and_each_object_is_written_in_one_way() {
         ..IndexFile::default()
     };
     objects.push((FileKind::Index, record::encode_index(&index)));
-    assert_eq!(objects.len(), 2 + 8 + 1);
+    assert_eq!(objects.len(), 2 + 9 + 1);
     for (kind, bytes) in objects {
         assert_eq!(again(kind, &bytes).as_ref(), Some(&bytes), "{kind:?}");
         for cut in 0..bytes.len() {

@@ -97,6 +97,13 @@ pub enum Fact {
         /// Why.
         why: String,
     },
+    /// What looks wrong about these snapshots is in order: a policy may go on.
+    Cleared {
+        /// The snapshots; none where it was something else, as the clock.
+        snapshots: Vec<SnapshotRef>,
+        /// What looked wrong.
+        why: String,
+    },
     /// A fact of a newer program, kept as it is.
     Other(serde_json::Value),
 }
@@ -113,10 +120,20 @@ enum Known {
     Pinned { snapshot: SnapshotRef, reason: String },
     Unpinned { snapshot: SnapshotRef },
     Accepted { snapshots: Vec<SnapshotRef>, why: String },
+    Cleared { snapshots: Vec<SnapshotRef>, why: String },
 }
 
-const KNOWN_KINDS: [&str; 8] =
-    ["acknowledged", "forgotten", "verified", "damaged", "drilled", "pinned", "unpinned", "accepted"];
+const KNOWN_KINDS: [&str; 9] = [
+    "acknowledged",
+    "forgotten",
+    "verified",
+    "damaged",
+    "drilled",
+    "pinned",
+    "unpinned",
+    "accepted",
+    "cleared",
+];
 
 impl Serialize for Fact {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -129,6 +146,7 @@ impl Serialize for Fact {
             Self::Pinned { snapshot, reason } => Known::Pinned { snapshot, reason },
             Self::Unpinned { snapshot } => Known::Unpinned { snapshot },
             Self::Accepted { snapshots, why } => Known::Accepted { snapshots, why },
+            Self::Cleared { snapshots, why } => Known::Cleared { snapshots, why },
             Self::Other(value) => return value.serialize(serializer),
         };
         known.serialize(serializer)
@@ -154,6 +172,7 @@ impl<'de> Deserialize<'de> for Fact {
             Known::Pinned { snapshot, reason } => Self::Pinned { snapshot, reason },
             Known::Unpinned { snapshot } => Self::Unpinned { snapshot },
             Known::Accepted { snapshots, why } => Self::Accepted { snapshots, why },
+            Known::Cleared { snapshots, why } => Self::Cleared { snapshots, why },
         })
     }
 }
@@ -204,6 +223,7 @@ mod tests {
             Fact::Pinned { snapshot: snapshot(), reason: text() },
             Fact::Unpinned { snapshot: snapshot() },
             Fact::Accepted { snapshots: vec![snapshot()], why: text() },
+            Fact::Cleared { snapshots: vec![snapshot()], why: text() },
         ];
         for (fact, kind) in facts.into_iter().zip(KNOWN_KINDS) {
             let file = file(fact);
