@@ -466,7 +466,7 @@ fn rowid_name(columns: &[String]) -> Option<&'static str> {
         .find(|name| !columns.iter().any(|column| column.eq_ignore_ascii_case(name)))
 }
 
-fn message(error: &rusqlite::Error) -> String {
+pub(crate) fn message(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),

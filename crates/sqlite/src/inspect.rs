@@ -130,7 +130,7 @@ pub(crate) fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<S
 }
 
 /// Runs `work` and makes SQLite stop when `cancelled` says so.
-fn with_interrupt<T>(
+pub(crate) fn with_interrupt<T>(
     connection: &Connection,
     cancelled: &(dyn Fn() -> bool + Sync),
     work: impl FnOnce() -> Result<T>,

@@ -7,6 +7,8 @@
 
 pub mod apply;
 pub mod capture;
+pub mod contents;
+pub mod dump;
 pub mod error;
 pub mod extract;
 pub mod header;
@@ -14,6 +16,7 @@ pub mod holders;
 pub mod identify;
 pub mod inspect;
 pub mod live;
+pub mod load;
 pub mod page;
 pub mod position;
 pub mod raw;

@@ -72,6 +72,13 @@ fn limit_values(connection: &Connection) {
     unsafe { ffi::sqlite3_limit(connection.handle(), ffi::SQLITE_LIMIT_LENGTH, limit) };
 }
 
+/// Keeps statements that come from a file from touching any other file: nothing can be attached, which `VACUUM INTO`
+/// needs as well.
+pub(crate) fn forbid_attaching(connection: &Connection) {
+    // SAFETY: the connection is open; this only sets a number in it.
+    unsafe { ffi::sqlite3_limit(connection.handle(), ffi::SQLITE_LIMIT_ATTACHED, 0) };
+}
+
 /// Takes the error with which the source of the image last failed, if it did since the last call.
 ///
 /// Returns `None` for a connection that is not on an image.
