@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Restore(commands::restore::RestoreArgs),
     Verify(commands::verify::VerifyArgs),
     Check(commands::check::CheckArgs),
+    Export(commands::export::ExportArgs),
     Forget(commands::forget::ForgetArgs),
     Pin(commands::pin::PinArgs),
     Unpin(commands::pin::UnpinArgs),

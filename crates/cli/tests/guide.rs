@@ -125,6 +125,11 @@ fn page_about_keeping_works_as_printed() {
 }
 
 #[test]
+fn page_about_exports_works_as_printed() {
+    Reader::new().follow("export.md");
+}
+
+#[test]
 fn security_page_works_as_printed() {
     let reader = Reader::new();
     reader.run("dbkeep backup app.db --new-key");

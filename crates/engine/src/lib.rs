@@ -13,6 +13,7 @@ mod context;
 mod dotenv;
 mod environment;
 mod error;
+pub mod export;
 mod forecast;
 pub mod forget;
 mod git;

@@ -4,6 +4,7 @@
 //! UTC, sizes bytes, durations milliseconds.
 
 mod backup;
+mod export;
 mod restore;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use backup::{
     BackupReport, BackupStatus, BackupTotals, CopyReport, DatabaseBackup, InitReport, SessionStatus,
     SetupItem,
 };
+pub use export::{DatabaseExport, ExportReport, ExportTotals, ExportedFile};
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};
 
 /// An error as it stands in a report.

@@ -14,6 +14,8 @@ mod bad_input;
 mod contract;
 mod demo;
 mod environment;
+mod export;
+mod export_rows;
 mod file_systems;
 mod kill;
 mod output;
