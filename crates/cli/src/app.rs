@@ -43,6 +43,11 @@ impl App {
         Ok(Self { output, watch, global: global.clone(), environment })
     }
 
+    /// Returns what was read from the process's environment.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// Loads the configuration, says what is odd about it, and starts the log.
     pub(crate) fn context(&self) -> Result<Context, Failure> {
         let options = GlobalOptions {

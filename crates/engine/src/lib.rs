@@ -14,6 +14,7 @@ mod dotenv;
 mod environment;
 mod error;
 pub mod export;
+pub mod files;
 mod forecast;
 pub mod forget;
 mod git;

@@ -20,7 +20,9 @@ pub use backup::{
     BackupReport, BackupStatus, BackupTotals, CopyReport, DatabaseBackup, InitReport, SessionStatus,
     SetupItem,
 };
-pub use export::{DatabaseExport, ExportReport, ExportTotals, ExportedFile};
+pub use export::{
+    CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
+};
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};
 
 /// An error as it stands in a report.

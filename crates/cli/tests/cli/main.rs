@@ -22,3 +22,4 @@ mod output;
 mod retention;
 mod scenarios;
 mod usage;
+mod verify_file;

@@ -4,7 +4,7 @@ use dbkeep_repo::Id;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::TableRows;
+use super::{TableRows, VerifyStatus};
 
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,4 +82,82 @@ pub struct ExportedFile {
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: Id,
+}
+
+/// What plain files turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilesReport {
+    /// One entry a database, and one for each other file that is not what it should be.
+    pub checked: Vec<CheckedFile>,
+    /// How many are what they say.
+    pub ok: u64,
+    /// How many are not, those that are missing included.
+    pub damaged: u64,
+    /// What each path holds as a whole.
+    pub files: Vec<FileFacts>,
+}
+
+impl FilesReport {
+    /// Returns what the process exits with: 0 or 4.
+    pub fn exit_code(&self) -> u8 {
+        if self.damaged == 0 { 0 } else { 4 }
+    }
+}
+
+/// Who wrote a file, a directory or an archive, when and where, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FileFacts {
+    /// The path.
+    pub path: String,
+    /// `dbkeep 0.1.0`, or what kind of script; `None` when nothing says so.
+    pub written_by: Option<String>,
+    /// The session, or what a script called its run.
+    pub session: Option<String>,
+    /// When, as it is written there.
+    pub time: Option<String>,
+    /// Who took the backup.
+    pub user: Option<String>,
+    /// Where.
+    pub host: Option<String>,
+    /// The branch that was checked out.
+    pub git_branch: Option<String>,
+    /// The commit that was checked out.
+    pub git_commit: Option<String>,
+    /// What was not looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What was found in one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckedFile {
+    /// The snapshot that it was exported from, where it says so.
+    pub snapshot: Option<Id>,
+    /// The database; empty for a file that holds none.
+    pub database: String,
+    /// What it turned out to be.
+    pub status: VerifyStatus,
+    /// Everything that is wrong.
+    pub findings: Vec<String>,
+    /// The path of the file in what was given.
+    pub file: String,
+    /// `db`, `gzip`, `sql`, `json`, `ndjson`, `csv`, or `file`.
+    pub form: String,
+    /// Tables and their rows, as they were counted.
+    pub tables: Vec<TableRows>,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Length of the file.
+    pub bytes: Option<u64>,
+    /// SHA-256 of the file.
+    pub sha256: Option<Id>,
+    /// `ok`, `wrong`, or `none` when no checksum is there to compare with.
+    pub checksum: String,
+    /// `ok`, `not run`, or the first problem.
+    pub integrity: String,
+    /// What files of this form cannot bring back.
+    pub cannot_hold: Vec<String>,
+    /// What else a person should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

@@ -1,0 +1,401 @@
+//! `verify FILE`: exports of ours, and archives as backup scripts wrote them, sound and damaged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::environment::TestEnvironment;
+use crate::export::shell;
+
+const FORMATS: [&str; 8] = ["bundle", "db", "gzip", "tar.gz", "sql", "json", "ndjson", "csv"];
+
+/// Backs up a database with a few kinds of values and exports it; returns what was exported.
+fn exported(environment: &TestEnvironment, format: &str) -> PathBuf {
+    let out = environment.path(&format!("out-{format}"));
+    let report =
+        environment.ok_json(&["export", "latest", "--out", out.to_str().unwrap(), "--format", format]);
+    let first = report["files"][0]["path"].as_str().unwrap();
+    out.join(first.split('/').next().unwrap())
+}
+
+fn with_backup() -> TestEnvironment {
+    let environment = TestEnvironment::new();
+    environment.database(
+        "app.db",
+        "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT, picture BLOB);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+         INSERT INTO users SELECT i, 'user \"' || i || '\"', zeroblob(i % 7) FROM n;
+         CREATE TABLE empty(a); CREATE INDEX by_name ON users(name);",
+    );
+    environment.ok(["backup", "app.db"]);
+    environment
+}
+
+/// Verifies a path; returns the exit code and the report.
+fn verify(environment: &TestEnvironment, path: &Path) -> (Option<i32>, Value) {
+    environment.json(&["verify", path.to_str().unwrap()])
+}
+
+#[test]
+fn every_export_is_read_back_with_its_tables_and_rows() {
+    let environment = with_backup();
+    let snapshot = environment.ok_json(&["list"])["snapshots"][0]["id"].clone();
+    for format in FORMATS {
+        let path = exported(&environment, format);
+        let (code, report) = verify(&environment, &path);
+        assert_eq!(code, Some(0), "{format}: {report:#}");
+        assert_eq!((&report["ok"], &report["damaged"]), (&1.into(), &0.into()), "{format}: {report:#}");
+        let one = &report["checked"][0];
+        assert_eq!((&one["database"], &one["status"]), (&"app".into(), &"ok".into()), "{format}: {report:#}");
+        assert_eq!((&one["rows"], &one["checksum"]), (&200.into(), &"ok".into()), "{format}: {report:#}");
+        let mut tables: Vec<(&str, u64)> = one["tables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|table| (table["name"].as_str().unwrap(), table["rows"].as_u64().unwrap()))
+            .collect();
+        tables.sort_unstable();
+        assert_eq!(tables, [("empty", 0), ("users", 200)], "{format}");
+        let is_image = ["bundle", "db", "gzip", "tar.gz"].contains(&format);
+        assert_eq!(one["integrity"], if is_image || format == "sql" { "ok" } else { "not run" }, "{format}");
+        assert_eq!(one["cannot_hold"].as_array().unwrap().is_empty(), is_image, "{format}: {report:#}");
+        let knows_snapshot = !["db", "gzip"].contains(&format);
+        assert_eq!(one["snapshot"], if knows_snapshot { snapshot.clone() } else { Value::Null }, "{format}");
+        let by =
+            if knows_snapshot { json!(concat!("dbkeep ", env!("CARGO_PKG_VERSION"))) } else { Value::Null };
+        assert_eq!(report["files"][0]["written_by"], by, "{format}: {report:#}");
+        let people = environment.ok([Path::new("verify"), &path]);
+        assert!(people.stdout.contains("1 database good, none damaged"), "{}", people.stdout);
+    }
+}
+
+#[test]
+fn file_without_its_checksum_is_judged_by_its_contents() {
+    let environment = with_backup();
+    for format in ["db", "gzip", "tar.gz", "sql", "json", "ndjson"] {
+        let path = exported(&environment, format);
+        fs::remove_file(format!("{}.sha256", path.display())).unwrap();
+        let (code, report) = verify(&environment, &path);
+        assert_eq!(code, Some(0), "{format}: {report:#}");
+        let checksum = if format == "tar.gz" { "ok" } else { "none" };
+        assert_eq!(report["checked"][0]["checksum"], checksum, "{format}: {report:#}");
+        // Cut off, it is never called good, whatever it is.
+        let bytes = fs::read(&path).unwrap();
+        for keep in [bytes.len() - 1, bytes.len() - 10, bytes.len() / 2, bytes.len() / 10] {
+            fs::write(&path, &bytes[..keep]).unwrap();
+            let (code, report) = verify(&environment, &path);
+            // The line end after the last line says nothing.
+            if keep + 1 == bytes.len() && ["sql", "json", "ndjson"].contains(&format) {
+                continue;
+            }
+            assert_eq!(code, Some(4), "{format} cut to {keep} of {}: {report:#}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn any_changed_byte_of_any_file_of_an_export_is_found() {
+    let environment = with_backup();
+    for format in FORMATS {
+        let path = exported(&environment, format);
+        let mut files = Vec::new();
+        let root = path.parent().unwrap().to_owned();
+        let mut directories = vec![root];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { directories.push(path) } else { files.push(path) }
+            }
+        }
+        files.sort();
+        for file in files {
+            let bytes = fs::read(&file).unwrap();
+            for at in [0, bytes.len() / 3, bytes.len() * 2 / 3] {
+                let mut changed = bytes.clone();
+                changed[at] ^= 0x20;
+                fs::write(&file, &changed).unwrap();
+                let (code, report) = verify(&environment, &path);
+                assert_eq!(code, Some(4), "{format}: byte {at} of {}: {report:#}", file.display());
+                assert!(report["damaged"].as_u64().unwrap() > 0);
+            }
+            fs::write(&file, &bytes).unwrap();
+        }
+        assert_eq!(verify(&environment, &path).0, Some(0));
+    }
+}
+
+#[test]
+fn file_that_is_missing_from_a_bundle_is_named() {
+    let environment = with_backup();
+    let bundle = exported(&environment, "bundle");
+    let database = fs::read_dir(bundle.join("databases")).unwrap().map(|entry| entry.unwrap().path());
+    let database =
+        database.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "gz")).unwrap();
+    fs::remove_file(&database).unwrap();
+    let (code, report) = verify(&environment, &bundle);
+    assert_eq!(code, Some(4), "{report:#}");
+    let missing = report["checked"].as_array().unwrap().iter().find(|one| one["database"] == "app").unwrap();
+    assert_eq!(missing["status"], "missing");
+    fs::remove_file(bundle.join("logs/backup.log")).unwrap();
+    let (_, report) = verify(&environment, &bundle);
+    let files: Vec<&str> =
+        report["checked"].as_array().unwrap().iter().map(|one| one["file"].as_str().unwrap()).collect();
+    assert!(files.contains(&"logs/backup.log"), "{files:?}");
+}
+
+#[test]
+fn what_holds_no_database_is_unknown_with_a_hint() {
+    let environment = with_backup();
+    fs::write(environment.path("letter.txt"), "Dear friend, this is a letter.").unwrap();
+    environment.run(["verify", "letter.txt"]).expect_failure(1, "letter.txt holds no database", "known are");
+    environment.run(["verify", "./gone.db"]).expect_failure(1, "gone.db", "check the path");
+    environment.run(["verify", "./backups"]).expect_failure(
+        1,
+        "holds no database",
+        "`dbkeep check` looks at it",
+    );
+    fs::write(environment.path("other.sql"), "-- PostgreSQL database dump\nCOPY x FROM stdin;\n1\n\\.\n")
+        .unwrap();
+    assert_ne!(environment.run(["verify", "other.sql"]).code, Some(0));
+    fs::write(environment.path("package.txt"), "{\"name\":\"x\",\"tags\":[1,2]}").unwrap();
+    environment.run(["verify", "package.txt"]).expect_failure(1, "holds no database", "known are");
+    // Named as what it is not, it is damaged.
+    fs::write(environment.path("app2.db.gz"), "not compressed").unwrap();
+    assert_eq!(verify(&environment, &environment.path("app2.db.gz")).0, Some(4));
+    environment.run(["verify", "app.db", "latest"]).expect_failure(
+        2,
+        "app.db is a file and latest a snapshot",
+        "one after the other",
+    );
+}
+
+#[test]
+fn several_files_are_looked_at_without_a_repository() {
+    let environment = TestEnvironment::without_password();
+    environment.users("one.db", 3);
+    environment.users("two.db", 4);
+    let report = environment.ok_json(&["verify", "one.db", "two.db"]);
+    assert_eq!(report["ok"], 2);
+    assert_eq!(report["checked"][1]["rows"], 4);
+    assert!(!environment.path("backups").exists());
+}
+
+#[test]
+fn sql_text_of_stock_sqlite3_is_loaded_and_one_that_failed_is_told() {
+    let environment = TestEnvironment::without_password();
+    environment.users("app.db", 30);
+    if crate::export::sqlite3().is_none() {
+        return;
+    }
+    shell(&environment.path(""), "sqlite3 app.db .dump > app.sql && gzip -k app.sql");
+    for file in ["app.sql", "app.sql.gz"] {
+        let report = environment.ok_json(&["verify", file]);
+        assert_eq!(
+            (&report["checked"][0]["rows"], &report["checked"][0]["database"]),
+            (&30.into(), &"app".into())
+        );
+    }
+    let text = fs::read_to_string(environment.path("app.sql")).unwrap();
+    fs::write(environment.path("app.sql"), text.replace("COMMIT;", "ROLLBACK; -- due to errors")).unwrap();
+    assert_eq!(verify(&environment, &environment.path("app.sql")).0, Some(4));
+}
+
+/// Makes a database file as an application leaves it.
+fn database(path: &Path, sql: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    Connection::open(path).unwrap().execute_batch(sql).unwrap();
+}
+
+fn sha256(path: &Path) -> String {
+    shell(path.parent().unwrap(), &format!("sha256sum '{}'", path.display()))[..64].to_owned()
+}
+
+/// Makes what a script left that copies databases before a migration: compressed copies and one manifest, whose
+/// paths begin where the script was run.
+fn copies_before_a_migration(environment: &TestEnvironment) -> PathBuf {
+    let directory = environment.path("database_backups/backup_20250724_185858");
+    let mut databases = serde_json::Map::new();
+    for (name, sql, tables, rows) in [
+        (
+            "alerts",
+            "CREATE TABLE alert_rules(id INTEGER PRIMARY KEY AUTOINCREMENT, n); INSERT INTO alert_rules(n) VALUES(1),(2)",
+            vec!["alert_rules", "sqlite_sequence"],
+            3,
+        ),
+        ("cache", "CREATE TABLE cache_entries(key TEXT PRIMARY KEY, value BLOB)", vec!["cache_entries"], 0),
+    ] {
+        let path = directory.join(format!("databases/{name}_20250724_185858.db"));
+        database(&path, sql);
+        shell(&directory, &format!("gzip databases/{name}_20250724_185858.db"));
+        let packed = PathBuf::from(format!("{}.gz", path.display()));
+        databases.insert(
+            name.to_owned(),
+            json!({
+                "success": true, "original_size_mb": 0.04, "backup_size_mb": 0.0, "compression_ratio": 0.0,
+                "tables": tables, "total_records": rows, "integrity_check": true,
+                "backup_path": format!("database_backups/backup_20250724_185858/databases/{name}_20250724_185858.db.gz"),
+                "backup_hash": sha256(&packed), "error": null,
+            }),
+        );
+    }
+    let manifest = json!({
+        "backup_session": "20250724_185858", "backup_date": "2025-07-24T18:58:58.874950",
+        "backup_directory": "database_backups/backup_20250724_185858",
+        "compression_enabled": true, "verification_enabled": true, "databases": databases,
+        "summary": { "total_databases": 2, "successful_backups": 2, "failed_backups": 0,
+            "total_backup_size_mb": 0.0, "total_original_size_mb": 0.08, "overall_compression_ratio": 0.0 },
+    });
+    fs::create_dir_all(directory.join("manifests")).unwrap();
+    fs::create_dir_all(directory.join("logs")).unwrap();
+    fs::write(
+        directory.join("manifests/backup_manifest.json"),
+        serde_json::to_vec_pretty(&manifest).unwrap(),
+    )
+    .unwrap();
+    directory
+}
+
+#[test]
+fn directory_of_a_script_that_copied_databases_before_a_migration_is_read() {
+    let environment = TestEnvironment::without_password();
+    let directory = copies_before_a_migration(&environment);
+    let (code, report) = verify(&environment, &directory);
+    assert_eq!(code, Some(0), "{report:#}");
+    let facts = &report["files"][0];
+    assert_eq!(facts["written_by"], "a backup script (backup_manifest.json)");
+    assert_eq!(
+        (&facts["session"], &facts["time"]),
+        (&"20250724_185858".into(), &"2025-07-24T18:58:58.874950".into())
+    );
+    let checked = report["checked"].as_array().unwrap();
+    assert_eq!(checked.len(), 2);
+    assert_eq!((&checked[0]["database"], &checked[0]["rows"]), (&"alerts".into(), &3.into()));
+    assert!(
+        checked
+            .iter()
+            .all(|one| one["checksum"] == "ok" && one["integrity"] == "ok" && one["form"] == "gzip")
+    );
+
+    // The same packed into one archive.
+    shell(directory.parent().unwrap(), "tar czf all.tar.gz backup_20250724_185858");
+    let (code, report) = verify(&environment, &environment.path("database_backups/all.tar.gz"));
+    assert_eq!((code, &report["ok"]), (Some(0), &2.into()), "{report:#}");
+
+    // A database that is another than the one that was counted; one that is gone; one whose backup failed.
+    let alerts = directory.join("databases/alerts_20250724_185858.db.gz");
+    let sound = fs::read(&alerts).unwrap();
+    database(&environment.path("x.db"), "CREATE TABLE alert_rules(n)");
+    shell(&environment.path(""), &format!("gzip -c x.db > {}", alerts.display()));
+    let (code, report) = verify(&environment, &directory);
+    let findings = report["checked"][0]["findings"].as_array().unwrap();
+    assert_eq!((code, findings.len()), (Some(4), 3), "hash, tables and rows: {report:#}");
+    fs::remove_file(&alerts).unwrap();
+    let (code, report) = verify(&environment, &directory);
+    assert_eq!(code, Some(4));
+    assert!(
+        report["checked"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["database"] == "alerts" && one["status"] == "missing")
+    );
+    fs::write(&alerts, sound).unwrap();
+    let manifest = directory.join("manifests/backup_manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let failed = text.replacen("\"success\": true", "\"success\": false", 1);
+    fs::write(&manifest, failed).unwrap();
+    assert_eq!(verify(&environment, &directory).0, Some(4));
+}
+
+#[test]
+fn backups_with_a_checksum_and_metadata_beside_each_are_read() {
+    let environment = TestEnvironment::without_password();
+    let directory = environment.path("backups/primary");
+    let name = "tablet_counter_hourly_20251206_140000.db";
+    database(
+        &directory.join(name),
+        "CREATE TABLE purchase_orders(id INTEGER PRIMARY KEY); CREATE TABLE employees(id INTEGER PRIMARY KEY);
+         INSERT INTO purchase_orders VALUES(1),(2); INSERT INTO employees VALUES(1)",
+    );
+    shell(&directory, &format!("gzip -9 {name} && sha256sum {name}.gz > {name}.gz.sha256"));
+    let packed = directory.join(format!("{name}.gz"));
+    let meta = json!({
+        "timestamp": "2025-12-06T14:00:00.000001", "type": "hourly", "filename": format!("{name}.gz"),
+        "size_bytes": fs::metadata(&packed).unwrap().len(), "checksum": sha256(&packed),
+        "database_stats": { "size_bytes": 12288, "size_kb": 12.0, "tables": { "purchase_orders": 2, "employees": 1 } },
+        "verified": true,
+    });
+    let meta_file = directory.join(format!("{name}.gz.meta.json"));
+    fs::write(&meta_file, meta.to_string()).unwrap();
+    for path in [&packed, &directory] {
+        let (code, report) = verify(&environment, path);
+        assert_eq!(code, Some(0), "{report:#}");
+        assert_eq!(report["files"][0]["written_by"], "a backup script (.meta.json)");
+        let one = &report["checked"][0];
+        assert_eq!((&one["database"], &one["rows"]), (&"tablet_counter_hourly".into(), &3.into()));
+        assert_eq!((&one["checksum"], &one["integrity"]), (&"ok".into(), &"ok".into()));
+    }
+    fs::write(&meta_file, meta.to_string().replace("\"employees\":1", "\"employees\":3")).unwrap();
+    let (code, report) = verify(&environment, &packed);
+    assert_eq!(code, Some(4));
+    assert!(
+        report["checked"][0]["findings"][0].as_str().unwrap().contains("\"employees\" has 1 rows"),
+        "{report:#}"
+    );
+}
+
+#[test]
+fn copies_whose_checksums_name_the_original_are_read_with_their_branch() {
+    let environment = TestEnvironment::without_password();
+    let project = environment.path("project");
+    let time = "20250116-120000";
+    let backups = project.join(".agentic-qe/backups");
+    fs::create_dir_all(&backups).unwrap();
+    database(
+        &project.join("agentdb.db"),
+        "PRAGMA journal_mode=WAL; CREATE TABLE episodes(id INTEGER PRIMARY KEY); INSERT INTO episodes VALUES(1)",
+    );
+    database(&project.join(".agentic-qe/memory.db"), "CREATE TABLE patterns(id INTEGER PRIMARY KEY, p TEXT)");
+    shell(
+        &project,
+        &format!(
+            "b=.agentic-qe/backups
+             cp agentdb.db $b/agentdb.db.backup.{time} && sha256sum agentdb.db > $b/agentdb.db.backup.{time}.sha256
+             cp .agentic-qe/memory.db $b/memory.db.backup.{time} && sha256sum .agentic-qe/memory.db > $b/memory.db.backup.{time}.sha256"
+        ),
+    );
+    let metadata = json!({ "timestamp": time, "date": "2025-01-16T12:00:00+00:00", "hostname": "laptop", "user": "ada",
+        "git_commit": "4a58796c0ffee", "git_branch": "main", "compressed": true });
+    fs::write(backups.join(format!("backup-metadata.{time}.json")), metadata.to_string()).unwrap();
+    shell(
+        &backups,
+        &format!(
+            "tar -czf databases-backup-{time}.tar.gz --exclude='*.tar.gz' $(ls -1 | grep {time} | grep -v .tar.gz)"
+        ),
+    );
+    let archive = backups.join(format!("databases-backup-{time}.tar.gz"));
+    let single = backups.join(format!("agentdb.db.backup.{time}"));
+    for (path, databases) in [(&archive, 2), (&single, 1), (&backups, 4)] {
+        let (code, report) = verify(&environment, path);
+        assert_eq!((code, &report["ok"]), (Some(0), &databases.into()), "{}: {report:#}", path.display());
+        let facts = &report["files"][0];
+        assert_eq!(facts["written_by"], "a backup script (backup-metadata)");
+        assert_eq!((&facts["user"], &facts["host"]), (&"ada".into(), &"laptop".into()));
+        assert_eq!((&facts["git_branch"], &facts["git_commit"]), (&"main".into(), &"4a58796c0ffee".into()));
+        assert_eq!((&facts["session"], &facts["time"]), (&time.into(), &"2025-01-16T12:00:00+00:00".into()));
+        let one =
+            report["checked"].as_array().unwrap().iter().find(|one| one["database"] == "agentdb").unwrap();
+        assert_eq!(
+            (&one["rows"], &one["checksum"], &one["integrity"]),
+            (&1.into(), &"ok".into(), &"ok".into())
+        );
+        assert!(one["notes"][0].as_str().unwrap().contains("copied the file alone"), "{report:#}");
+    }
+    let mut bytes = fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&archive, bytes).unwrap();
+    assert_eq!(verify(&environment, &archive).0, Some(4));
+}
