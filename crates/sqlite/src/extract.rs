@@ -234,7 +234,7 @@ fn candidates(name: &str, listed: &[Listed]) -> Vec<String> {
 }
 
 /// Returns how many characters have to be inserted, removed or changed to turn one name into the other.
-fn distance(left: &str, right: &str) -> usize {
+pub(crate) fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().take(100).collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (line, l) in left.chars().take(100).enumerate() {

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod capture;
+pub mod compare;
 pub mod contents;
 pub mod dump;
 pub mod error;

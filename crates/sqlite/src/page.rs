@@ -51,10 +51,56 @@ pub struct Page<'p> {
     /// The number of cells.
     pub cells: u16,
     bytes: &'p [u8],
+    usable: usize,
     start: usize,
 }
 
-impl Page<'_> {
+/// A row or an entry of an index, as far as it lies in its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell<'p> {
+    /// The rowid; 0 in an index or a table WITHOUT ROWID.
+    pub rowid: i64,
+    /// The length of the whole record.
+    pub size: u64,
+    /// The beginning of the record; all of it where there is no overflow.
+    pub local: &'p [u8],
+    /// The first of the pages that hold the rest.
+    pub overflow: Option<u32>,
+}
+
+impl<'p> Page<'p> {
+    /// Returns the cell at `index`, in key order. `None` where there is none, and in interior pages of a table with
+    /// rowids, whose cells only point.
+    pub fn cell(&self, index: u16) -> Option<Cell<'p>> {
+        if index >= self.cells || self.kind == Kind::TableInterior {
+            return None;
+        }
+        let pointers = self.start + if self.kind.is_interior() { 12 } else { 8 };
+        let page = self.bytes.get(..self.usable)?;
+        let cell = page.get(usize::from(be16(page, pointers + 2 * usize::from(index)))..)?;
+        let cell = if self.kind.is_interior() { cell.get(4..)? } else { cell };
+        let (size, length) = varint(cell)?;
+        let rest = cell.get(length..)?;
+        let (rowid, rest) = match self.kind {
+            Kind::TableLeaf => {
+                let (rowid, length) = varint(rest)?;
+                (rowid.cast_signed(), rest.get(length..)?)
+            }
+            _ => (0, rest),
+        };
+        let stored = rest.get(..Locals::new(self.kind, self.usable).stored(size)?)?;
+        if stored.len() as u64 == size {
+            return Some(Cell { rowid, size, local: stored, overflow: None });
+        }
+        let (local, pointer) = stored.split_at(stored.len().checked_sub(4)?);
+        Some(Cell { rowid, size, local, overflow: Some(be32(pointer, 0)) })
+    }
+
+    /// Returns this page as it is found in `bytes`, which are those that it was read from, at another place.
+    pub fn moved<'q>(&self, bytes: &'q [u8]) -> Page<'q> {
+        Page { kind: self.kind, cells: self.cells, bytes, usable: self.usable, start: self.start }
+    }
+
     /// Returns the pages that an interior page points to, in key order; none for a leaf.
     pub fn children(&self) -> impl Iterator<Item = u32> {
         let pointers = self.start + 12;
@@ -88,7 +134,7 @@ pub fn parse(bytes: &[u8], usable: usize, first: bool) -> Option<Page<'_>> {
     let cell_bytes = cell_bytes(page, kind, pointers..gap, content)?;
     let free = free_bytes(page, usize::from(be16(header, 1)), content)?;
     let fragments = usize::from(header[7]);
-    (cell_bytes + free + fragments == usable - content).then_some(Page { kind, cells, bytes, start })
+    (cell_bytes + free + fragments == usable - content).then_some(Page { kind, cells, bytes, usable, start })
 }
 
 /// Returns the bytes that all cells take together.
