@@ -43,7 +43,7 @@ pub struct Context {
     pub location_from: String,
     /// `--password-file`.
     pub password_file: Option<PathBuf>,
-    /// How long the write lock of a database is waited for when something is restored into it.
+    /// How long the lock of a database is waited for, to restore something into it or to compare it.
     pub lock_patience: Duration,
     /// The cost of keys that are made; weaker than the default only in tests.
     pub key_cost: KeyCost,

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod catalog;
 pub mod check;
 mod clock;
+pub mod compare;
 pub mod config;
 mod context;
 mod dotenv;

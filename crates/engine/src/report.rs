@@ -4,6 +4,7 @@
 //! UTC, sizes bytes, durations milliseconds.
 
 mod backup;
+mod compare;
 mod export;
 mod restore;
 
@@ -19,6 +20,10 @@ use crate::manifest::Manifest;
 pub use backup::{
     BackupReport, BackupStatus, BackupTotals, CopyReport, DatabaseBackup, InitReport, SessionStatus,
     SetupItem,
+};
+pub use compare::{
+    CellValue, ColumnChange, CompareReport, ComparedSide, ComparedTable, RenamedColumn, RowChange, RowKind,
+    SchemaChange, SchemaReport, hex,
 };
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,

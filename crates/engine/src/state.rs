@@ -145,6 +145,11 @@ impl RepositoryState {
         Some(file)
     }
 
+    /// Returns the folder of what this host remembers of the repository.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Returns the folder of what this host keeps of the repository's objects.
     pub(crate) fn cache(&self) -> PathBuf {
         self.directory.join("cache")

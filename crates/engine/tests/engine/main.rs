@@ -3,6 +3,7 @@
 
 mod backup;
 mod cache;
+mod compare;
 mod damaged_sources;
 mod fixture;
 mod keep;
