@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Restore(commands::restore::RestoreArgs),
     Verify(commands::verify::VerifyArgs),
     Check(commands::check::CheckArgs),
+    Compare(commands::compare::CompareArgs),
     Export(commands::export::ExportArgs),
     Forget(commands::forget::ForgetArgs),
     Pin(commands::pin::PinArgs),

@@ -82,6 +82,7 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Restore(args) => args.run(app),
         Command::Verify(args) => args.run(app),
         Command::Check(args) => args.run(app),
+        Command::Compare(args) => args.run(app),
         Command::Export(args) => args.run(app),
         Command::Forget(args) => args.run(app),
         Command::Pin(args) => args.run(app),

@@ -125,6 +125,11 @@ fn page_about_keeping_works_as_printed() {
 }
 
 #[test]
+fn page_about_comparing_works_as_printed() {
+    Reader::new().follow("compare.md");
+}
+
+#[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
 }

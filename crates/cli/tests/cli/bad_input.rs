@@ -502,3 +502,25 @@ fn report_that_cannot_be_written_fails_before_anything_is_stored() {
         "",
     );
 }
+
+#[test]
+fn comparison_of_what_cannot_be_compared() {
+    let environment = with_backup();
+    environment.users("other.db", 5);
+    environment.ok(["backup", "other.db"]);
+    fails(&environment, &["compare", "latest"], 2, "several databases: app, other", "--database app");
+    fails(&environment, &["compare", "0123"], 1, "no snapshot", "list");
+    let latest = |database: &str| {
+        let list = environment.ok_json(&["list", "--database", database]);
+        list["snapshots"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let (app, other) = (latest("app"), latest("other"));
+    fails(&environment, &["compare", &app, &other], 1, "are of different databases", "--force");
+    fails(&environment, &["compare", &app, "--table", "usres"], 1, "no table usres", "did you mean users?");
+    fails(&environment, &["compare", &app, "--limit", "3"], 2, "--rows", "--help");
+    fs::remove_file(environment.path("app.db")).unwrap();
+    for sibling in ["app.db-wal", "app.db-shm"] {
+        let _ = fs::remove_file(environment.path(sibling));
+    }
+    fails(&environment, &["compare", &app], 1, "app.db", "");
+}

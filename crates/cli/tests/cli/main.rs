@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod compare;
 mod contract;
 mod demo;
 mod environment;
