@@ -135,7 +135,7 @@ pub fn run(store: &Store, request: &ExportRequest, now: Timestamp, watch: &Watch
     };
     watch.step("export.written");
     stop_if_cancelled(watch)?;
-    let files = place.publish(done.finished)?;
+    let files = place.publish(done.finished, watch)?;
     watch.step("export.published");
     Ok(report(request, &out, &subjects, done.databases, files, &clock))
 }
@@ -202,6 +202,7 @@ impl Export<'_> {
                 _ => self.image_files(subject, false, &mut done.finished)?,
             };
             done.databases.push(exported);
+            self.watch.step("export.database-written");
         }
         Ok(done)
     }

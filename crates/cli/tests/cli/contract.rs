@@ -417,3 +417,39 @@ fn snapshots_of_other_tools_are_listed_and_left_alone() {
     assert_eq!(environment.ok_json(&["restore", "latest", "--to", "back.db"])["database"], "app");
     environment.ok(["check", "--read-data"]);
 }
+
+#[test]
+fn export_and_verify_of_files_have_their_keys() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 11);
+    let backup = environment.ok_json(&["backup", "app.db"]);
+    let report = environment.ok_json(&["export", "latest", "--out", "out", "--format", "json"]);
+    has(&report, "session format out totals databases files duration_ms");
+    has(&report["totals"], "databases rows bytes_source bytes_written");
+    let one = &report["databases"][0];
+    has(one, "database snapshot moment status tables rows bytes_source bytes_written sha256 integrity");
+    assert_eq!(one["snapshot"], backup["databases"][0]["snapshot"]);
+    assert_eq!((&report["session"], &report["format"]), (&backup["session"], &"json".into()));
+    let session = report["session"].as_str().unwrap();
+    let files = report["files"].as_array().unwrap();
+    assert_eq!(files[0]["path"], format!("app_{session}.json"));
+    assert!(is_id(&files[0]["sha256"]) && files[0]["bytes"].as_u64().unwrap() > 0);
+
+    let text = std::fs::read(environment.path(&format!("out/app_{session}.json"))).unwrap();
+    let document: Value = serde_json::from_slice(&text).unwrap();
+    has(&document, "metadata tables");
+    has(
+        &document["metadata"],
+        "format dbkeep session database engine snapshot source environment moment exported user host git reason tags \
+         integrity bytes_source root sha256 settings values row_counts rows columns cycles schema notes",
+    );
+    assert_eq!(document["tables"]["users"][0], serde_json::json!({ "id": 1, "name": "user 1" }));
+
+    let report = environment.ok_json(&["verify", &format!("out/app_{session}.json")]);
+    has(&report, "checked ok damaged files");
+    has(
+        &report["checked"][0],
+        "snapshot database status findings file form tables rows bytes sha256 checksum integrity cannot_hold",
+    );
+    has(&report["files"][0], "path written_by session time user host git_branch git_commit");
+}

@@ -16,6 +16,7 @@ mod contract;
 mod demo;
 mod environment;
 mod export;
+mod export_faults;
 mod export_rows;
 mod file_systems;
 mod kill;

@@ -116,6 +116,37 @@ fn full_disk_under_the_target_leaves_nothing_behind() {
 }
 
 #[test]
+fn full_disk_under_an_export_leaves_nothing_behind() {
+    let world = World::new();
+    let target = world.path("target");
+    let Some(disk) = SmallDisk::mount(&target, 64) else { return };
+    world.write_until(7, JournalMode::Delete, 2_000);
+    let snapshot = world.backup();
+    let size = fs::metadata(world.database()).unwrap().len() / 1024;
+    let target = target.to_str().unwrap();
+    for format in ["bundle", "db", "gzip", "tar.gz", "sql", "json", "ndjson", "csv"] {
+        for kibibytes in [8, size / 16] {
+            disk.resize(kibibytes);
+            let run = world.dbkeep.run(["export", &snapshot, "--out", target, "--format", format, "--json"]);
+            let outcome = run.go().expect_code(1);
+            assert_eq!(outcome.json()["error"]["kind"], "no-space", "{}", outcome.transcript());
+            expect_says_full(&outcome, Path::new(target));
+            assert_eq!(fs::read_dir(target).unwrap().count(), 0, "{format}: something was left behind");
+        }
+    }
+    disk.resize(size * 16 + 1024);
+    for format in ["bundle", "db", "sql", "json"] {
+        world.dbkeep.run(["export", &snapshot, "--out", target, "--format", format]).success();
+    }
+    for entry in fs::read_dir(target).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "sha256") {
+            world.dbkeep.run([Path::new("verify"), &path]).success();
+        }
+    }
+}
+
+#[test]
 fn places_that_cannot_be_written_are_named() {
     if rustix_is_root() {
         println!("skipped: root can write everywhere");

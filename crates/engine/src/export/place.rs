@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use dbkeep_repo::durable::{self, STAGED_ENDING, Staged};
 
 use super::written::Sum;
+use crate::context::Watch;
 use crate::report::ExportedFile;
 use crate::state::private_directory;
 use crate::{Error, Result, session};
@@ -151,7 +152,7 @@ impl Place {
     /// Gives everything its name. On return all of it survives a power cut.
     ///
     /// When a name turns out to be taken, what has got its name by then is whole and stays.
-    pub(super) fn publish(&mut self, finished: Vec<Finished>) -> Result<Vec<ExportedFile>> {
+    pub(super) fn publish(&mut self, finished: Vec<Finished>, watch: &Watch) -> Result<Vec<ExportedFile>> {
         let mut files = Vec::new();
         for one in finished {
             match one {
@@ -167,6 +168,7 @@ impl Place {
                     files.extend(inside);
                 }
             }
+            watch.step("export.named");
         }
         self.is_new = false;
         if let Some(parent) = self.out.parent() {

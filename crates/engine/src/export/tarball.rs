@@ -58,6 +58,7 @@ impl Export<'_> {
             stop_if_cancelled(self.watch)?;
             self.watch.phase(&format!("export {}", subject.manifest.database), subject.image.size());
             stored.push(self.entry(archive, subject, sums)?);
+            self.watch.step("export.database-written");
         }
         let facts = self.facts(false, stored);
         for (name, contents) in documents(&facts) {

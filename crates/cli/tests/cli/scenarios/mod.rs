@@ -1,3 +1,5 @@
 //! The home-made backup systems that dbkeep replaces, one file each.
 
 mod system_a;
+mod system_b;
+mod system_c;

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::environment::TestEnvironment;
+use crate::export::shell;
 
 /// Each database with its tables and how many rows they have, as the old system counted them.
 const DATABASES: [(&str, &[(&str, u64)]); 5] = [
@@ -87,6 +88,10 @@ fn session_over_five_databases_is_reported_verified_rolled_back_and_rehearsed() 
     let verify = environment.ok_json(&["verify", "--session", session]);
     assert_eq!((&verify["ok"], &verify["damaged"]), (&5.into(), &0.into()));
 
+    // The directory that anyone can read, as the old system left it, and its facts.
+    environment.ok_json(&["export", "--session", session, "--out", "database_backups"]);
+    readable_directory(&environment, session);
+
     // The migration is rehearsed on a copy.
     environment.ok_json(&["restore", "--session", session, "--to", "rehearsal"]);
     for ((name, _), before) in DATABASES.iter().zip(&before) {
@@ -107,6 +112,59 @@ fn session_over_five_databases_is_reported_verified_rolled_back_and_rehearsed() 
         assert_eq!(&dump(&environment.path(&format!("{name}.db"))), before, "{name}");
     }
     environment.ok(["check", "--read-data"]);
+}
+
+/// Expects `backup_<session>/` with a compressed copy of each database, that stock tools can check and read, and a
+/// manifest and a report that say of each what the old system said.
+fn readable_directory(environment: &TestEnvironment, session: &str) {
+    let bundle = environment.path("database_backups").join(format!("backup_{session}"));
+    shell(&bundle, "sha256sum --strict -c SHA256SUMS");
+    shell(&bundle.join("databases"), "sha256sum --strict -c *.sha256 && gzip -t *.gz && gunzip --keep *.gz");
+    let read =
+        |name: &str| -> Value { serde_json::from_slice(&std::fs::read(bundle.join(name)).unwrap()).unwrap() };
+    let manifest = read("manifests/backup_manifest.json");
+    let report = read("backup_report.json");
+    let summary = &manifest["summary"];
+    assert_eq!((&summary["total_databases"], &summary["successful_backups"]), (&5.into(), &5.into()));
+    assert_eq!((&summary["failed_backups"], &summary["total_records"]), (&0.into(), &27.into()));
+    let saved = summary["space_saved"].as_f64().unwrap();
+    // They reported 96.5 % of their databases.
+    assert!(saved > 0.9 && saved < 1.0, "{saved}");
+    assert_eq!(manifest["backup_session"], session);
+    for (name, tables) in DATABASES {
+        let rows: u64 = tables.iter().map(|(_, rows)| rows).sum();
+        let names: Vec<&str> = tables.iter().map(|(table, _)| *table).collect();
+        let one = &manifest["databases"][name];
+        assert_eq!((&one["success"], &one["integrity_check"]), (&true.into(), &true.into()), "{name}");
+        assert_eq!(
+            (&one["tables"], &one["total_records"]),
+            (&serde_json::json!(names), &rows.into()),
+            "{name}"
+        );
+        let counts: serde_json::Map<String, Value> =
+            tables.iter().map(|(table, rows)| ((*table).to_owned(), (*rows).into())).collect();
+        assert_eq!(one["table_record_counts"], Value::Object(counts), "{name}");
+        let file = format!("databases/{name}_{session}.db.gz");
+        assert_eq!(one["backup_path"], format!("backup_{session}/{file}"));
+        let packed = std::fs::metadata(bundle.join(&file)).unwrap().len();
+        assert_eq!(one["backup_size_bytes"], packed, "{name}");
+        let info = &report["databases"][name]["database_info"];
+        assert_eq!(
+            (&info["table_count"], &info["total_records"]),
+            (&names.len().into(), &rows.into()),
+            "{name}"
+        );
+        // The copy is the original.
+        let copy = bundle.join(format!("databases/{name}_{session}.db"));
+        assert_eq!(dump(&copy), dump(&environment.path(&format!("{name}.db"))), "{name}");
+        assert_eq!(one["original_size_bytes"], std::fs::metadata(&copy).unwrap().len());
+        std::fs::remove_file(copy).unwrap();
+    }
+    let log = std::fs::read_to_string(bundle.join("logs/backup.log")).unwrap();
+    assert!(log.contains("event=table database=alerts table=alert_rules rows=5"), "{log}");
+    // The whole is verified again, with no repository.
+    let verified = environment.ok_json(&["verify", bundle.to_str().unwrap()]);
+    assert_eq!((&verified["ok"], &verified["damaged"]), (&5.into(), &0.into()), "{verified:#}");
 }
 
 /// Makes a database with these tables and rows.
