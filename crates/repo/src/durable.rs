@@ -3,6 +3,7 @@
 //! A file is written under a random name, synced, renamed, and its folder is synced. When a sync fails
 //! the file is given up: the kernel may have dropped the bytes and a second sync would not tell.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -127,6 +128,21 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Removes the names of files, calls `removed` after each, and then makes all removals survive a power cut at once. A
+/// file that is not there is no error.
+pub fn remove_all(paths: &[PathBuf], mut removed: impl FnMut(usize)) -> io::Result<()> {
+    let mut folders = BTreeSet::new();
+    for (place, path) in paths.iter().enumerate() {
+        match fs::remove_file(path) {
+            Ok(()) => drop(folders.insert(parent(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        removed(place);
+    }
+    folders.into_iter().try_for_each(sync_folder)
 }
 
 /// Makes a folder for this user only, whatever the umask, and the folders above it that are missing.

@@ -165,6 +165,12 @@ pub enum Error {
     /// The lock of this process was removed or could not be kept alive, so others may have changed the repository.
     #[error("the lock on the repository was lost")]
     LockLost,
+    /// Somebody changed the repository while that must not happen.
+    #[error("the repository was changed meanwhile: {what}")]
+    Changed {
+        /// How.
+        what: String,
+    },
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -240,6 +246,9 @@ impl Error {
             Self::Locked { .. } => "wait until it is done; if that process is gone, run `restic unlock`",
             Self::LockLost => {
                 "was the computer asleep? start again; nothing that was acknowledged is affected"
+            }
+            Self::Changed { .. } => {
+                "run the same command again, and find out who works on the repository without a lock"
             }
             Self::Memory { .. } => "the memory of this computer may be faulty: test it before trusting it",
             Self::Io { .. } if self.is_read_only() => "may this user write to the repository?",

@@ -54,8 +54,23 @@ const _: () = assert!(size_of::<Entry>() == 48);
 pub struct IndexedPack {
     /// The name.
     pub id: Id,
-    /// A prune has marked it: its blobs may be read, but no new snapshot may rely on them.
+    /// Its blobs may be read, but no new snapshot may rely on them: a prune has marked it, or it is not trusted.
     pub marked: bool,
+    /// A prune has marked it, so it may be gone at any time.
+    pub waits: bool,
+    /// It is known to be damaged or gone: a blob is read from it only where no other pack has it.
+    pub distrusted: bool,
+}
+
+impl IndexedPack {
+    /// Says how gladly a blob is read from this pack: from one that stays, else from one that waits for its removal.
+    fn rank(&self) -> u8 {
+        match (self.distrusted, self.waits) {
+            (false, false) => 2,
+            (false, true) => 1,
+            (true, _) => 0,
+        }
+    }
 }
 
 /// The index of a repository in memory: at most 64 bytes a blob, also while it grows.
@@ -115,25 +130,26 @@ impl Index {
 
     fn add_file_distrusting(&mut self, file: &IndexFile, distrusted: &dyn Fn(&Id) -> bool) -> Result<()> {
         for pack in &file.packs {
-            self.add_pack(pack.id, &pack.blobs, distrusted(&pack.id))?;
+            self.add_blobs(indexed(pack.id, false, distrusted), pack.blobs.iter().copied())?;
         }
         for pack in &file.packs_to_delete {
-            self.add_pack(pack.id, &pack.blobs, true)?;
+            self.add_blobs(indexed(pack.id, true, distrusted), pack.blobs.iter().copied())?;
         }
         Ok(())
     }
 
     /// Adds a pack with its blobs. A `marked` pack is about to be deleted.
     ///
-    /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one.
+    /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one, and a marked one
+    /// replaces one that is not trusted.
     pub fn add_pack(&mut self, pack: Id, blobs: &[PackBlob], marked: bool) -> Result<()> {
-        self.add_blobs(pack, blobs.iter().copied(), marked)
+        self.add_blobs(indexed(pack, marked, &|_| false), blobs.iter().copied())
     }
 
-    fn add_blobs(&mut self, pack: Id, blobs: impl Iterator<Item = PackBlob>, marked: bool) -> Result<()> {
+    fn add_blobs(&mut self, pack: IndexedPack, blobs: impl Iterator<Item = PackBlob>) -> Result<()> {
         let number = u32::try_from(self.packs.len()).ok().filter(|number| number & TREE == 0);
         let number = number.ok_or_else(|| too_many("packs"))?;
-        self.packs.push(IndexedPack { id: pack, marked });
+        self.packs.push(pack);
         for blob in blobs {
             let entry = Entry {
                 id: blob.id,
@@ -144,7 +160,7 @@ impl Index {
             };
             match self.position(blob.kind, &blob.id) {
                 None => self.push(entry)?,
-                Some(position) if !marked && self.is_marked(self.entry(position)) => {
+                Some(position) if pack.rank() > self.packs[self.pack_number(position)].rank() => {
                     *self.entry_mut(position) = entry;
                 }
                 Some(_) => {}
@@ -161,6 +177,12 @@ impl Index {
     /// Returns where a blob is, also when its pack is marked: for reading only.
     pub fn get(&self, kind: BlobKind, id: &Id) -> Option<Location> {
         self.position(kind, id).map(|position| self.location(position))
+    }
+
+    /// Returns where a blob is, and in what kind of pack.
+    pub(crate) fn find(&self, kind: BlobKind, id: &Id) -> Option<(Location, IndexedPack)> {
+        let position = self.position(kind, id)?;
+        Some((self.location(position), self.packs[self.pack_number(position)]))
     }
 
     /// Returns the number of blobs.
@@ -182,8 +204,7 @@ impl Index {
     pub fn blobs(&self) -> impl Iterator<Item = (BlobKind, Id, Location)> + '_ {
         (0..self.len).map(|position| {
             let entry = self.entry(position);
-            let kind = if entry.pack & TREE != 0 { BlobKind::Tree } else { BlobKind::Data };
-            (kind, entry.id, self.location(position))
+            (self.kind(position), entry.id, self.location(position))
         })
     }
 
@@ -206,6 +227,16 @@ impl Index {
             let entry = self.entry(position);
             (entry.id == *id && entry.pack & TREE == tree).then_some(position)
         })
+    }
+
+    /// Returns the name of the blob with this number.
+    pub(crate) fn id(&self, position: usize) -> Id {
+        self.entry(position).id
+    }
+
+    /// Returns what the blob with this number holds.
+    pub(crate) fn kind(&self, position: usize) -> BlobKind {
+        if self.entry(position).pack & TREE != 0 { BlobKind::Tree } else { BlobKind::Data }
     }
 
     /// Returns the number of the pack that holds the blob with this number, as in [`Index::packs`].
@@ -324,6 +355,12 @@ fn tree_bit(kind: BlobKind) -> u32 {
     }
 }
 
+/// Returns a pack as an index file names it.
+fn indexed(id: Id, waits: bool, distrusted: &dyn Fn(&Id) -> bool) -> IndexedPack {
+    let distrusted = distrusted(&id);
+    IndexedPack { id, marked: waits || distrusted, waits, distrusted }
+}
+
 fn too_many(what: &str) -> Error {
     Error::Unsupported { what: format!("the repository has more {what} than fit into an index") }
 }
@@ -359,6 +396,7 @@ impl From<&SharedIndex> for SharedIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::index::IndexPack;
 
     fn id(number: u64) -> Id {
         Id::of(&number.to_le_bytes())
@@ -398,6 +436,30 @@ mod tests {
         // The order in which index files are read makes no difference.
         index.add_pack(id(100), &[blob(1, BlobKind::Data)], true).unwrap();
         assert_eq!(index.get(BlobKind::Data, &id(1)).unwrap().pack, id(101));
+    }
+
+    #[test]
+    fn blob_is_read_from_a_pack_that_stays_else_from_one_that_waits_else_from_one_that_is_damaged() {
+        let pack = |number| IndexPack { id: id(number), time: None, blobs: vec![blob(1, BlobKind::Data)] };
+        let distrusted = |pack: &Id| *pack == id(100);
+        let damaged = IndexFile { packs: vec![pack(100)], ..IndexFile::default() };
+        let waiting = IndexFile { packs_to_delete: vec![pack(101)], ..IndexFile::default() };
+        let sound = IndexFile { packs: vec![pack(102)], ..IndexFile::default() };
+        let read_from = |files: &[&IndexFile]| {
+            let mut index = Index::new();
+            files.iter().for_each(|file| index.add_file_distrusting(file, &distrusted).unwrap());
+            let is_relied_on = index.contains(BlobKind::Data, &id(1));
+            (index.get(BlobKind::Data, &id(1)).unwrap().pack, is_relied_on)
+        };
+        assert_eq!(read_from(&[&damaged]), (id(100), false));
+        for files in [[&damaged, &waiting], [&waiting, &damaged]] {
+            assert_eq!(read_from(&files), (id(101), false));
+        }
+        for files in
+            [[&damaged, &sound, &waiting], [&waiting, &damaged, &sound], [&sound, &waiting, &damaged]]
+        {
+            assert_eq!(read_from(&files), (id(102), true));
+        }
     }
 
     #[test]

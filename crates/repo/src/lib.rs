@@ -20,6 +20,7 @@ pub mod lock;
 mod mac;
 mod observe;
 pub mod process;
+pub mod prune;
 pub mod read;
 mod repository;
 mod scrypt;

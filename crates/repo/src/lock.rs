@@ -41,6 +41,9 @@ pub trait RepositoryLock: Send + Sync {
 
     /// Says whether nobody else holds a lock.
     fn is_exclusive(&self) -> bool;
+
+    /// Returns when the lock was last written, by the clock of the storage, where that can tell: not long ago.
+    fn stored_at(&self) -> Result<Option<Timestamp>>;
 }
 
 /// Holds a lock that others may hold too: nothing is deleted meanwhile. Released when dropped.
@@ -84,6 +87,10 @@ impl RepositoryLock for SharedLock {
     fn is_exclusive(&self) -> bool {
         false
     }
+
+    fn stored_at(&self) -> Result<Option<Timestamp>> {
+        self.0.stored_at()
+    }
 }
 
 impl RepositoryLock for ExclusiveLock {
@@ -93,6 +100,25 @@ impl RepositoryLock for ExclusiveLock {
 
     fn is_exclusive(&self) -> bool {
         true
+    }
+
+    fn stored_at(&self) -> Result<Option<Timestamp>> {
+        self.0.stored_at()
+    }
+}
+
+/// Where no lock could be written, nothing is known of what others do.
+impl RepositoryLock for ReadLock {
+    fn ensure_valid(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), SharedLock::ensure_valid)
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    fn stored_at(&self) -> Result<Option<Timestamp>> {
+        self.0.as_ref().map_or(Ok(None), RepositoryLock::stored_at)
     }
 }
 
@@ -314,6 +340,11 @@ impl Held {
 
     fn ensure_valid(&self) -> Result<()> {
         self.lock.ensure_valid()
+    }
+
+    fn stored_at(&self) -> Result<Option<Timestamp>> {
+        let state = self.lock.state();
+        self.lock.repository.backend().modified(FileKind::Lock, &state.id)
     }
 }
 

@@ -289,6 +289,13 @@ impl Backend for LocalBackend {
         durable::remove(&path).map_err(|source| Error::storage("remove", &path, 0, source))
     }
 
+    fn remove_all(&self, kind: FileKind, ids: &[Id], removed: &mut dyn FnMut(&Id)) -> Result<()> {
+        let paths: Vec<PathBuf> = ids.iter().map(|id| self.path(kind, id)).collect();
+        let folder = self.folder(kind);
+        durable::remove_all(&paths, |place| removed(&ids[place]))
+            .map_err(|source| Error::storage("remove objects in", &folder, 0, source))
+    }
+
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
         let path = self.path(FileKind::Lock, id);
         let write = || {

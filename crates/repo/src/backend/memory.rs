@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::{fmt, io};
 
+use jiff::Timestamp;
+
 use super::{Backend, FileInfo, FileKind, LockHolder};
 use crate::Id;
 use crate::error::{Error, Result};
@@ -15,6 +17,9 @@ pub struct MemoryBackend(Arc<Mutex<State>>);
 #[derive(Clone, Debug, Default)]
 struct State {
     objects: BTreeMap<(FileKind, Id), Vec<u8>>,
+    /// When objects were written, by a clock that stands still until it is set; unknown before that.
+    times: BTreeMap<(FileKind, Id), Timestamp>,
+    time: Option<Timestamp>,
     held: BTreeSet<Id>,
     /// How many more changes succeed; all do when unset.
     changes_left: Option<u64>,
@@ -74,6 +79,11 @@ impl MemoryBackend {
         self.state().unlistable.insert(kind);
     }
 
+    /// Sets the clock of the storage. Objects that are written from then on have a time.
+    pub fn set_time(&self, time: Timestamp) {
+        self.state().time = Some(time);
+    }
+
     /// Returns how many writes and removals succeeded so far.
     pub fn changes(&self) -> u64 {
         self.state().changes
@@ -126,6 +136,9 @@ impl State {
             None => {
                 self.count_change("write")?;
                 self.objects.insert((kind, *id), contents.to_vec());
+                if let Some(time) = self.time {
+                    self.times.insert((kind, *id), time);
+                }
                 Ok(())
             }
         }
@@ -187,6 +200,7 @@ impl Backend for MemoryBackend {
         if state.objects.contains_key(&(kind, *id)) {
             state.count_change("remove")?;
             state.objects.remove(&(kind, *id));
+            state.times.remove(&(kind, *id));
         }
         Ok(())
     }
@@ -212,6 +226,10 @@ impl Backend for MemoryBackend {
 
     fn settling_time(&self) -> std::time::Duration {
         std::time::Duration::ZERO
+    }
+
+    fn modified(&self, kind: FileKind, id: &Id) -> Result<Option<Timestamp>> {
+        Ok(self.state().times.get(&(kind, *id)).copied())
     }
 }
 

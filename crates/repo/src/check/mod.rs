@@ -16,6 +16,7 @@ use crate::index::SharedIndex;
 use crate::observe::Observer;
 use crate::{Id, Repository};
 use packs::Packs;
+pub(crate) use packs::{Claim, claim};
 use trees::Trees;
 
 /// How much of the packs is read.
@@ -56,7 +57,7 @@ pub struct Finding {
 ///
 /// Kinds of findings: `config-damaged`, `key-missing`, `key-damaged`, `lock-damaged`, `fact-damaged`, `fact-missing`,
 /// `snapshot-damaged`, `snapshot-removed`, `index-damaged`, `pack-missing`, `pack-size`, `pack-damaged`,
-/// `tree-damaged`, `blob-missing`, `file-size`.
+/// `tree-damaged`, `blob-missing`, `blob-waiting`, `file-size`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     /// Whether nothing was found.

@@ -1,6 +1,6 @@
 //! Packs: are they there, as long as the index says, and do they hold what it says?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -26,9 +26,9 @@ const MAX_THREADS: usize = 16;
 
 /// What the index says of one pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Claim {
+pub(crate) struct Claim {
     /// How long it must be.
-    size: u64,
+    pub(crate) size: u64,
     /// The start of a hash over its list of blobs.
     list: u64,
 }
@@ -37,6 +37,10 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Packs {
     claims: HashMap<Id, Claim>,
+    /// Packs that are named as more than waiting for their removal.
+    live: HashSet<Id>,
+    /// Packs that waited for their removal and are gone.
+    removed: usize,
     /// Packs that are there with the right size.
     present: Vec<Id>,
     unindexed: usize,
@@ -46,6 +50,7 @@ pub(super) struct Packs {
 impl Packs {
     /// Notes what an index file says.
     pub(super) fn add(&mut self, id: &Id, file: &IndexFile, problems: &mut Vec<Problem>) {
+        self.live.extend(file.packs.iter().map(|pack| pack.id));
         for pack in file.packs.iter().chain(&file.packs_to_delete) {
             let Some(claim) = claim(pack) else {
                 let what = format!("blobs of pack {} do not follow each other", pack.id);
@@ -71,6 +76,11 @@ impl Packs {
             repository.backend().list(FileKind::Pack)?.into_iter().map(|file| (file.id, file.size)).collect();
         for (id, claim) in &self.claims {
             let problem = match stored.get(id) {
+                // What needs a blob of it is found by the walk through the snapshots.
+                None if !self.live.contains(id) => {
+                    self.removed += 1;
+                    continue;
+                }
                 None => ("pack-missing", "it is in the index and not there".to_owned()),
                 Some(size) if *size != claim.size => {
                     ("pack-size", format!("it has {size} bytes, the index says {}", claim.size))
@@ -92,13 +102,20 @@ impl Packs {
 
     /// Returns what harms nothing.
     pub(super) fn notes(&self) -> Vec<String> {
-        if self.unindexed == 0 {
-            return Vec::new();
+        let mut notes = Vec::new();
+        if self.unindexed > 0 {
+            notes.push(format!(
+                "{} packs with {} bytes are in no index: left by interrupted backups, or being written now",
+                self.unindexed, self.unindexed_bytes
+            ));
         }
-        vec![format!(
-            "{} packs with {} bytes are in no index: left by interrupted backups, or being written now",
-            self.unindexed, self.unindexed_bytes
-        )]
+        if self.removed > 0 {
+            notes.push(format!(
+                "{} packs that waited for their removal are gone, as an interrupted prune leaves them: the next one tidies up",
+                self.removed
+            ));
+        }
+        notes
     }
 
     /// Reads packs and compares every byte. Returns how many bytes that were.
@@ -150,7 +167,7 @@ impl Packs {
 }
 
 /// Returns what an index entry says of a pack; `None` when it says what no pack can be.
-fn claim(pack: &IndexPack) -> Option<Claim> {
+pub(crate) fn claim(pack: &IndexPack) -> Option<Claim> {
     let mut blobs = pack.blobs.clone();
     blobs.sort_unstable_by_key(|blob| blob.offset);
     let mut end = 0u64;

@@ -63,6 +63,9 @@ impl Trees {
     fn visit(&self, id: &Id) -> Visited {
         let mut visited = Visited::default();
         let harm = Harm::Blobs(vec![(BlobKind::Tree, *id)]);
+        if self.reader.index().read().find(BlobKind::Tree, id).is_some_and(|(_, pack)| pack.waits) {
+            visited.problems.push(waiting(format!("tree {id}"), 1, harm.clone()));
+        }
         match self.load(id) {
             Ok(tree) => {
                 let index = self.reader.index().read();
@@ -175,8 +178,13 @@ fn examine(node: &Node, index: &Index, tree: Harm) -> Option<Problem> {
     }
     let mut size = 0u64;
     let mut missing = Vec::new();
+    let mut in_waiting_packs = Vec::new();
     for id in node.content.iter().flatten() {
-        match index.get(BlobKind::Data, id).as_ref().and_then(plain_length) {
+        let found = index.find(BlobKind::Data, id);
+        if found.as_ref().is_some_and(|(_, pack)| pack.waits) {
+            in_waiting_packs.push((BlobKind::Data, *id));
+        }
+        match found.and_then(|(location, _)| plain_length(&location)) {
             Some(length) => size += u64::from(length),
             None => missing.push((BlobKind::Data, *id)),
         }
@@ -185,10 +193,21 @@ fn examine(node: &Node, index: &Index, tree: Harm) -> Option<Problem> {
         let what = format!("{} of its blobs are in no index, the first is {first}", missing.len());
         return Some(Problem::new("blob-missing", object(), what, Harm::Blobs(missing)));
     }
+    if !in_waiting_packs.is_empty() {
+        return Some(waiting(object(), in_waiting_packs.len(), Harm::Blobs(in_waiting_packs)));
+    }
     (size != node.size).then(|| {
         let what = format!("it claims {} bytes and its blobs have {size}", node.size);
         Problem::new("file-size", object(), what, tree)
     })
+}
+
+/// Makes the problem of something whose blobs are only in packs that a prune has marked: stock tools do not find them.
+fn waiting(object: String, blobs: usize, harm: Harm) -> Problem {
+    let what = format!(
+        "{blobs} of its blobs are only in packs that wait for their removal: `dbkeep prune` takes those back"
+    );
+    Problem::new("blob-waiting", object, what, harm)
 }
 
 /// From what is damaged to the numbers of the problems with it.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::Index;
+use super::{Index, indexed};
 use crate::backend::{FileInfo, FileKind};
 use crate::cache::Cache;
 use crate::cache::record::{self, PackRecord};
@@ -44,6 +44,19 @@ impl Index {
         cache: Option<&Cache>,
     ) -> Result<Self> {
         Self::load_with(repository, watch, distrusted, cache, Err)
+    }
+
+    /// Reads all index files as [`Index::load_distrusting`] does, none of them from a cache, and shows each one.
+    pub(crate) fn load_seeing(
+        repository: &Repository,
+        watch: &dyn Observer,
+        distrusted: &dyn Fn(&Id) -> bool,
+        see: &mut dyn FnMut(&Id, &IndexFile),
+    ) -> Result<Self> {
+        let mut index = Self::new();
+        let mut loading = Loading { repository, watch, distrusted, unreadable: Err, index: &mut index };
+        loading.files(&repository.list(FileKind::Index)?, see)?;
+        Ok(index)
     }
 
     /// Reads the index files that can be read, for a restore from a damaged repository, and warns of the others. Returns
@@ -151,8 +164,7 @@ impl<Unreadable: FnMut(Error) -> Result<()>> Loading<'_, Unreadable> {
 
     fn add_kept(&mut self, packs: &[PackRecord<'_>]) -> Result<()> {
         for pack in packs {
-            let is_marked = pack.marked || (self.distrusted)(&pack.id);
-            self.index.add_blobs(pack.id, pack.blobs(), is_marked)?;
+            self.index.add_blobs(indexed(pack.id, pack.marked, self.distrusted), pack.blobs())?;
         }
         Ok(())
     }

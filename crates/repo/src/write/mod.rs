@@ -7,9 +7,11 @@
 //! two stretches of 1 MiB a worker and at most five packs.
 //!
 //! Crash cases: what is stored before the snapshot is unreachable, and a later prune removes
-//! it. Nothing but [`Writer::commit`] makes a snapshot, and it does so last.
+//! it. Nothing but [`Writer::commit`] makes a snapshot, and it does so last. A session that ends because the disk is
+//! full removes its packs that no index file names, so that there is room for what comes next.
 
 mod chunk;
+mod copy;
 mod image;
 mod pack;
 mod seal;
@@ -24,10 +26,11 @@ use jiff::Timestamp;
 
 pub use chunk::{DamagedKnownChunks, ImageOptions, ImageSource, KnownChunk, KnownChunks, StoredImage};
 pub(crate) use chunk::{digest_of, root};
+pub(crate) use copy::Copier;
 pub(crate) use image::part_name;
 pub use image::{NodeMeta, PART_CHUNKS, PARTS_SUFFIX};
 pub use seal::Fingerprint;
-pub(crate) use seal::is_zero;
+pub(crate) use seal::{Outbox, is_zero};
 pub use upload::Totals;
 pub use work::give_way;
 
@@ -39,14 +42,14 @@ use crate::format::snapshot::Snapshot;
 use crate::format::tree::Tree;
 use crate::index::SharedIndex;
 use crate::observe::Observer;
-use crate::{Id, Repository, SharedLock};
+use crate::{Id, Repository, RepositoryLock};
 use pack::Packer;
 use seal::Sealer;
 use upload::Session;
 use work::{Batch, Bench, Job, Line};
 
 /// Index files are cut at about so many blobs, as stock tools do.
-const INDEX_BLOBS: usize = 50_000;
+pub(crate) const INDEX_BLOBS: usize = 50_000;
 /// Bytes of an image that go to a worker at once.
 const BATCH: usize = 1 << 20;
 /// Packs stored at the same time: one waits for the disk while the other is hashed.
@@ -102,7 +105,7 @@ impl WriterOptions {
 /// source does not. Dropping the writer stops and joins its threads; what was not committed is
 /// unreachable then.
 pub struct Writer<'l> {
-    lock: &'l SharedLock,
+    lock: &'l dyn RepositoryLock,
     line: Arc<Line>,
     /// For trees and small files, on the caller's thread.
     bench: Bench,
@@ -121,7 +124,7 @@ impl Repository {
     /// the session stores are added to it.
     pub fn writer<'l>(
         &self,
-        lock: &'l SharedLock,
+        lock: &'l dyn RepositoryLock,
         index: impl Into<SharedIndex>,
         options: &WriterOptions,
         watch: Arc<dyn Observer>,
@@ -131,9 +134,9 @@ impl Repository {
 }
 
 impl<'l> Writer<'l> {
-    fn start(
+    pub(crate) fn start(
         repository: &Repository,
-        lock: &'l SharedLock,
+        lock: &'l dyn RepositoryLock,
         index: SharedIndex,
         options: &WriterOptions,
         watch: Arc<dyn Observer>,
@@ -190,6 +193,12 @@ impl<'l> Writer<'l> {
     /// Stores all packs and then the index files that name them. On return everything saved so
     /// far is durable and can be read through [`Writer::shared_index`].
     pub fn flush(&mut self) -> Result<()> {
+        self.flush_packs()?;
+        self.save_index(0)
+    }
+
+    /// Stores all packs, durably. No index file names them yet.
+    pub(crate) fn flush_packs(&mut self) -> Result<()> {
         self.line.session.wait();
         let session = &self.line.session;
         for packer in [&self.line.data, &self.line.trees] {
@@ -197,8 +206,7 @@ impl<'l> Writer<'l> {
             let _ = packer.send(|| session.sent());
         }
         session.wait();
-        session.check()?;
-        self.save_index(0)
+        session.check()
     }
 
     /// Makes a snapshot, durably, after everything that it needs. Returns it with its id.
@@ -259,7 +267,7 @@ impl<'l> Writer<'l> {
         self.lock.ensure_valid()?;
         for packs in split(session.take_unlisted()) {
             let file = IndexFile { packs, ..IndexFile::default() };
-            if let Err(error) = session.repository.save_unpacked(FileKind::Index, &file.encode()) {
+            if let Err(error) = self.store_index(&file) {
                 // The packs are forgotten: nothing may be built on them.
                 session.fail(Some(error));
                 return session.check();
@@ -267,6 +275,17 @@ impl<'l> Writer<'l> {
             session.watch.step("backup.index-stored");
         }
         Ok(())
+    }
+}
+
+impl Writer<'_> {
+    /// Stores an index file. When the lock was lost meanwhile its packs may be gone, so it is taken back.
+    fn store_index(&self, file: &IndexFile) -> Result<()> {
+        let repository = &self.line.session.repository;
+        let id = repository.save_unpacked(FileKind::Index, &file.encode())?;
+        self.lock.ensure_valid().inspect_err(|_| {
+            _ = repository.backend().remove(FileKind::Index, &id);
+        })
     }
 }
 
@@ -283,6 +302,7 @@ impl Drop for Writer<'_> {
         for uploader in self.uploaders.drain(..) {
             drop(uploader.join());
         }
+        self.line.session.give_back_room();
     }
 }
 
@@ -293,7 +313,7 @@ impl std::fmt::Debug for Writer<'_> {
 }
 
 /// Cuts packs into index files.
-fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
+pub(crate) fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
     let mut files = Vec::new();
     let mut blobs = INDEX_BLOBS;
     for pack in packs {

@@ -19,16 +19,24 @@ pub type Fingerprint = [u8; 32];
 
 /// Sealed blobs, one behind the other, on their way into a pack.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     pub(super) bytes: Vec<u8>,
     /// Their offsets are those in `bytes`.
     pub(super) blobs: Vec<PackBlob>,
 }
 
 impl Outbox {
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.blobs.clear();
+    }
+
+    /// Adds a blob that is sealed already.
+    pub(crate) fn push(&mut self, blob: &PackBlob, sealed: &[u8]) {
+        // An outbox holds one blob or a few MiB.
+        let offset = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.blobs.push(PackBlob { offset, ..*blob });
+        self.bytes.extend_from_slice(sealed);
     }
 }
 

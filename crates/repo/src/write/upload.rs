@@ -47,9 +47,13 @@ pub(super) struct Session {
     /// Packs that are stored and that no index file names yet.
     unlisted: Mutex<Vec<IndexPack>>,
     unlisted_blobs: AtomicU64,
+    /// All packs that are stored.
+    stored: Mutex<Vec<Id>>,
     /// Jobs and packs on their way.
     pending: Pending,
     failed: AtomicBool,
+    /// It failed because the storage is full.
+    is_full: AtomicBool,
     failure: Mutex<Option<Error>>,
     counts: Counts,
 }
@@ -78,8 +82,10 @@ impl Session {
             claimed: Mutex::default(),
             unlisted: Mutex::default(),
             unlisted_blobs: AtomicU64::new(0),
+            stored: Mutex::default(),
             pending: Pending::default(),
             failed: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
             failure: Mutex::default(),
             counts: Counts::default(),
         }
@@ -155,8 +161,20 @@ impl Session {
     /// Ends the session for all threads. The first error is kept.
     pub(super) fn fail(&self, error: Option<Error>) {
         let mut failure = lock(&self.failure);
+        if matches!(error, Some(Error::NoSpace { .. })) {
+            self.is_full.store(true, Ordering::SeqCst);
+        }
         if !self.failed.swap(true, Ordering::SeqCst) {
             *failure = error;
+        }
+    }
+
+    /// Removes the packs that no index file names, where the session ended because there was no more room. Nobody can
+    /// rely on them, and whoever comes next needs some room, be it for a lock. Best effort: a prune removes them as well.
+    pub(super) fn give_back_room(&self) {
+        if self.is_full.load(Ordering::SeqCst) {
+            let packs: Vec<Id> = self.take_unlisted().iter().map(|pack| pack.id).collect();
+            _ = self.repository.backend().remove_all(FileKind::Pack, &packs, &mut |_| {});
         }
     }
 
@@ -185,6 +203,11 @@ impl Session {
         std::mem::take(&mut unlisted)
     }
 
+    /// Returns all packs that were stored so far.
+    pub(super) fn stored(&self) -> Vec<Id> {
+        lock(&self.stored).clone()
+    }
+
     /// Stores one pack. On return it is durable, its blobs are known, and an index file is owed.
     fn store(&self, pack: &mut FullPack) -> Result<()> {
         let header = pack::encode_header(&pack.blobs);
@@ -194,6 +217,7 @@ impl Session {
         pack.bytes.extend_from_slice(&length.to_le_bytes());
         let id = Id::of(&pack.bytes);
         self.repository.backend().write(FileKind::Pack, &id, &pack.bytes)?;
+        lock(&self.stored).push(id);
 
         self.index.write().add_pack(id, &pack.blobs, false)?;
         {

@@ -79,7 +79,7 @@ impl Line {
         self.send(kind, &bench.outbox)
     }
 
-    fn send(&self, kind: BlobKind, outbox: &Outbox) -> Result<()> {
+    pub(super) fn send(&self, kind: BlobKind, outbox: &Outbox) -> Result<()> {
         let packer = match kind {
             BlobKind::Data => &self.data,
             BlobKind::Tree => &self.trees,

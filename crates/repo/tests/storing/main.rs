@@ -6,4 +6,6 @@ mod crash;
 mod damage;
 mod images;
 mod interplay;
+mod prune;
+mod prune_crashes;
 mod scene;

@@ -1,0 +1,148 @@
+//! Prunes that fail at any write, and whole histories of backups, prunes and crashes: nothing that is needed is ever lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dbkeep_repo::Id;
+use dbkeep_repo::format::snapshot::Snapshot;
+use dbkeep_repo::prune::{Limits, PruneOptions};
+use jiff::SignedDuration;
+
+use crate::prune::{DAY, assert_sound, at_once, daily, forget, image, limits, prune, scene, watch};
+use crate::scene::{backup, memory, now, open, restore};
+
+/// Interrupts a prune after each of its writes and removals in turn.
+fn crash_everywhere(options: &PruneOptions, rounds: &[SignedDuration]) {
+    for writes in 0.. {
+        let (backend, repository, snapshots) = scene();
+        forget(&repository, &[&snapshots[0].0]);
+        let mut crashed = false;
+        for after in rounds {
+            backend.fail_after(writes);
+            crashed |= prune(&repository, options, now() + *after).is_err();
+            backend.recover();
+        }
+        let found = backend.after_crash();
+        let repository = open(Arc::new(found.clone()));
+        assert_sound(&repository);
+        for (snapshot, contents) in &snapshots[1..] {
+            assert!(restore(&repository, snapshot).unwrap() == *contents, "after {writes} writes");
+        }
+        // A backup in this state relies on nothing that goes.
+        let again = backup(&repository, &snapshots[0].1).unwrap();
+        for days in [10, 12] {
+            prune(&repository, options, now() + DAY * days).unwrap();
+            assert_sound(&repository);
+        }
+        let all = snapshots[1..]
+            .iter()
+            .chain([(again, snapshots[0].1.clone())].iter())
+            .cloned()
+            .collect::<Vec<_>>();
+        for (snapshot, contents) in all {
+            assert!(restore(&repository, &snapshot).unwrap() == contents, "after {writes} writes");
+        }
+        if !crashed {
+            assert!(writes >= 8, "{writes}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn crash_at_any_write_of_marking_loses_nothing() {
+    let none = PruneOptions { limits: limits(0), ..daily() };
+    crash_everywhere(&none, &[SignedDuration::ZERO]);
+}
+
+#[test]
+fn crash_at_any_write_of_removing_loses_nothing() {
+    let none = PruneOptions { limits: limits(0), ..daily() };
+    crash_everywhere(&none, &[SignedDuration::ZERO, DAY]);
+}
+
+#[test]
+fn crash_at_any_write_without_a_time_of_grace_loses_nothing() {
+    let none = PruneOptions { limits: limits(0), ..at_once() };
+    crash_everywhere(&none, &[SignedDuration::ZERO]);
+}
+
+/// A small generator of numbers, so that a failure can be repeated by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 33).unwrap() % limit
+    }
+
+    /// Returns one of several.
+    fn one_of<T: Copy>(&mut self, several: &[T]) -> T {
+        several[self.below(u32::try_from(several.len()).unwrap()) as usize]
+    }
+}
+
+/// Lives through a random history of backups, forgetting, prunes and crashes, and compares with what must be there.
+fn live_through(seed: u64, steps: u64) {
+    let dice = &mut Dice(seed);
+    let (mut backend, mut repository) = memory();
+    let mut clock = now();
+    backend.set_time(clock);
+    let mut there: BTreeMap<Id, (Snapshot, Vec<u8>)> = BTreeMap::new();
+    for step in 0..steps {
+        clock += SignedDuration::from_hours(1 + i64::from(dice.below(20)));
+        backend.set_time(clock);
+        match dice.below(8) {
+            0..=2 => {
+                let first = u64::from(dice.below(30));
+                let contents = image(&(first..first + 1 + u64::from(dice.below(12))).collect::<Vec<_>>());
+                if dice.below(4) == 0 {
+                    backend.fail_after(dice.below(12).into());
+                }
+                if let Ok(snapshot) = backup(&repository, &contents) {
+                    there.insert(snapshot.id.unwrap(), (snapshot, contents));
+                }
+            }
+            3..=4 if there.len() > 1 => {
+                let ids: Vec<Id> = there.keys().copied().collect();
+                let id = dice.one_of(&ids);
+                let (snapshot, _) = there.remove(&id).unwrap();
+                forget(&repository, &[&snapshot]);
+            }
+            _ => {
+                let grace = dice.one_of(&[SignedDuration::ZERO, SignedDuration::from_hours(10), DAY]);
+                let share = dice.one_of(&[0, 50, 500, 1000]);
+                // Now and then they are small, and merged.
+                let pack_size = dice.one_of(&[40_000, 16 << 20]);
+                let limits = Limits { pack_size, ..limits(share) };
+                let options = PruneOptions { limits, grace, ..PruneOptions::default() };
+                if dice.below(3) == 0 {
+                    backend.fail_after(dice.below(25).into());
+                }
+                let lock = repository.lock_exclusive(clock);
+                let pruned =
+                    lock.and_then(|lock| repository.plan_prune(&lock, &options, clock, &watch())?.run(&lock));
+                let _ = pruned;
+            }
+        }
+        if dice.below(4) == 0 {
+            backend = backend.after_crash();
+            backend.set_time(clock);
+            repository = open(Arc::new(backend.clone()));
+        }
+        backend.recover();
+        // A backup that failed after its snapshot was written leaves one that nobody was told of; it is sound as well.
+        assert_sound(&repository);
+        for (snapshot, contents) in there.values() {
+            assert!(restore(&repository, snapshot).unwrap() == *contents, "seed {seed}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn random_histories_of_backups_prunes_and_crashes_lose_nothing() {
+    let count = if std::env::var_os("DBKEEP_CAMPAIGN").is_some() { 2_000 } else { 40 };
+    for seed in 0..count {
+        live_through(seed, 30);
+    }
+}
