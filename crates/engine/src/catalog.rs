@@ -213,6 +213,23 @@ impl Catalog {
         Ok(Self { entries, lost, unreadable: unreadable_ids, unreadable_facts, damaged_packs })
     }
 
+    /// Says what of the repository is not known, where something is not: a snapshot that should be there and is not, a
+    /// snapshot or a fact that cannot be read. Whoever removes anything needs to know everything.
+    pub(crate) fn gap(&self) -> Option<String> {
+        if let [lost, ..] = self.lost.as_slice() {
+            let Lost { snapshot, .. } = lost;
+            return Some(format!(
+                "snapshot {} of {:?} should be there and is not",
+                snapshot.id.short(),
+                snapshot.database
+            ));
+        }
+        if let [id, ..] = self.unreadable.as_slice() {
+            return Some(format!("snapshot {} cannot be read", id.short()));
+        }
+        self.unreadable_facts.first().map(|id| format!("fact {} cannot be read", id.short()))
+    }
+
     /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
     pub(crate) fn is_damaged_pack(&self, pack: &Id) -> bool {
         !self.damaged_packs.is_empty() && self.damaged_packs.contains(&pack.to_string())

@@ -221,19 +221,7 @@ fn refuse_empty(choice: &Choice) -> Result<()> {
 
 /// Refuses to decide by a policy where not everything is known.
 fn refuse_gaps(catalog: &Catalog) -> Result<()> {
-    let gap = if let [lost, ..] = catalog.lost.as_slice() {
-        format!(
-            "snapshot {} of {:?} should be there and is not",
-            lost.snapshot.id.short(),
-            lost.snapshot.database
-        )
-    } else if let [id, ..] = catalog.unreadable.as_slice() {
-        format!("snapshot {} cannot be read", id.short())
-    } else if let [id, ..] = catalog.unreadable_facts.as_slice() {
-        format!("fact {} cannot be read", id.short())
-    } else {
-        return Ok(());
-    };
+    let Some(gap) = catalog.gap() else { return Ok(()) };
     Err(Error::Refused {
         what: format!("nothing is forgotten by a policy while the listing has a gap: {gap}"),
         hint: Some(

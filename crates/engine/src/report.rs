@@ -7,6 +7,7 @@ mod backup;
 mod compare;
 mod export;
 mod restore;
+mod space;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
 };
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};
+pub use space::{DatabaseSize, PruneReport, SizeReport};
 
 /// An error as it stands in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

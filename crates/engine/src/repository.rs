@@ -289,8 +289,9 @@ impl Store {
         let present = self.present(FileKind::Pack)?;
         let distrusted = |pack: &Id| !present.contains(pack) || listed_before.is_damaged_pack(pack);
         let index = Index::load_distrusting(&self.repository, &*self.watch, &distrusted, self.cache())?;
-        let bad: HashSet<&Id> =
-            index.packs().iter().map(|pack| &pack.id).filter(|pack| distrusted(pack)).collect();
+        // A pack that waits for its removal may be gone.
+        let named = index.packs().iter().filter(|pack| !pack.waits).map(|pack| &pack.id);
+        let bad: HashSet<&Id> = named.filter(|pack| distrusted(pack)).collect();
         if let Some(example) = bad.iter().next() {
             self.watch.warn(&format!(
                 "{} packs are damaged or gone, {} among them: what they held is stored again where the sources still have it (`dbkeep check` tells what is affected)",

@@ -3,9 +3,12 @@
 use clap::Args;
 use dbkeep_engine::Id;
 use dbkeep_engine::forget::{self, Choice, ForgetRequest};
-use dbkeep_engine::report::ForgetReport;
+use dbkeep_engine::prune::{self, PruneRequest};
+use dbkeep_engine::report::{ForgetReport, PruneReport};
+use dbkeep_engine::repository::Store;
 use dbkeep_engine::retention::Policy;
 use jiff::{Span, Timestamp};
+use serde::Serialize;
 
 use crate::app::{App, short};
 use crate::exit::{Exit, Failure};
@@ -25,12 +28,14 @@ be right. Look, then say with --accept that it is in order.
 
 Days, weeks and months are those of your time zone. The last good snapshot of a
 database, those that are held (`dbkeep pin`) and those of other tools always
-stay. The snapshots are gone at once; the space they take is not given back yet.
+stay. The snapshots are gone at once; the space that they took is given back by
+--prune, or by `dbkeep prune`.
 
 Examples:
   dbkeep forget --dry-run
   dbkeep forget --keep-daily 30 --keep-monthly 12 --dry-run
   dbkeep forget --keep-within 14d --keep-last 1 --database app
+  dbkeep forget --keep-last 10 --prune
   dbkeep forget 4f2a91c0 9be1d3aa
 
 Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
@@ -61,6 +66,10 @@ pub(crate) struct ForgetArgs {
     /// Forget also what is refused: the last good snapshot of a database, one that is held
     #[arg(long, conflicts_with = "keep", requires = "snapshots")]
     pub(crate) force: bool,
+
+    /// Give back the space after that, as `dbkeep prune` does
+    #[arg(long)]
+    pub(crate) prune: bool,
 
     /// Print what would be forgotten and what stays, and stop
     #[arg(long)]
@@ -138,7 +147,6 @@ impl KeepArgs {
 impl ForgetArgs {
     /// Forgets.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
-        let store = app.open()?;
         let choice = if !self.snapshots.is_empty() {
             Choice::Named { snapshots: self.snapshots.clone(), force: self.force }
         } else if self.keep.is_given() {
@@ -146,21 +154,56 @@ impl ForgetArgs {
         } else {
             Choice::Configured { accept: self.accept }
         };
-        let by_policy = !matches!(choice, Choice::Named { .. });
-        let request = ForgetRequest { choice, database: self.database.clone(), dry_run: self.dry_run };
-        let report = forget::run(&store, &request, app.now(), &app.observer())?;
-        app.watch.finish();
-        match by_policy {
-            true => show_plan(app, &report, self.database.as_deref()),
-            false => show(app, &report),
-        }
-        let exit = Exit::from_code(report.exit_code());
-        if exit == Exit::Failed {
-            return Err(all_refused(&report, by_policy).with_report(&report));
-        }
-        app.output.document(&report);
-        Ok(exit)
+        forget(app, choice, self.database.as_deref(), self.dry_run, self.prune)
     }
+}
+
+/// What was forgotten, and what the prune after that did.
+#[derive(Serialize)]
+struct Document<'r> {
+    #[serde(flatten)]
+    forgotten: &'r ForgetReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prune: Option<PruneReport>,
+}
+
+/// Forgets, and prunes after that where it is asked for.
+pub(super) fn forget(
+    app: &App,
+    choice: Choice,
+    database: Option<&str>,
+    dry_run: bool,
+    prune: bool,
+) -> Result<Exit, Failure> {
+    let store = app.open()?;
+    let by_policy = !matches!(choice, Choice::Named { .. });
+    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
+    let report = forget::run(&store, &request, app.now(), &app.observer())?;
+    app.watch.finish();
+    match by_policy {
+        true => show_plan(app, &report, database),
+        false => show(app, &report),
+    }
+    let exit = Exit::from_code(report.exit_code());
+    if exit == Exit::Failed {
+        return Err(all_refused(&report, by_policy).with_report(&report));
+    }
+    let pruned = prune.then(|| prune_after(app, &store, &report)).transpose();
+    // What was forgotten is gone, whatever became of the space.
+    let prune = pruned.map_err(|failure| failure.with_report(&report))?;
+    app.output.document(&Document { forgotten: &report, prune });
+    Ok(exit)
+}
+
+fn prune_after(app: &App, store: &Store, report: &ForgetReport) -> Result<PruneReport, Failure> {
+    let mut request = PruneRequest { dry_run: report.dry_run, ..PruneRequest::default() };
+    if report.dry_run {
+        request.without = report.forgotten.iter().map(|forgotten| forgotten.id).collect();
+    }
+    let report = prune::run(store, &request, app.now(), &app.observer())?;
+    app.watch.finish();
+    super::prune::show(app, &report);
+    Ok(report)
 }
 
 fn all_refused(report: &ForgetReport, by_policy: bool) -> Failure {

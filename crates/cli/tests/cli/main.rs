@@ -21,6 +21,7 @@ mod export_rows;
 mod file_systems;
 mod kill;
 mod output;
+mod prune;
 mod retention;
 mod scenarios;
 mod usage;

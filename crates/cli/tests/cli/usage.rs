@@ -20,7 +20,7 @@ fn wrong_usage_is_one_sentence_with_a_hint_and_exit_code_2() {
             "cannot be used with",
             "see `dbkeep restore --help`",
         ),
-        (&["prune"], "unrecognized subcommand 'prune'", "see `dbkeep --help`"),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'", "see `dbkeep --help`"),
     ] {
         let run = environment.run(line);
         run.expect_failure(2, message, hint);

@@ -96,6 +96,11 @@ impl Fixture {
         *now
     }
 
+    /// Lets time pass for this host.
+    pub(crate) fn later(&self, time: SignedDuration) {
+        *self.now.lock().unwrap() += time;
+    }
+
     /// Makes a database with a table `items` of so many rows.
     pub(crate) fn database(&self, name: &str, rows: u32) -> Connection {
         let path = self.path(name);

@@ -8,4 +8,5 @@ mod damaged_sources;
 mod fixture;
 mod keep;
 mod large;
+mod prune;
 mod restore;
