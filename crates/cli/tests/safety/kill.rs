@@ -13,7 +13,7 @@ use dbkeep_testkit::workload::JournalMode;
 use crate::{World, times};
 
 /// Returns the steps that a run passes, each as often as it came, as `name:occurrence`.
-fn steps_of(run: Run) -> Vec<String> {
+pub(crate) fn steps_of(run: Run) -> Vec<String> {
     let outcome = run.success();
     let mut seen: Vec<String> = Vec::new();
     let mut names: Vec<String> = Vec::new();
@@ -30,17 +30,17 @@ fn steps_of(run: Run) -> Vec<String> {
 }
 
 /// A database with a growing history and the snapshots that were acknowledged of it.
-struct History {
-    world: World,
-    oracle: Oracle,
+pub(crate) struct History {
+    pub(crate) world: World,
+    pub(crate) oracle: Oracle,
     seed: u64,
     journal: JournalMode,
-    last: u64,
-    acknowledged: Vec<(String, u64)>,
+    pub(crate) last: u64,
+    pub(crate) acknowledged: Vec<(String, u64)>,
 }
 
 impl History {
-    fn new(seed: u64, journal: JournalMode) -> Self {
+    pub(crate) fn new(seed: u64, journal: JournalMode) -> Self {
         let world = World::new();
         let mut history =
             Self { world, oracle: Oracle::new(seed), seed, journal, last: 0, acknowledged: Vec::new() };
@@ -49,23 +49,23 @@ impl History {
         history
     }
 
-    fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         self.last += 40;
         self.world.write_until(self.seed, self.journal, self.last);
     }
 
-    fn back_up(&mut self) {
+    pub(crate) fn back_up(&mut self) {
         let snapshot = self.world.backup();
         self.acknowledged.push((snapshot, self.last));
     }
 
-    fn run_backup(&self) -> Run {
+    pub(crate) fn run_backup(&self) -> Run {
         let database = self.world.database();
         self.world.dbkeep.run([Path::new("backup"), &database, Path::new("--json")])
     }
 
     /// Everything acknowledged restores, exactly; the newest always, an older one at random.
-    fn expect_nothing_lost(&self, rng: &mut Rng) {
+    pub(crate) fn expect_nothing_lost(&self, rng: &mut Rng) {
         let older = &self.acknowledged[rng.below(self.acknowledged.len() as u64) as usize];
         for (snapshot, last) in [self.acknowledged.last().unwrap(), older] {
             self.world.expect_restores(&self.oracle, snapshot, *last);

@@ -12,6 +12,8 @@
 mod damage;
 mod kill;
 mod prefix;
+mod prune;
+mod races;
 mod space;
 
 use std::path::{Path, PathBuf};

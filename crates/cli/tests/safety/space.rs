@@ -96,6 +96,76 @@ fn full_disk_under_the_repository_loses_nothing() {
     world.expect_sound();
 }
 
+/// Writes a file until not one byte more fits.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for size in [1 << 16, 4096, 1] {
+        while std::io::Write::write_all(&mut file, &vec![7; size]).is_ok() {
+            // Until nothing more fits.
+        }
+    }
+}
+
+#[test]
+fn prune_works_on_a_full_disk() {
+    let mut world = World::new();
+    let Some(disk) = SmallDisk::mount(&world.repository(), 64 << 10) else { return };
+    let oracle = Oracle::new(12);
+    world.write_until(12, JournalMode::Wal, 400);
+    let mut kept = vec![(world.backup(), 400)];
+    for last in [800, 1200, 1600, 2000] {
+        world.write_until(12, JournalMode::Wal, last);
+        kept.push((world.backup(), last));
+    }
+    let forget = |world: &World, snapshot: &str| {
+        world.dbkeep.run(["forget", snapshot, "--force", "--json"]).success();
+    };
+    forget(&world, &kept.remove(0).0);
+    world.dbkeep.run(["prune", "--max-unused", "0%", "--json"]).success();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(10 * 24 * 3600);
+    for entry in fs::read_dir(world.repository().join("index")).unwrap() {
+        let times = fs::FileTimes::new().set_modified(long_ago);
+        fs::File::open(entry.unwrap().path()).unwrap().set_times(times).unwrap();
+    }
+    let filler = disk.path.join("filler");
+
+    // Not even a lock can be written, and what was marked long ago gives its room back.
+    fill(&filler);
+    let outcome =
+        world.dbkeep.run(["prune", "--json"]).with("DBKEEP_TEST_NOW", "2099-01-01T00:00:00Z").success();
+    assert!(outcome.json()["bytes_freed"].as_u64().unwrap() > 0, "{}", outcome.transcript());
+    assert!(outcome.stderr.contains("without a lock"), "{}", outcome.transcript());
+    for (snapshot, last) in &kept {
+        world.expect_restores(&oracle, snapshot, *last);
+    }
+    world.dbkeep.run(["check", "--read-data", "--json"]).success();
+
+    // Nothing was marked before, and a little room is left: unused packs go at once, and what cannot be copied waits.
+    fs::remove_file(&filler).unwrap();
+    forget(&world, &kept.remove(0).0);
+    forget(&world, &kept.remove(0).0);
+    fill(&filler);
+    let size = fs::metadata(&filler).unwrap().len();
+    fs::File::options().write(true).open(&filler).unwrap().set_len(size - (64 << 10)).unwrap();
+    let line = ["prune", "--grace", "0", "--max-unused", "0%", "--json"];
+    let report = world.dbkeep.run(line).success().json();
+    assert!(report["bytes_freed"].as_u64().unwrap() > 0, "{report}");
+    for (snapshot, last) in &kept {
+        world.expect_restores(&oracle, snapshot, *last);
+    }
+    fs::remove_file(&filler).unwrap();
+    world.dbkeep.run(line).success();
+    world.expect_sound();
+
+    // Where nothing can be removed, it says so.
+    fill(&filler);
+    let outcome = world.dbkeep.run(["prune", "--json"]).go().expect_code(1);
+    expect_says_full(&outcome, &world.repository());
+    fs::remove_file(&filler).unwrap();
+    world.dbkeep.fresh_machine().unwrap();
+    world.expect_sound();
+}
+
 #[test]
 fn full_disk_under_the_target_leaves_nothing_behind() {
     let world = World::new();
