@@ -107,6 +107,18 @@ impl Theirs {
         Ok(Some(theirs))
     }
 
+    /// Uses a repository that `make` makes at a place of its own, with [`PASSWORD`]; `None` when restic is not installed.
+    pub(crate) fn existing(
+        scratch: &Scratch,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Option<Self>> {
+        let repository = scratch.fresh(name)?;
+        let Some(restic) = Restic::find(&repository, PASSWORD) else { return Ok(None) };
+        make(&repository)?;
+        Ok(Some(Self { restic, repository }))
+    }
+
     /// Runs a command, measured.
     pub(crate) fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Cost> {
         settle();
@@ -123,6 +135,10 @@ impl Theirs {
     /// Returns the bytes of the repository.
     pub(crate) fn size(&self) -> Result<u64> {
         size_of(&self.repository)
+    }
+
+    pub(crate) fn repository(&self) -> &Path {
+        &self.repository
     }
 }
 

@@ -5,6 +5,7 @@ mod changed;
 mod image;
 mod many;
 mod proof;
+mod prune;
 mod sparse;
 mod writer;
 
@@ -26,12 +27,13 @@ struct Bench<'s> {
 type Figure = fn(&Bench<'_>) -> Result<Vec<Line>>;
 
 /// Names for `--only`, in the order of the table.
-const FIGURES: [(&str, Figure); 9] = [
+const FIGURES: [(&str, Figure); 10] = [
     ("full", at_rest::full),
     ("verify-quick", at_rest::integrity_check),
     ("changed", changed::changed),
     ("unchanged", changed::unchanged),
     ("many", many::many),
+    ("prune", prune::prune),
     ("restore", proof::restore_and_verify),
     ("image", image::image),
     ("sparse", sparse::sparse),
