@@ -349,21 +349,21 @@ impl<'c> Inspector<'c> {
 
     /// Registers what the message says is missing; false when it is about something else.
     fn stand_in(&mut self, message: &str) -> bool {
-        if let Some(name) = message.strip_prefix("no such collation sequence: ") {
-            // Byte order is a valid order, so the trees can be walked.
-            return self.collations.insert(name.to_string())
-                && self.connection.create_collation(name, str::cmp).is_ok()
-                && self.note(format!(
-                    "order of index entries not verified: collation {name} is not known here"
-                ));
+        match Unknown::of(message) {
+            Some(Unknown::Collation(name)) => {
+                self.collations.insert(name.to_string())
+                    && Unknown::Collation(name).stand_in(self.connection)
+                    && self.note(format!(
+                        "order of index entries not verified: collation {name} is not known here"
+                    ))
+            }
+            Some(Unknown::Function(name)) => {
+                self.functions.insert(name.to_string())
+                    && Unknown::Function(name).stand_in(self.connection)
+                    && self.note(format!("what function {name} computes not verified: it is not known here"))
+            }
+            None => false,
         }
-        let Some(name) = missing_function(message) else { return false };
-        let flags = FunctionFlags::SQLITE_UTF8
-            | FunctionFlags::SQLITE_DETERMINISTIC
-            | FunctionFlags::SQLITE_INNOCUOUS;
-        self.functions.insert(name.to_string())
-            && self.connection.create_scalar_function(name, -1, flags, |_| Ok(Null)).is_ok()
-            && self.note(format!("what function {name} computes not verified: it is not known here"))
     }
 
     fn note(&mut self, note: String) -> bool {
@@ -480,11 +480,42 @@ fn lines(connection: &Connection, query: &str) -> rusqlite::Result<Vec<String>> 
 }
 
 /// Returns SQLite's own words for a failed statement.
-fn refusal(error: &rusqlite::Error) -> Option<&str> {
+pub(crate) fn refusal(error: &rusqlite::Error) -> Option<&str> {
     match error {
         rusqlite::Error::SqliteFailure(_, message) => message.as_deref(),
         rusqlite::Error::SqlInputError { msg, .. } => Some(msg),
         _ => None,
+    }
+}
+
+/// What a schema needs and only the application has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown<'m> {
+    /// A collation.
+    Collation(&'m str),
+    /// A function.
+    Function(&'m str),
+}
+
+impl<'m> Unknown<'m> {
+    /// Reads SQLite's complaint.
+    pub(crate) fn of(message: &'m str) -> Option<Self> {
+        let collation = message.strip_prefix("no such collation sequence: ").map(Self::Collation);
+        collation.or_else(|| missing_function(message).map(Self::Function))
+    }
+
+    /// Registers something of that name, so that what does not depend on what it does goes on.
+    pub(crate) fn stand_in(self, connection: &Connection) -> bool {
+        match self {
+            // Byte order is a valid order, so the trees can be walked.
+            Self::Collation(name) => connection.create_collation(name, str::cmp).is_ok(),
+            Self::Function(name) => {
+                let flags = FunctionFlags::SQLITE_UTF8
+                    | FunctionFlags::SQLITE_DETERMINISTIC
+                    | FunctionFlags::SQLITE_INNOCUOUS;
+                connection.create_scalar_function(name, -1, flags, |_| Ok(Null)).is_ok()
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::inspect::with_interrupt;
+use crate::inspect::{Unknown, refusal, with_interrupt};
 use crate::vfs::forbid_attaching;
 use crate::{Error, Result, dump};
 use split::Splitter;
@@ -88,7 +88,7 @@ fn run(
                     Some(format!("line {number}: the text takes itself back, as a dump that failed"));
                 return Ok(loaded);
             }
-            match execute(connection, &statement) {
+            match execute(connection, &statement, &mut loaded) {
                 Ok(()) => loaded.statements += 1,
                 Err(error) => judge(&error, path, number, &mut loaded)?,
             }
@@ -121,35 +121,47 @@ fn take_comment(line: &[u8], loaded: &mut Loaded) -> bool {
     text.is_empty()
 }
 
-fn execute(connection: &Connection, statement: &[u8]) -> rusqlite::Result<()> {
-    match std::str::from_utf8(statement) {
-        Ok(text) => connection.execute_batch(text),
-        // Rows are counted, not kept.
-        Err(_) => connection.execute_batch(&String::from_utf8_lossy(statement)),
+/// Runs a statement. A collation or a function that only the application has gets a stand-in: rows are counted here,
+/// not compared.
+fn execute(connection: &Connection, statement: &[u8], loaded: &mut Loaded) -> rusqlite::Result<()> {
+    // Bytes that are no text are in values, which are not kept.
+    let text = String::from_utf8_lossy(statement);
+    let mut last = None;
+    loop {
+        let Err(error) = connection.execute_batch(&text) else { return Ok(()) };
+        let unknown = refusal(&error).and_then(Unknown::of);
+        match unknown {
+            Some(unknown)
+                if last.as_deref() != Some(&*format!("{unknown:?}")) && unknown.stand_in(connection) =>
+            {
+                last = Some(format!("{unknown:?}"));
+                let (Unknown::Collation(name) | Unknown::Function(name)) = unknown;
+                loaded.notes.push(format!("it needs {name}, which only the application has"));
+            }
+            _ => return Err(error),
+        }
     }
 }
 
-/// Decides what an error means: that the text is wrong, that something is missing here, or that nothing can be said.
+/// Decides what an error means: that the text is wrong, or that nothing can be said.
 fn judge(error: &rusqlite::Error, path: &Path, number: u64, loaded: &mut Loaded) -> Result<()> {
     use rusqlite::ErrorCode as Code;
     match error.sqlite_error_code() {
-        Some(Code::OperationInterrupted) => return Err(Error::Cancelled),
-        Some(Code::DiskFull | Code::SystemIoFailure) => {
-            return Err(Error::Io {
-                action: "write",
-                path: path.into(),
-                source: std::io::ErrorKind::StorageFull.into(),
-            });
+        Some(Code::OperationInterrupted) => Err(Error::Cancelled),
+        Some(Code::DiskFull | Code::SystemIoFailure) => Err(Error::Io {
+            action: "write",
+            path: path.into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        }),
+        _ => {
+            let message = format!("line {number}: {}", crate::extract::message(error));
+            match message.contains("no such module") {
+                true => loaded.notes.push(message),
+                false => loaded.problem = Some(message),
+            }
+            Ok(())
         }
-        _ => {}
     }
-    let message = crate::extract::message(error);
-    let only_there = ["no such collation", "no such function", "no such module", "unknown function"];
-    match only_there.iter().any(|start| message.contains(start)) {
-        true => loaded.notes.push(format!("line {number} needs the application: {message}")),
-        false => loaded.problem = Some(format!("line {number}: {message}")),
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -200,8 +212,11 @@ mod tests {
 
     #[test]
     fn what_only_the_application_has_is_a_note() {
-        let (loaded, _) = loaded("CREATE TABLE t(a);\nCREATE INDEX i ON t(a COLLATE theirs);\n");
+        let (loaded, _folder) = loaded("CREATE TABLE t(a);\nCREATE INDEX i ON t(a COLLATE theirs);\n");
         assert_eq!(loaded.problem, None);
-        assert_eq!(loaded.notes, ["line 2 needs the application: no such collation sequence: theirs"]);
+        assert_eq!(loaded.notes, ["it needs theirs, which only the application has"]);
+        let (loaded, _) =
+            super::tests::loaded("CREATE TABLE t(a, b AS (ours(a)));\nINSERT INTO t(a) VALUES(1);\n");
+        assert_eq!((loaded.problem, loaded.statements), (None, 2));
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dbkeep_testkit::zoo;
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::environment::{Run, TestEnvironment};
@@ -99,6 +100,80 @@ fn every_sound_database_of_the_zoo_comes_back_from_its_sql_text_through_stock_sq
         tried += 1;
     }
     assert!(tried > 40, "{tried}");
+}
+
+#[test]
+fn what_needs_the_functions_of_an_application_loads_where_they_are() {
+    let environment = TestEnvironment::new();
+    let mut tried = 0;
+    for (number, fixture) in zoo::all().into_iter().enumerate() {
+        if fixture.kind != zoo::Kind::NeedsExtension {
+            continue;
+        }
+        let folder = environment.path(&format!("zoo{number}"));
+        fs::create_dir(&folder).unwrap();
+        let path = fixture.make(&folder);
+        environment.ok(["backup", path.to_str().unwrap(), "--name", &format!("n{number}")]);
+        let (name, out) = (format!("n{number}"), environment.path(&format!("out{number}")));
+        let out = out.to_str().unwrap();
+        let report =
+            environment.ok_json(&["export", "latest", "--database", &name, "--out", out, "--format", "sql"]);
+        let loaded = environment.path(&format!("loaded{number}.db"));
+        let connection = zoo::extended(Connection::open(&loaded).unwrap()).unwrap();
+        connection.execute_batch(&fs::read_to_string(&exports(&report)[0]).unwrap()).unwrap();
+        drop(connection);
+        assert_eq!(zoo::contents(&loaded).unwrap(), zoo::contents(&path).unwrap(), "{fixture:?}");
+        // Where they are not, the file is not called damaged, and what is missing is said.
+        let verified = environment.ok_json(&["verify", exports(&report)[0].to_str().unwrap()]);
+        assert_eq!(verified["ok"], 1, "{fixture:?}: {verified:#}");
+        tried += 1;
+    }
+    assert!(tried >= 3, "{tried}");
+}
+
+/// Returns the bits of numbers that are hard to read, and of many that are not.
+fn numbers() -> Vec<u64> {
+    let mut state = 7u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state ^ state >> 29
+    };
+    let any = (0..20_000).map(|_| next()).collect::<Vec<u64>>();
+    let money = (0..20_000u32).map(|cents| (f64::from(cents) / 100.0).to_bits());
+    let edges =
+        [f64::MAX, f64::MIN_POSITIVE, 5e-324, 1e22, 1e23, 9_007_199_254_740_993.0, 0.1, 1e-7, f64::INFINITY]
+            .into_iter()
+            .flat_map(|edge| [edge, -edge])
+            .map(f64::to_bits);
+    any.into_iter().chain(money).chain(edges).filter(|bits| !f64::from_bits(*bits).is_nan()).collect()
+}
+
+#[test]
+fn numbers_come_back_bit_by_bit_through_stock_sqlite3() {
+    let environment = TestEnvironment::new();
+    let path = environment.path("app.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA synchronous=OFF; CREATE TABLE t(v); BEGIN").unwrap();
+    let numbers = numbers();
+    for bits in &numbers {
+        connection.execute("INSERT INTO t VALUES (?1)", [f64::from_bits(*bits)]).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    environment.ok(["backup", "app.db"]);
+    let report = environment.ok_json(&["export", "latest", "--out", "out", "--format", "sql"]);
+    let loaded = environment.path("loaded.db");
+    if load(&exports(&report)[0], &loaded).is_none() {
+        return;
+    }
+    let connection = Connection::open(&loaded).unwrap();
+    let mut select = connection.prepare("SELECT v FROM t ORDER BY rowid").unwrap();
+    let found: Vec<u64> = select
+        .query_map([], |row| row.get::<_, f64>(0))
+        .unwrap()
+        .map(|value| value.unwrap().to_bits())
+        .collect();
+    let wrong = found.iter().zip(&numbers).filter(|(found, expected)| found != expected).count();
+    assert_eq!((found.len(), wrong), (numbers.len(), 0));
 }
 
 #[test]

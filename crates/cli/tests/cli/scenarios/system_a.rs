@@ -112,6 +112,13 @@ fn session_over_five_databases_is_reported_verified_rolled_back_and_rehearsed() 
         assert_eq!(&dump(&environment.path(&format!("{name}.db"))), before, "{name}");
     }
     environment.ok(["check", "--read-data"]);
+
+    // Old backups are cleaned up: of each database the last one stays.
+    environment.ok_json(&arguments[..arguments.len() - 2]);
+    let cleaned = environment.ok_json(&["clean", "1"]);
+    assert_eq!(cleaned["forgotten"].as_array().unwrap().len(), 5, "{cleaned:#}");
+    let verify = environment.ok_json(&["verify", "--all"]);
+    assert_eq!(verify["damaged"], 0);
 }
 
 /// Expects `backup_<session>/` with a compressed copy of each database, that stock tools can check and read, and a

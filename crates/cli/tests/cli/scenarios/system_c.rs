@@ -120,3 +120,51 @@ fn artifact_of_a_scheduled_run_is_one_archive_that_is_verified_on_its_own() {
     let database = elsewhere.path(&format!("backup_{session}/databases/agentdb_{session}.db"));
     assert_eq!(ask::<f64>(&database, "SELECT sum(reward) FROM episodes"), 1.75);
 }
+
+#[test]
+fn backups_are_listed_compared_sized_and_cleaned_up_to_the_last_ten() {
+    let environment = project();
+    let agentdb = environment.path("agentdb.db");
+    let line: Vec<&str> = ["backup"].into_iter().chain(SOURCES).collect();
+    for number in 0..12 {
+        Connection::open(&agentdb)
+            .unwrap()
+            .execute("INSERT INTO episodes (task, reward) VALUES ('again', ?1)", [f64::from(number)])
+            .unwrap();
+        environment.ok_json(&line);
+    }
+    // What changed since the last backup, and between two of them.
+    Connection::open(&agentdb)
+        .unwrap()
+        .execute("DELETE FROM episodes WHERE task = 'find flaky ones'", [])
+        .unwrap();
+    let compared = environment.ok_json(&["compare", "latest", "--database", "agentdb"]);
+    assert_eq!(compared["same"], false);
+    let table = &compared["tables"][0];
+    assert_eq!(
+        (&table["name"], &table["rows_left"], &table["rows_right"]),
+        (&"episodes".into(), &14.into(), &13.into())
+    );
+    assert_eq!((&table["added"], &table["removed"], &table["changed"]), (&0.into(), &1.into(), &0.into()));
+    let memory = environment.ok_json(&["compare", "latest~3", "latest", "--database", "memory"]);
+    assert_eq!(memory["same"], true);
+
+    // The last ten of each are kept, and the sizes are told.
+    let cleaned = environment.ok_json(&["clean", "10"]);
+    assert_eq!(cleaned["forgotten"].as_array().unwrap().len(), 4, "two of each: {cleaned:#}");
+    let listed = environment.ok_json(&["list"]);
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 20);
+    let size = environment.ok_json(&["size"]);
+    for name in ["agentdb", "memory"] {
+        let one = size["databases"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+        assert_eq!(one["snapshots"], 10, "{name}: {size:#}");
+        assert!(one["bytes_source"].as_u64().unwrap() > 0);
+    }
+    assert!(size["bytes_stored"].as_u64().unwrap() > 0);
+    // What is left is sound, the oldest too.
+    let all = environment.ok_json(&["verify", "--all"]);
+    assert_eq!((&all["ok"], &all["damaged"]), (&20.into(), &0.into()));
+    environment.ok_json(&["restore", "latest~9", "--database", "agentdb", "--to", "oldest.db"]);
+    assert_eq!(ask::<i64>(&environment.path("oldest.db"), "SELECT count(*) FROM episodes"), 5);
+    environment.ok(["check", "--read-data"]);
+}
