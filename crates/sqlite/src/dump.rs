@@ -11,8 +11,9 @@ use std::io::{self, Write};
 
 use rusqlite::Connection;
 
-use crate::contents::{Contents, Selection, Table, TableKind, Value, Wide, rows};
+use crate::contents::{Contents, Object, Selection, Table, TableKind, Value, Wide, rows};
 use crate::inspect::{TableRows, quoted};
+use crate::split::is_one_statement;
 use crate::vfs::image_error;
 use crate::{Error, Result};
 
@@ -39,6 +40,7 @@ pub fn write(
     cancelled: &dyn Fn() -> bool,
     out: &mut dyn Write,
 ) -> Result<Dumped> {
+    refuse_more_than_statements(contents)?;
     let mut dump =
         Dump { connection, contents, rows_of, cancelled, out, writes_schema: false, done: Dumped::default() };
     dump.begin(heading).map_err(consumer)?;
@@ -48,6 +50,17 @@ pub fn write(
     dump.belongings().map_err(consumer)?;
     dump.end().map_err(consumer)?;
     Ok(dump.done)
+}
+
+/// Refuses a schema that has more in a line than the statement that SQLite reads: whoever loads the text would run it.
+fn refuse_more_than_statements(contents: &Contents) -> Result<()> {
+    let odd = |object: &&Object| object.sql.as_ref().is_some_and(|sql| !is_one_statement(sql));
+    match contents.schema.iter().find(odd) {
+        None => Ok(()),
+        Some(object) => Err(Error::Damaged {
+            what: format!("the schema has more than one statement for {} {:?}", object.kind, object.name),
+        }),
+    }
 }
 
 /// The last line of a dump begins so.

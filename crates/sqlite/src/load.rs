@@ -2,8 +2,6 @@
 //!
 //! The text is not trusted: it can touch no file but the new one, and triggers do not run.
 
-mod split;
-
 use std::io::{BufRead, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -12,9 +10,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::inspect::{Unknown, refusal, with_interrupt};
+use crate::split::Splitter;
 use crate::vfs::forbid_attaching;
 use crate::{Error, Result, dump};
-use split::Splitter;
 
 /// The longest statement that SQLite takes.
 const LONGEST: u64 = 1_000_000_000;

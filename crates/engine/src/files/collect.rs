@@ -105,6 +105,10 @@ impl<'w> Collector<'w> {
         if metadata.is_dir() {
             return self.directory(path, "", 0);
         }
+        if !metadata.is_file() {
+            // Reading a pipe or a device may never end.
+            return Err(dbkeep_sqlite::Error::NotAFile { path: path.to_owned() }.into());
+        }
         self.found.is_single = true;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.watch.phase(&format!("verify {name}"), metadata.len());

@@ -173,3 +173,15 @@ fn failed_writing_is_told_as_such() {
     let Error::Consumer(inner) = error else { panic!("{error}") };
     assert_eq!(inner.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn statement_that_hides_in_the_schema_is_not_written_out() {
+    let connection = open_image(Arc::new(zoo::image("CREATE TABLE t(a); INSERT INTO t VALUES(1)"))).unwrap();
+    let mut contents = Contents::read(&connection).unwrap();
+    // The SQLite that is built in here refuses such a schema; not every one has.
+    contents.schema[0].sql = Some("CREATE TABLE t(a);\n.shell echo hidden".to_owned());
+    let mut text = Vec::new();
+    let error = write(&connection, &contents, &[], &|_| None, &|| false, &mut text).unwrap_err();
+    assert!(error.to_string().contains("more than one statement for table \"t\""), "{error}");
+    assert!(text.is_empty());
+}

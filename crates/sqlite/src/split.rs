@@ -5,7 +5,7 @@
 
 /// Follows SQL text line by line.
 #[derive(Debug, Default)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     inside: Inside,
     words: Words,
     word: Vec<u8>,
@@ -36,9 +36,26 @@ enum Words {
     End,
 }
 
+/// Says whether SQL text is one statement, with nothing behind its end.
+///
+/// A program that runs the schema of a hostile database as text would run what follows too.
+pub(crate) fn is_one_statement(sql: &str) -> bool {
+    let mut splitter = Splitter::default();
+    let mut is_over = false;
+    for byte in sql.bytes() {
+        if is_over && !byte.is_ascii_whitespace() {
+            return false;
+        }
+        splitter.byte(byte);
+        is_over |= byte == b';' && splitter.inside == Inside::Nothing && splitter.words == Words::None;
+    }
+    // Closed quotes and comments: else what follows in a file would be part of it.
+    matches!(splitter.inside, Inside::Nothing)
+}
+
 impl Splitter {
     /// Takes a line with its end. Says whether a statement, or several, end with it.
-    pub(super) fn feed(&mut self, line: &[u8]) -> bool {
+    pub(crate) fn feed(&mut self, line: &[u8]) -> bool {
         for byte in line {
             self.byte(*byte);
         }
@@ -151,6 +168,29 @@ mod tests {
             "create trigger t after insert on a\nbegin\n  select 1; -- x\nend;\n",
         ] {
             assert!(ends(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_behind_a_statement_is_noticed() {
+        for sql in [
+            "CREATE TABLE t(a)",
+            "CREATE TABLE t(a);",
+            "CREATE TABLE t(a DEFAULT ';' /* ; */) \n",
+            "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; SELECT 2; END",
+            "CREATE TABLE t(a -- ;\n)",
+        ] {
+            assert!(is_one_statement(sql), "{sql}");
+        }
+        for sql in [
+            "CREATE TABLE t(a);\n.shell echo",
+            "CREATE TABLE t(a); DROP TABLE u",
+            "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; SELECT 2",
+            "CREATE TABLE t(a) /*",
+            "CREATE TABLE t(a) -- and",
+            "CREATE TABLE t(a DEFAULT 'x",
+        ] {
+            assert!(!is_one_statement(sql), "{sql}");
         }
     }
 
