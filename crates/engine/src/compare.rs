@@ -292,3 +292,46 @@ impl Observer for Silent<'_> {
         self.0.cancelled()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dbkeep_repo::format::snapshot::Snapshot;
+
+    use super::*;
+
+    fn entry(database: &str, engine: &str) -> Entry {
+        let mut snapshot = Snapshot::new(Timestamp::UNIX_EPOCH, Id::of(database.as_bytes()));
+        snapshot.tags = vec![format!("database={database}"), format!("engine={engine}")];
+        let database = Some(database.to_owned());
+        Entry {
+            id: Id::of(engine.as_bytes()),
+            snapshot,
+            database,
+            history: crate::catalog::History::default(),
+        }
+    }
+
+    #[test]
+    fn snapshots_of_two_engines_are_wrong_usage_even_when_forced() {
+        let (sqlite, postgres) = (entry("shop", "sqlite"), entry("shop", "postgres"));
+        for force in [false, true] {
+            let error = refuse_other_database(&sqlite, &postgres, force).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), ("usage", 2));
+            assert!(error.to_string().contains("sqlite database"), "{error}");
+            assert!(error.to_string().contains("postgres one"), "{error}");
+            assert!(refuse_other_database(&sqlite, &sqlite, force).is_ok());
+        }
+        let other = entry("clinic", "sqlite");
+        assert_eq!(refuse_other_database(&sqlite, &other, false).unwrap_err().kind(), "refused");
+        assert!(refuse_other_database(&sqlite, &other, true).is_ok());
+    }
+
+    #[test]
+    fn stretches_are_the_same_where_chunks_are_joined_where_they_touch() {
+        let mut same = Vec::new();
+        for stretch in [0..10, 10..20, 30..40, 40..45] {
+            push(&mut same, stretch);
+        }
+        assert_eq!(same, [0..20, 30..45]);
+    }
+}

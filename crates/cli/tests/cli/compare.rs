@@ -53,7 +53,7 @@ fn document_of_a_comparison_has_the_keys_of_the_contract() {
     assert_eq!(rows[0]["columns"][0]["right"], "it's me");
     assert_eq!(rows[1]["change"], "removed");
     assert!(rows[1]["columns"][0].get("right").is_none());
-    assert_eq!(rows[2]["columns"][0]["right"], serde_json::json!({ "blob": "00ff" }));
+    assert_eq!(rows[2]["columns"][0]["right"], serde_json::json!({ "$blob": "AP8=" }));
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl LivePages {
             snapshot_size: snapshot.image.size(),
             places: Vec::new(),
             size: 0,
-            kept: Kept::new(chunk_size as usize, run.store.state().directory()),
+            kept: Kept::new(chunk_size as usize, MEMORY, run.store.state().directory()),
         }
     }
 
@@ -288,28 +288,27 @@ impl PageSource for LivePages {
 
 /// Chunks in slots of one length, the first ones in memory.
 struct Kept {
+    /// Bytes of a slot, how many are taken, and how many lie in memory.
     slot: usize,
     slots: usize,
+    in_memory: usize,
     memory: Vec<u8>,
     file: Option<File>,
     directory: PathBuf,
 }
 
 impl Kept {
-    fn new(slot: usize, directory: &Path) -> Self {
-        Self { slot, slots: 0, memory: Vec::new(), file: None, directory: directory.to_owned() }
-    }
-
-    /// How many slots lie in memory.
-    fn in_memory(&self) -> usize {
-        MEMORY / self.slot
+    /// Takes `memory` bytes of memory at most.
+    fn new(slot: usize, memory: usize, directory: &Path) -> Self {
+        let (in_memory, directory) = (memory / slot, directory.to_owned());
+        Self { slot, slots: 0, in_memory, memory: Vec::new(), file: None, directory }
     }
 
     /// Keeps a chunk, in a slot of its own or in the one that it replaces.
     fn put(&mut self, slot: Option<usize>, bytes: &[u8]) -> Result<usize> {
         let slot = slot.unwrap_or(self.slots);
         self.slots = self.slots.max(slot + 1);
-        if slot < self.in_memory() {
+        if slot < self.in_memory {
             let start = slot * self.slot;
             self.memory.resize(self.memory.len().max(start + self.slot), 0);
             self.memory[start..start + bytes.len()].copy_from_slice(bytes);
@@ -320,20 +319,20 @@ impl Kept {
             Some(file) => file,
             none => none.insert(nameless_file(&directory)?),
         };
-        let offset = (slot - MEMORY / self.slot) as u64 * self.slot as u64;
+        let offset = (slot - self.in_memory) as u64 * self.slot as u64;
         file.write_all_at(bytes, offset).map_err(Error::io("write to", &directory))?;
         Ok(slot)
     }
 
     fn read(&self, slot: usize, within: u64, buffer: &mut [u8]) -> io::Result<()> {
-        if slot < self.in_memory() {
+        if slot < self.in_memory {
             let start = slot * self.slot + usize::try_from(within).map_err(io::Error::other)?;
             let bytes = self.memory.get(start..start + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
             buffer.copy_from_slice(bytes);
             return Ok(());
         }
         let file = self.file.as_ref().ok_or(io::ErrorKind::UnexpectedEof)?;
-        file.read_exact_at(buffer, (slot - self.in_memory()) as u64 * self.slot as u64 + within)
+        file.read_exact_at(buffer, (slot - self.in_memory) as u64 * self.slot as u64 + within)
     }
 }
 
@@ -347,4 +346,33 @@ fn nameless_file(directory: &Path) -> Result<File> {
         Ok(file)
     };
     make().map_err(Error::io("write to", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_kept_in_memory_first_and_then_in_a_file_without_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("state");
+        let mut kept = Kept::new(100, 250, &directory);
+        let chunk = |number: u8| vec![number; 100];
+        for number in 0..5 {
+            assert_eq!(kept.put(None, &chunk(number)).unwrap(), usize::from(number));
+            // The third one is the first that does not fit into the memory.
+            assert_eq!(directory.exists(), number >= 2);
+        }
+        // Those that were read again take the place of the first reading; the last one may be shorter.
+        assert_eq!(kept.put(Some(1), &chunk(11)).unwrap(), 1);
+        assert_eq!(kept.put(Some(3), &chunk(13)).unwrap(), 3);
+        assert_eq!(kept.put(None, &[15; 40]).unwrap(), 5);
+        for (slot, number) in [0, 11, 2, 13, 4, 15].into_iter().enumerate() {
+            let mut bytes = [0; 30];
+            kept.read(slot, 10, &mut bytes).unwrap();
+            assert_eq!(bytes, [number; 30]);
+        }
+        assert!(kept.read(9, 0, &mut [0; 1]).is_err());
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "nobody else can find it");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use dbkeep_repo::Id;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -163,8 +165,9 @@ pub struct ColumnChange {
     pub right: Option<CellValue>,
 }
 
-/// A value of a database, written to JSON without loss: numbers, texts and NULL as they are; what JSON does not have as
-/// an object: `{"blob":"00ff"}`, `{"text":"ff"}` for a text that is no UTF-8, `{"real":"inf"}`.
+/// A value of a database. JSON has it without loss, written as in an export: what JSON has no word for is an object
+/// with one key, `{"$blob":"<base64>"}`, `{"$integer":"9223372036854775807"}` beyond 2^53, `{"$real":"Infinity"}`,
+/// `{"$text":"<base64>"}` for a text that is not valid.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CellValue {
     /// NULL.
@@ -181,13 +184,20 @@ pub enum CellValue {
     Blob(Vec<u8>),
 }
 
+/// From here on not every reader of JSON has whole numbers exactly.
+const EXACT: u64 = 1 << 53;
+
 impl Serialize for CellValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Blob(bytes) => serializer.collect_map([("blob", hex(bytes))]),
-            Self::TextBytes(bytes) => serializer.collect_map([("text", hex(bytes))]),
+            Self::Blob(bytes) => serializer.collect_map([("$blob", STANDARD.encode(bytes))]),
+            Self::TextBytes(bytes) => serializer.collect_map([("$text", STANDARD.encode(bytes))]),
             Self::Real(number) if !number.is_finite() => {
-                serializer.collect_map([("real", number.to_string())])
+                let word = if *number > 0.0 { "Infinity" } else { "-Infinity" };
+                serializer.collect_map([("$real", word)])
+            }
+            Self::Integer(number) if number.unsigned_abs() >= EXACT => {
+                serializer.collect_map([("$integer", number.to_string())])
             }
             Self::Null => serializer.serialize_unit(),
             Self::Integer(number) => serializer.serialize_i64(*number),
@@ -217,13 +227,14 @@ mod tests {
     fn values_are_written_to_json_without_loss() {
         let values = [
             (CellValue::Null, "null"),
-            (CellValue::Integer(i64::MIN), "-9223372036854775808"),
+            (CellValue::Integer((1 << 53) - 1), "9007199254740991"),
+            (CellValue::Integer(i64::MIN), r#"{"$integer":"-9223372036854775808"}"#),
             (CellValue::Real(1.0), "1.0"),
             (CellValue::Real(-0.0), "-0.0"),
-            (CellValue::Real(f64::NEG_INFINITY), r#"{"real":"-inf"}"#),
+            (CellValue::Real(f64::NEG_INFINITY), r#"{"$real":"-Infinity"}"#),
             (CellValue::Text("a\u{0}\"".to_owned()), r#""a\u0000\"""#),
-            (CellValue::TextBytes(vec![0xff]), r#"{"text":"ff"}"#),
-            (CellValue::Blob(vec![0, 0xff]), r#"{"blob":"00ff"}"#),
+            (CellValue::TextBytes(vec![0xff]), r#"{"$text":"/w=="}"#),
+            (CellValue::Blob(vec![0, 0xff]), r#"{"$blob":"AP8="}"#),
         ];
         for (value, json) in values {
             assert_eq!(serde_json::to_string(&value).unwrap(), json);

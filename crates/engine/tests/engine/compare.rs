@@ -335,3 +335,21 @@ fn database_that_grew_into_longer_chunks_is_compared_all_the_same() {
     live.execute_batch(CHANGES).unwrap();
     assert_eq!(counts(&place.compare(&with("latest")).unwrap()), [5000, 4999, 1, 2, 1]);
 }
+
+#[test]
+fn comparison_that_is_interrupted_says_so_and_leaves_nothing() {
+    let place = Fixture::new();
+    let live = place.database("a.db", 3000);
+    place.stored("a.db");
+    live.execute_batch(CHANGES).unwrap();
+    let before = files(&place.path("a.db"));
+    for step in ["compare.captured", "compare.read"] {
+        place.heard.steps.lock().unwrap().clear();
+        *place.heard.cancel_at.lock().unwrap() = Some(step);
+        let error = place.compare(&with("latest")).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), ("interrupted", 130), "{step}: {error}");
+        *place.heard.cancel_at.lock().unwrap() = None;
+    }
+    assert_eq!(files(&place.path("a.db")), before);
+    assert_eq!(counts(&place.compare(&with("latest")).unwrap()), [3000, 2999, 1, 2, 1]);
+}

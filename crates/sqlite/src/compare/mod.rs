@@ -221,12 +221,13 @@ impl Databases<'_> {
 
     /// Returns every table with rows of its own, on each side that has it.
     fn tables(&self) -> Vec<[Option<&Object>; 2]> {
-        let [left, right] = &self.schemas;
-        let same = |one: &Object, other: &Object| one.name.eq_ignore_ascii_case(&other.name);
-        let of_left =
-            left.tables().map(|table| [Some(table), right.tables().find(|other| same(table, other))]);
-        let of_right = right.tables().filter(|table| !left.tables().any(|other| same(table, other)));
-        of_left.chain(of_right.map(|table| [None, Some(table)])).collect()
+        let mut tables: BTreeMap<String, [Option<&Object>; 2]> = BTreeMap::new();
+        for (side, schema) in self.schemas.iter().enumerate() {
+            for table in schema.tables() {
+                tables.entry(table.name.to_ascii_lowercase()).or_default()[side] = Some(table);
+            }
+        }
+        tables.into_values().collect()
     }
 
     fn is_wanted(&self, table: &[Option<&Object>; 2]) -> bool {

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::inspect::{quoted, text};
 use crate::vfs::image_error;
 
+use super::pages::damaged;
 use super::record::Collation;
 
 /// What the schema of one side holds.
@@ -118,7 +119,7 @@ impl Shape {
             all.push(Column { cid, name: text(row, 1)?, declared, not_null, default, hidden });
             Ok(())
         })?;
-        let flags = "SELECT wr, strict FROM pragma_table_list WHERE schema='main' AND name=?1";
+        let flags = "SELECT wr, strict FROM pragma_table_list(?1) WHERE schema='main'";
         let flags =
             rows(connection, flags, of_table, |row| Ok((row.get::<_, bool>(0)?, row.get::<_, bool>(1)?)))?;
         let (without_rowid, strict) = flags.first().copied().unwrap_or_default();
@@ -136,11 +137,15 @@ impl Shape {
         let index = key_index.unwrap_or_default();
         let key = index.iter().filter(|part| part.is_key);
         let key = key.filter_map(|part| Some((place(part.cid)?, part.collation))).collect();
-        let fields = match without_rowid {
+        let fields: Vec<usize> = match without_rowid {
             true => index.iter().filter_map(|part| place(part.cid)).collect(),
             false => (0..columns.len()).collect(),
         };
         let alias = alias_cid.and_then(place);
+        if flags.is_empty() || columns.is_empty() || fields.len() != columns.len() {
+            // Without its columns any two rows would be the same.
+            return Err(damaged(format!("the columns of table {table} cannot be read")));
+        }
         let name = table.to_owned();
         Ok(Self { name, without_rowid, strict, fields, alias, key, free_rowid_name, columns })
     }

@@ -366,3 +366,21 @@ fn bits_that_flip_never_panic_and_are_never_the_same_as_other_rows() {
         }
     }
 }
+
+#[test]
+fn table_whose_columns_cannot_be_asked_for_is_a_problem_and_not_the_same() {
+    let (mut left, mut right) = before_and_after(
+        "CREATE TABLE odd_name(a, b); INSERT INTO odd_name VALUES(1, 2); CREATE TABLE t(a)",
+        "UPDATE odd_name SET a = 5",
+    );
+    // A name that is no UTF-8 cannot be given to a query as text.
+    for image in [&mut left, &mut right] {
+        let places: Vec<usize> =
+            (0..image.len() - 8).filter(|at| &image[*at..*at + 8] == b"odd_name").collect();
+        places.into_iter().for_each(|at| image[at + 3] = 0xff);
+    }
+    let comparison = compared(&left, &right, &Options::default());
+    let odd = comparison.tables.iter().find(|table| table.name.starts_with("odd")).unwrap();
+    assert!(odd.problem.as_ref().unwrap().contains("cannot be read"), "{odd:?}");
+    assert!(!comparison.is_same());
+}
