@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod changed;
+mod compare;
 mod image;
 mod many;
 mod proof;
@@ -27,11 +28,12 @@ struct Bench<'s> {
 type Figure = fn(&Bench<'_>) -> Result<Vec<Line>>;
 
 /// Names for `--only`, in the order of the table.
-const FIGURES: [(&str, Figure); 10] = [
+const FIGURES: [(&str, Figure); 11] = [
     ("full", at_rest::full),
     ("verify-quick", at_rest::integrity_check),
     ("changed", changed::changed),
     ("unchanged", changed::unchanged),
+    ("compare", compare::compare),
     ("many", many::many),
     ("prune", prune::prune),
     ("restore", proof::restore_and_verify),
