@@ -5,6 +5,7 @@ mod backup;
 mod cache;
 mod compare;
 mod damaged_sources;
+mod export;
 mod fixture;
 mod keep;
 mod large;
