@@ -6,6 +6,7 @@
 
 mod chunk_size;
 mod image;
+mod losses;
 mod plan;
 mod save;
 

@@ -21,6 +21,9 @@ pub(crate) const PRE_RESTORE: &str = "pre-restore";
 /// The tags that are ours.
 pub(crate) const OUR_TAGS: [&str; 6] = ["session", "database", "engine", "reason", "integrity", SHRANK];
 
+/// How often snapshots are listed until two listings say the same.
+const MOST_LISTINGS: usize = 3;
+
 /// The tag that names what fell by half since the snapshot before: `size`, `tables`, `rows`.
 pub(crate) const SHRANK: &str = "shrank";
 
@@ -117,6 +120,9 @@ impl Entry {
         let prefix = format!("{SHRANK}=");
         let shrank: Vec<&str> =
             self.snapshot.tags.iter().filter_map(|tag| tag.strip_prefix(&prefix)).collect();
+        if shrank.contains(&"unknown") {
+            return Some("it could not be compared with the backup before".to_owned());
+        }
         (!shrank.is_empty()).then(|| format!("its {} fell by half or more", shrank.join(" and ")))
     }
 
@@ -162,8 +168,12 @@ pub struct Catalog {
     pub(crate) unreadable: Vec<Id>,
     /// The facts that cannot be read, or are known to be missing.
     pub(crate) unreadable_facts: Vec<Id>,
+    /// There are snapshots of ours and not one fact: a copy that was made without them, or they are lost.
+    pub(crate) without_facts: bool,
     /// The packs in which damage was found, by the digits of their ids that are known.
     pub(crate) damaged_packs: HashSet<String>,
+    /// The trees of snapshots that were dropped on purpose and not stored again since.
+    pub(crate) dropped: HashSet<Id>,
 }
 
 impl Catalog {
@@ -173,6 +183,17 @@ impl Catalog {
     /// What this host has kept of snapshots and facts is taken from there, unless the store reads afresh; which there
     /// are is always asked of the repository.
     pub fn load(store: &Store) -> Result<Self> {
+        // A listing that lacked something which a second look found is not relied on, whatever the reason.
+        for _ in 1..MOST_LISTINGS {
+            if let (catalog, true) = Self::load_once(store)? {
+                return Ok(catalog);
+            }
+        }
+        Self::load_once(store).map(|(catalog, _)| catalog)
+    }
+
+    /// Says also whether a second look found no more than the first.
+    fn load_once(store: &Store) -> Result<(Self, bool)> {
         let repository = store.repository();
         let mut snapshots = Vec::new();
         let mut unreadable = HashMap::new();
@@ -196,7 +217,9 @@ impl Catalog {
         let histories = histories(facts.records().iter().map(|record| (record.file.time, &record.file.fact)));
         let mut unreadable_ids: Vec<Id> = unreadable.keys().copied().collect();
         unreadable_ids.sort_unstable();
+        let suspected = facts.acknowledged_but_absent(&snapshots).len();
         let lost = repository.lost_snapshots(&facts, &snapshots, store.cache())?;
+        let steady = lost.len() == suspected;
         let lost = lost
             .into_iter()
             .map(|snapshot| Lost { why: unreadable.remove(&snapshot.id), snapshot })
@@ -207,10 +230,23 @@ impl Catalog {
             .collect();
         entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
         let damaged_packs = damaged_packs(facts.records().iter().map(|record| &record.file.fact));
+        let dropped = dropped(facts.records().iter().map(|record| &record.file.fact));
         store.know_facts(&facts);
         let mut unreadable_facts: Vec<Id> = facts.damaged().iter().map(|(id, _)| *id).collect();
         unreadable_facts.extend(store.lost_facts());
-        Ok(Self { entries, lost, unreadable: unreadable_ids, unreadable_facts, damaged_packs })
+        let without_facts = facts.records().is_empty()
+            && facts.damaged().is_empty()
+            && entries.iter().any(|entry| entry.database.is_some());
+        let catalog = Self {
+            entries,
+            lost,
+            unreadable: unreadable_ids,
+            unreadable_facts,
+            without_facts,
+            damaged_packs,
+            dropped,
+        };
+        Ok((catalog, steady))
     }
 
     /// Says what of the repository is not known, where something is not: a snapshot that should be there and is not, a
@@ -227,12 +263,26 @@ impl Catalog {
         if let [id, ..] = self.unreadable.as_slice() {
             return Some(format!("snapshot {} cannot be read", id.short()));
         }
-        self.unreadable_facts.first().map(|id| format!("fact {} cannot be read", id.short()))
+        if let [id, ..] = self.unreadable_facts.as_slice() {
+            return Some(format!("fact {} is gone or cannot be read", id.short()));
+        }
+        self.without_facts.then(|| "there are snapshots, and nothing of what happened to them".to_owned())
     }
 
     /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
     pub(crate) fn is_damaged_pack(&self, pack: &Id) -> bool {
         !self.damaged_packs.is_empty() && self.damaged_packs.contains(&pack.to_string())
+    }
+
+    /// Says whether somebody dropped a snapshot on purpose. One that is still there was to be removed when its process
+    /// ended, or another process is about to.
+    pub(crate) fn is_dropped(&self, entry: &Entry) -> bool {
+        self.dropped.contains(&entry.snapshot.tree)
+    }
+
+    /// Returns the snapshots of a database, newest first.
+    pub(crate) fn of_database(&self, name: &str) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.database.as_deref() == Some(name))
     }
 
     /// Returns the names of the databases, sorted.
@@ -429,6 +479,25 @@ fn damaged_packs<'a>(facts: impl Iterator<Item = &'a Fact>) -> HashSet<String> {
     });
     let pack = |finding: &String| finding.strip_prefix("pack ")?.split(':').next().map(str::to_owned);
     findings.flatten().filter_map(pack).filter(|pack| pack.len() == 64).collect()
+}
+
+/// Returns the trees of the snapshots that were dropped on purpose and not stored again since.
+fn dropped<'a>(facts: impl Iterator<Item = &'a Fact>) -> HashSet<Id> {
+    let mut dropped = HashSet::new();
+    for fact in facts {
+        match fact {
+            Fact::Forgotten { snapshots, .. } | Fact::Accepted { snapshots, .. } => {
+                dropped.extend(snapshots.iter().map(|snapshot| snapshot.tree));
+            }
+            Fact::Acknowledged { snapshots, .. } => {
+                for snapshot in snapshots {
+                    dropped.remove(&snapshot.tree);
+                }
+            }
+            _ => {}
+        }
+    }
+    dropped
 }
 
 /// Returns what happened to each snapshot, by its id and by its tree. Trees are unique: each holds a manifest.

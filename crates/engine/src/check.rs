@@ -64,8 +64,8 @@ fn accept_removed(store: &Store, now: Timestamp) -> Result<()> {
     let catalog = Catalog::load(store)?;
     // One whose file is damaged was not removed by anybody.
     let removed: Vec<_> =
-        catalog.lost.into_iter().filter(|lost| lost.why.is_none()).map(|lost| lost.snapshot).collect();
-    if !removed.is_empty() {
+        catalog.lost.iter().filter(|lost| lost.why.is_none()).map(|lost| lost.snapshot.clone()).collect();
+    if !removed.is_empty() || !store.lost_facts().is_empty() || catalog.without_facts {
         let fact = Fact::Accepted { snapshots: removed, why: "check --accept-removed".to_owned() };
         store.note(fact, now)?;
     }

@@ -5,20 +5,21 @@
 //! read: what is missing might be what the decision hangs on. The policy of the configuration is more careful than one
 //! that a person gives, because nobody may be looking. The fact is written before the snapshots are removed.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+mod by_itself;
 
-use dbkeep_repo::Id;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
 use dbkeep_repo::format::fact::Fact;
+use dbkeep_repo::{Id, RepositoryLock};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::catalog::{Catalog, Entry};
 use crate::context::Watch;
-use crate::report::{ForgetReport, Forgotten, Frozen, Kept, Refused};
+use crate::report::{ForgetReport, Forgotten, Kept, Refused};
 use crate::repository::Store;
-use crate::retention::careful::{self, Clocks};
-use crate::retention::{self, Candidate, Decision, Policies, Policy, Worth};
+use crate::retention::careful::Clocks;
+use crate::retention::{self, Candidate, Decision, Policy, Worth};
 use crate::{Error, Result};
 
 /// What to drop.
@@ -57,152 +58,138 @@ struct Plan {
     report: ForgetReport,
     /// What is stored before anything is removed.
     facts: Vec<Fact>,
-    /// What is removed together, and the reason.
-    batches: Vec<(Vec<Id>, String)>,
+    /// The databases that lose something, each with the reason.
+    batches: Vec<(String, String)>,
+    /// What the clocks say, to be remembered for the next run.
+    clocks: Option<Clocks>,
 }
 
 /// Drops snapshots. Their data stays until a prune. Days, weeks and months of a policy are those of the user's zone.
 pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch) -> Result<ForgetReport> {
     refuse_empty(&request.choice)?;
-    let store = &store.afresh();
+    let (known, store) = (store, &store.afresh());
     let lock = store.repository().lock_shared(now)?;
     let catalog = Catalog::load(store)?;
     let zone = &store.context().environment.time_zone;
-    let plan = match &request.choice {
+    let mut plan = match &request.choice {
         Choice::Named { snapshots, force } => {
             let named = named(&catalog, snapshots, request.database.as_deref())?;
-            Plan::of_one(by_name(&catalog, &named, *force), "forget by id".to_owned())
+            Plan::of(by_name(&catalog, &named, *force), &|_| "forget by id".to_owned())
         }
         Choice::Policy(policy) => {
             refuse_gaps(&catalog)?;
             let database = catalog.known_database(request.database.as_deref())?;
             let report = by_policy(&catalog, database, &|_| policy, now, zone);
-            Plan::of_one(report, format!("policy: {policy}"))
+            Plan::of(report, &|_| format!("policy: {policy}"))
         }
         Choice::Configured { accept } => {
             refuse_gaps(&catalog)?;
             let database = catalog.known_database(request.database.as_deref())?;
-            let doubt = doubt_of_clock(store, &catalog, *accept, request.dry_run, now)?;
-            let policies = policies(store)?;
-            let mut plan = configured(&catalog, database, &policies, *accept, now, zone);
-            plan.facts.extend(doubt.map(|why| Fact::Cleared { snapshots: Vec::new(), why }));
-            plan
+            by_itself::planned(store, &catalog, database, *accept, request.dry_run, now)?
         }
     };
     if request.dry_run {
         return Ok(ForgetReport { dry_run: true, ..plan.report });
     }
-    for fact in plan.facts {
+    if !matches!(request.choice, Choice::Named { .. }) {
+        plan.facts.extend(second_lives(&catalog, &plan.report));
+    }
+    for fact in std::mem::take(&mut plan.facts) {
         store.note(fact, now)?;
     }
-    if let Choice::Configured { .. } = request.choice {
-        store.state().save_clocks(&Clocks::read(now))?;
+    if let Some(clocks) = &plan.clocks {
+        store.state().save_clocks(clocks)?;
     }
-    for (ids, reason) in &plan.batches {
-        let fact = store.repository().forget(ids, reason, &lock, now)?;
+    watch.step("forget.decided");
+    let force = matches!(request.choice, Choice::Named { force: true, .. });
+    for (database, reason) in std::mem::take(&mut plan.batches) {
+        let batch = Batch { store: known, lock: &lock, database, reason, force, now, watch };
+        let dropped = batch.drop_from(&plan.report);
         watch.step("forget.snapshots-removed");
-        store.noted(fact);
+        // Others are not held up by one that failed.
+        if let Err(error) = dropped {
+            plan.report.refuse(&batch.database, &error.full_message());
+        }
     }
     Ok(plan.report)
 }
 
 impl Plan {
-    /// Returns a plan whose snapshots all go for one reason.
-    fn of_one(report: ForgetReport, reason: String) -> Self {
-        let ids: Vec<Id> = report.forgotten.iter().map(|forgotten| forgotten.id).collect();
-        let batches = if ids.is_empty() { Vec::new() } else { vec![(ids, reason)] };
-        Self { report, batches, facts: Vec::new() }
+    /// Returns a plan by which each database loses what the report says.
+    fn of(report: ForgetReport, reason: &dyn Fn(&str) -> String) -> Self {
+        let databases: BTreeSet<&String> =
+            report.forgotten.iter().filter_map(|one| one.database.as_ref()).collect();
+        let batches = databases.into_iter().map(|name| (name.clone(), reason(name))).collect();
+        Self { report, batches, ..Self::default() }
     }
 }
 
-/// Returns the policies of the configuration for this repository: the primary one, or one of its copies.
-fn policies(store: &Store) -> Result<Policies> {
-    let context = store.context();
-    let is_here = |location: &str| {
-        context.environment.resolve(Path::new(location), &context.config_base()) == context.location
-    };
-    match context.config.copies.iter().find(|copy| is_here(&copy.location)) {
-        Some(copy) => Policies::of_copy(&context.config, &copy.name),
-        None => Policies::of_primary(&context.config),
-    }
-}
-
-/// Refuses to decide by a clock that cannot be right. Where that is accepted, returns what was doubted.
-fn doubt_of_clock(
-    store: &Store,
-    catalog: &Catalog,
-    accept: bool,
-    dry_run: bool,
+/// The snapshots of one database that go together.
+struct Batch<'b> {
+    store: &'b Store,
+    lock: &'b dyn RepositoryLock,
+    database: String,
+    reason: String,
+    force: bool,
     now: Timestamp,
-) -> Result<Option<String>> {
-    let ours = catalog.entries.iter().filter(|entry| entry.database.is_some());
-    let newest = ours.map(|entry| entry.snapshot.time).max();
-    let (before, present) = (store.state().clocks(), Clocks::read(now));
-    let doubt = careful::doubt_of_clock(newest, before.as_ref(), &present);
-    if accept || doubt.is_none() {
-        return Ok(doubt);
-    }
-    // After the next start of the machine it could not be told any more.
-    if let Some(before) = before.filter(|before| !dry_run && present.jumped_since(before)) {
-        store.state().save_clocks(&Clocks { jumped: true, ..before })?;
-    }
-    Err(Error::Refused {
-        what: format!("nothing is forgotten by the age of snapshots: {}", doubt.unwrap_or_default()),
-        hint: Some("set the clock; where it is right, `dbkeep forget --accept` says so".to_owned()),
-    })
+    watch: &'b Watch,
 }
 
-/// Decides by the policies of the configuration. A database of which something looks wrong is left as it is, unless
-/// that is accepted.
-fn configured(
-    catalog: &Catalog,
-    database: Option<&str>,
-    policies: &Policies,
-    accept: bool,
-    now: Timestamp,
-    zone: &TimeZone,
-) -> Plan {
-    let mut plan = Plan::default();
-    let mut report = by_policy(catalog, database, &|name| policies.of_database(name), now, zone);
-    let forgotten = std::mem::take(&mut report.forgotten);
-    for name in catalog.databases().iter().filter(|name| database.is_none_or(|only| only == *name)) {
-        let entries: Vec<&Entry> =
-            catalog.entries.iter().filter(|entry| entry.database.as_ref() == Some(name)).collect();
-        let gone: Vec<&Forgotten> =
-            forgotten.iter().filter(|forgotten| forgotten.database.as_ref() == Some(name)).collect();
-        match objection_to_policy(&entries, gone.len()) {
-            Some((suspects, why)) if accept => {
-                let snapshots = suspects.iter().map(|entry| entry.reference()).collect();
-                plan.facts.push(Fact::Cleared { snapshots, why });
-            }
-            Some((_, why)) => {
-                report.refused.extend(gone.iter().map(|one| refused_by(one, &why)));
-                report.frozen.push(Frozen { database: name.clone(), why });
-                continue;
-            }
-            None => {}
-        }
-        if !gone.is_empty() {
-            let reason = format!("configured policy: {}", policies.of_database(name));
-            plan.batches.push((gone.iter().map(|one| one.id).collect(), reason));
-            report.forgotten.extend(gone.into_iter().cloned());
-        }
+impl Batch<'_> {
+    /// Drops what the report says of this database: the fact first, then a look at what others did, then the snapshots.
+    fn drop_from(&self, report: &ForgetReport) -> Result<()> {
+        let of_database = |one: &&Forgotten| one.database.as_ref() == Some(&self.database);
+        let ids: Vec<Id> = report.forgotten.iter().filter(of_database).map(|one| one.id).collect();
+        self.store.repository().forget(&ids, &self.reason, self.lock, self.now, |fact| {
+            self.store.noted(fact);
+            self.watch.step("forget.fact-stored");
+            self.look_again(&ids)
+        })
     }
-    plan.report = report;
-    plan
+
+    /// Makes sure that nothing came in between that speaks against it: another process that drops the others, finds them
+    /// damaged, or holds one of these. Both that drop at once see each other, as each stores its fact before it looks.
+    fn look_again(&self, ids: &[Id]) -> Result<()> {
+        let catalog = Catalog::load(self.store)?;
+        let going = |entry: &&Entry| ids.contains(&entry.id);
+        let held = catalog.of_database(&self.database).filter(going).any(|entry| entry.history.pinned);
+        let had_good = catalog.of_database(&self.database).any(Entry::is_good);
+        let keeps_good =
+            catalog.of_database(&self.database).any(|entry| entry.is_good() && !catalog.is_dropped(entry));
+        if self.force || (!held && (keeps_good || !had_good)) {
+            return Ok(());
+        }
+        let kept: Vec<&Entry> = catalog.of_database(&self.database).filter(going).collect();
+        for fact in acknowledged_again(&kept) {
+            self.store.note(fact, self.now)?;
+        }
+        Err(Error::Refused {
+            what: format!(
+                "something else happened to {:?} at the same time, so nothing of it is forgotten",
+                self.database
+            ),
+            hint: Some("run it again".to_owned()),
+        })
+    }
 }
 
-/// Returns what speaks against the configured policy for a database of which so many snapshots would go, and the
-/// snapshots that look wrong.
-fn objection_to_policy<'e>(entries: &[&'e Entry], gone: usize) -> Option<(Vec<&'e Entry>, String)> {
-    let suspects: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.suspicion().is_some()).collect();
-    if let [newest, ..] = suspects.as_slice() {
-        let why = format!("{} in snapshot {}", newest.suspicion().unwrap_or_default(), newest.id.short());
-        return Some((suspects, why));
+/// Returns the facts by which snapshots stay that somebody had begun to drop, and that a policy keeps.
+fn second_lives(catalog: &Catalog, report: &ForgetReport) -> Vec<Fact> {
+    let kept: HashSet<Id> = report.kept.iter().map(|kept| kept.id).collect();
+    let stays =
+        |entry: &&Entry| entry.database.is_some() && kept.contains(&entry.id) && catalog.is_dropped(entry);
+    acknowledged_again(&catalog.entries.iter().filter(stays).collect::<Vec<_>>())
+}
+
+/// Returns the facts that snapshots are expected to be there, one for each session.
+fn acknowledged_again(entries: &[&Entry]) -> Vec<Fact> {
+    let mut sessions: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for entry in entries {
+        sessions.entry(entry.session().unwrap_or_default()).or_default().push(entry.reference());
     }
-    let all = entries.len();
-    let why = || format!("{gone} of its {all} snapshots would go at once");
-    careful::is_too_much(gone, all).then(|| (Vec::new(), why()))
+    let fact =
+        |(session, snapshots): (&str, _)| Fact::Acknowledged { session: session.to_owned(), snapshots };
+    sessions.into_iter().map(fact).collect()
 }
 
 /// Refuses what cannot be meant.
@@ -263,11 +250,12 @@ fn objection(catalog: &Catalog, named: &BTreeSet<Id>, entry: &Entry, force: bool
     if entry.history.pinned {
         return Some("it is held for good: --force drops it".to_owned());
     }
-    let of_database = |other: &&Entry| other.database.as_ref() == Some(database);
-    let good_remains =
-        catalog.entries.iter().filter(of_database).any(|other| other.is_good() && !named.contains(&other.id));
-    if entry.is_good() && !good_remains {
+    let stays = |other: &&Entry| !named.contains(&other.id) && !catalog.is_dropped(other);
+    if entry.is_good() && !catalog.of_database(database).filter(stays).any(Entry::is_good) {
         return Some(format!("no good snapshot of {database:?} would remain: --force drops it"));
+    }
+    if !catalog.of_database(database).any(|other| stays(&other)) {
+        return Some(format!("no snapshot of {database:?} would remain: --force drops it"));
     }
     None
 }
@@ -289,8 +277,8 @@ fn by_policy<'p>(
         report.kept.push(kept(entry, vec![why.to_owned()]));
     }
     for name in catalog.databases().iter().filter(|name| database.is_none_or(|only| only == *name)) {
-        let entries: Vec<&Entry> =
-            catalog.entries.iter().filter(|entry| entry.database.as_ref() == Some(name)).collect();
+        let (going, entries) = begun_and_others(catalog, name);
+        report.forgotten.extend(going.into_iter().map(forgotten));
         let candidates: Vec<Candidate> = entries.iter().map(|entry| candidate(entry)).collect();
         for (entry, decision) in entries.iter().zip(retention::decide(&candidates, policy(name), now, zone)) {
             match decision {
@@ -302,6 +290,20 @@ fn by_policy<'p>(
         }
     }
     report
+}
+
+/// Returns the snapshots of a database that somebody has begun to drop, which is finished, and all others.
+///
+/// Where no good one would be left, or none at all, they are judged like the others.
+fn begun_and_others<'c>(catalog: &'c Catalog, name: &str) -> (Vec<&'c Entry>, Vec<&'c Entry>) {
+    let all: Vec<&Entry> = catalog.of_database(name).collect();
+    let is_going = |entry: &&Entry| catalog.is_dropped(entry) && !entry.history.pinned;
+    let (going, others): (Vec<&Entry>, Vec<&Entry>) = all.iter().copied().partition(is_going);
+    let has_good = |entries: &[&Entry]| entries.iter().any(|entry| entry.is_good());
+    match others.is_empty() || has_good(&going) && !has_good(&others) {
+        true => (Vec::new(), all),
+        false => (going, others),
+    }
 }
 
 /// Returns a snapshot as a policy sees it.
@@ -336,32 +338,24 @@ fn refused(entry: &Entry, why: String) -> Refused {
     Refused { id: entry.id, time: entry.snapshot.time, database: entry.database.clone(), why }
 }
 
-fn refused_by(one: &Forgotten, why: &str) -> Refused {
-    Refused {
-        id: one.id,
-        time: one.time,
-        database: one.database.clone(),
-        why: format!("{why}: --accept goes on"),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use jiff::{SignedDuration, ToSpan};
 
     use super::*;
     use crate::catalog::History;
     use dbkeep_repo::format::snapshot::Snapshot;
 
-    fn entry(name: &str, tags: &[&str], pinned: bool) -> Entry {
+    pub(super) fn entry(name: &str, tags: &[&str], pinned: bool) -> Entry {
         let id = Id::of(name.as_bytes());
         let mut snapshot = Snapshot::new(Timestamp::UNIX_EPOCH, id);
+        snapshot.hostname = "here".to_owned();
         snapshot.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
         let database = snapshot.tag("database").map(str::to_owned);
         Entry { snapshot, id, database, history: History { pinned, ..History::default() } }
     }
 
-    fn catalog(entries: Vec<Entry>) -> Catalog {
+    pub(super) fn catalog(entries: Vec<Entry>) -> Catalog {
         Catalog { entries, ..Catalog::default() }
     }
 
@@ -401,7 +395,7 @@ mod tests {
     }
 
     /// Returns a snapshot of `database`, so many hours after the epoch.
-    fn taken(database: &str, hour: i64, more: &[&str]) -> Entry {
+    pub(super) fn taken(database: &str, hour: i64, more: &[&str]) -> Entry {
         let mut tags = vec![format!("database={database}")];
         tags.extend(more.iter().map(|tag| (*tag).to_owned()));
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
@@ -475,82 +469,5 @@ mod tests {
             let error = refuse_gaps(&gap).unwrap_err().to_string();
             assert!(error.contains(&id.short()), "{error}");
         }
-    }
-
-    /// What the configured policy would do with `entries` by keeping the last two of all.
-    fn by_itself(entries: Vec<Entry>, accept: bool) -> Plan {
-        let config = toml::from_str(
-            "[retention]\nlast = 2\nhourly = 0\ndaily = 0\nweekly = 0\nmonthly = 0\nyearly = 0\nwithin = '0d'",
-        );
-        let policies = Policies::of_primary(&config.unwrap()).unwrap();
-        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1000);
-        configured(&catalog(entries), None, &policies, accept, now, &TimeZone::UTC)
-    }
-
-    fn counts(plan: &Plan) -> (usize, usize, usize) {
-        let batched: usize = plan.batches.iter().map(|(ids, _)| ids.len()).sum();
-        assert_eq!(batched, plan.report.forgotten.len());
-        (plan.report.forgotten.len(), plan.report.refused.len(), plan.report.frozen.len())
-    }
-
-    #[test]
-    fn configured_policy_leaves_a_database_alone_whose_source_looked_wrong() {
-        let ok = "integrity=ok";
-        for (tag, why) in [
-            ("shrank=rows", "its rows fell by half or more in snapshot"),
-            ("integrity=corrupt", "its source was damaged in snapshot"),
-        ] {
-            let wrong = || {
-                let tags = if tag == "shrank=rows" { vec![ok, tag] } else { vec![tag] };
-                let mut entries = vec![taken("shop", 3, &[ok]), taken("shop", 2, &tags)];
-                entries.push(taken("shop", 1, &[ok]));
-                // Another database goes on.
-                entries.extend([taken("crm", 9, &[ok]), taken("crm", 8, &[ok]), taken("crm", 7, &[ok])]);
-                entries
-            };
-            let plan = by_itself(wrong(), false);
-            assert_eq!(
-                (plan.report.forgotten.len(), plan.report.forgotten[0].database.as_deref()),
-                (1, Some("crm"))
-            );
-            let [frozen] = plan.report.frozen.as_slice() else { panic!("{:?}", plan.report.frozen) };
-            assert_eq!(frozen.database, "shop");
-            assert!(frozen.why.starts_with(why), "{}", frozen.why);
-            assert!(!plan.report.refused.is_empty() && plan.facts.is_empty());
-
-            let accepted = by_itself(wrong(), true);
-            assert!(accepted.report.forgotten.len() > 1 && accepted.report.refused.is_empty());
-            let [Fact::Cleared { snapshots, .. }] = accepted.facts.as_slice() else { panic!() };
-            assert_eq!(snapshots.as_slice(), [taken("shop", 2, &tags_of(tag)).reference()]);
-
-            let mut cleared = wrong();
-            cleared[1].history.cleared = true;
-            assert!(by_itself(cleared, false).report.frozen.is_empty());
-        }
-    }
-
-    fn tags_of(tag: &str) -> Vec<&str> {
-        if tag == "shrank=rows" { vec!["integrity=ok", tag] } else { vec![tag] }
-    }
-
-    #[test]
-    fn configured_policy_removes_no_large_part_at_once() {
-        let of = |count: i64| (0..count).rev().map(|hour| taken("shop", hour, &["integrity=ok"])).collect();
-        assert_eq!(counts(&by_itself(of(2), false)), (0, 0, 0));
-        assert_eq!(counts(&by_itself(of(3), false)), (1, 0, 0));
-        assert_eq!(counts(&by_itself(of(5), false)), (0, 3, 1));
-        let accepted = by_itself(of(5), true);
-        assert_eq!(counts(&accepted), (3, 0, 0));
-        assert!(
-            matches!(accepted.facts.as_slice(), [Fact::Cleared { snapshots, .. }] if snapshots.is_empty())
-        );
-        assert_eq!(accepted.batches[0].1, "configured policy: last 2");
-    }
-
-    #[test]
-    fn safety_backup_of_a_damaged_database_freezes_nothing() {
-        let mut entries = vec![taken("shop", 900, &["integrity=corrupt", "reason=pre-restore"])];
-        entries.extend((0..3).rev().map(|hour| taken("shop", hour, &["integrity=ok"])));
-        assert!(by_itself(entries, false).report.frozen.is_empty());
     }
 }

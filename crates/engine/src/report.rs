@@ -281,6 +281,15 @@ pub struct ForgetReport {
 }
 
 impl ForgetReport {
+    /// Says that nothing of a database was forgotten after all.
+    pub(crate) fn refuse(&mut self, database: &str, why: &str) {
+        let is_of = |one: &Forgotten| one.database.as_deref() == Some(database);
+        for one in self.forgotten.extract_if(.., |one| is_of(one)) {
+            let Forgotten { id, time, database } = one;
+            self.refused.push(Refused { id, time, database, why: why.to_owned() });
+        }
+    }
+
     /// Returns what the process exits with: 1 where all was refused, 3 where some was, 4 where nothing was to go and
     /// something looked wrong, else 0.
     pub fn exit_code(&self) -> u8 {

@@ -61,11 +61,14 @@ impl LoadedIndex {
     }
 }
 
-/// The facts that a new one follows, and those that this host knows and that are gone.
+/// The facts that a new one follows, and those that are known and gone.
 #[derive(Debug, Default)]
 struct KnownFacts {
     heads: Vec<Id>,
+    /// Those that this host remembers.
     lost: Vec<Id>,
+    /// Those that others name as predecessors.
+    holes: Vec<Id>,
 }
 
 impl std::fmt::Debug for Store {
@@ -310,12 +313,13 @@ impl Store {
         let damaged = |id: &Id| facts.damaged().iter().any(|(damaged, _)| damaged == id);
         let lost = remembered.into_iter().filter(|id| !present.contains(id) && !damaged(id)).collect();
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) =
-            KnownFacts { heads: facts.heads(), lost };
+            KnownFacts { heads: facts.heads(), lost, holes: facts.missing(&[]) };
     }
 
-    /// Returns the facts that this host remembers and that are gone.
+    /// Returns the facts that are gone: those that this host remembers, and those that others name.
     pub(crate) fn lost_facts(&self) -> Vec<Id> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).lost.clone()
+        let known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        known.lost.iter().chain(&known.holes).copied().collect()
     }
 
     /// Stores a fact after those that are known. On return it survives a power cut.
@@ -338,6 +342,7 @@ impl Store {
     pub(crate) fn accept_lost_facts(&self) {
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         known.lost.clear();
+        known.holes.clear();
         self.remember_facts(&known);
     }
 

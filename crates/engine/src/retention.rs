@@ -118,6 +118,8 @@ pub enum Reason {
     Pinned,
     /// It is the newest good one of its database.
     LastGood,
+    /// No snapshot of its database is good, and it is the newest of the best.
+    BestLeft,
     /// It was taken before a restore, or of a corrupt source, less than two weeks ago.
     SetAside,
     /// Its time lies ahead, so nothing can be said of its age.
@@ -148,6 +150,7 @@ impl fmt::Display for Reason {
             Reason::Tag(tag) => write!(formatter, "tag {tag}"),
             Reason::Pinned => formatter.write_str("held for good"),
             Reason::LastGood => formatter.write_str("the last good one"),
+            Reason::BestLeft => formatter.write_str("none is good, and none is better"),
             Reason::SetAside => formatter.write_str("set aside for two weeks"),
             Reason::Future => formatter.write_str("its time lies ahead"),
         }
@@ -205,7 +208,7 @@ impl Policy {
 
 /// Decides about all snapshots of one database, in the order in which they are given.
 ///
-/// Days, weeks, months and years are those of `zone`. The newest good snapshot always stays.
+/// Days, weeks, months and years are those of `zone`. The newest good snapshot always stays, or the best that is left.
 pub fn decide(candidates: &[Candidate], policy: &Policy, now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
     let mut reasons: Vec<Vec<Reason>> =
         candidates.iter().map(|one| own_reasons(one, policy, now, zone)).collect();
@@ -218,8 +221,9 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Timestamp, zone: &
             reasons[place].push(Reason::Bucket(rule, stretch));
         }
     }
-    if let Some(&place) = standing.iter().find(|&&place| candidates[place].worth == Worth::Good) {
-        reasons[place].push(Reason::LastGood);
+    if let Some(place) = best(candidates, now) {
+        let is_good = candidates[place].worth == Worth::Good;
+        reasons[place].push(if is_good { Reason::LastGood } else { Reason::BestLeft });
     }
     let decision = |reasons: Vec<Reason>| match reasons.is_empty() {
         true => Decision::Forget,
@@ -248,6 +252,13 @@ fn own_reasons(one: &Candidate, policy: &Policy, now: Timestamp, zone: &TimeZone
         reasons.push(Reason::SetAside);
     }
     reasons
+}
+
+/// Returns the snapshot that always stays: the newest good one, and where none is good the newest of the best that are
+/// left. Only where all times lie ahead there is none, and then each of them stays.
+fn best(candidates: &[Candidate], now: Timestamp) -> Option<usize> {
+    let places = (0..candidates.len()).filter(|&place| !is_future(&candidates[place], now));
+    places.max_by_key(|&place| (candidates[place].worth, candidates[place].time, candidates[place].id))
 }
 
 fn is_future(one: &Candidate, now: Timestamp) -> bool {

@@ -44,7 +44,7 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
         copies: copies
             .map(|copy| CopyStatus { name: copy.name.clone(), location: copy.location.clone() })
             .collect(),
-        problems: general_problems(&catalog),
+        problems: general_problems(store, &catalog),
         recovery_sheet_shown: store.sheet_shown(),
     })
 }
@@ -81,7 +81,7 @@ fn from_snapshots(entries: &[&Entry], summaries: &Summaries, name: &str) -> Data
     if let Some(why) = entries.iter().find_map(|entry| entry.suspicion()) {
         status
             .problems
-            .push(format!("nothing of it is forgotten by itself, because {why}: `dbkeep forget --accept`"));
+            .push(format!("nothing of it is forgotten by itself, because {why}: look at it, then `dbkeep forget --accept --database {}`", name::printable(name)));
     }
     let damaged = entries.iter().filter(|entry| !entry.history.damage.is_empty()).count();
     if damaged > 0 {
@@ -127,12 +127,26 @@ fn problems(status: &DatabaseStatus, limit: Option<Timestamp>) -> Vec<String> {
     }
 }
 
-fn general_problems(catalog: &Catalog) -> Vec<String> {
+fn general_problems(store: &Store, catalog: &Catalog) -> Vec<String> {
+    let mut problems = Vec::new();
     match catalog.lost.len() {
-        0 => Vec::new(),
-        1 => vec!["a snapshot that was acknowledged is gone or damaged: run `dbkeep check`".to_owned()],
-        count => {
-            vec![format!("{count} snapshots that were acknowledged are gone or damaged: run `dbkeep check`")]
-        }
+        0 => {}
+        1 => problems
+            .push("a snapshot that was acknowledged is gone or damaged: run `dbkeep check`".to_owned()),
+        count => problems.push(format!(
+            "{count} snapshots that were acknowledged are gone or damaged: run `dbkeep check`"
+        )),
     }
+    if catalog.lost.is_empty()
+        && let Some(gap) = catalog.gap()
+    {
+        problems.push(format!("nothing is forgotten by itself, because {gap}: run `dbkeep check`"));
+    }
+    if store.state().clocks().is_some_and(|clocks| clocks.jumped) {
+        problems.push(
+            "nothing is forgotten by itself, because the clock jumped: `dbkeep forget --accept` says that it is right"
+                .to_owned(),
+        );
+    }
+    problems
 }

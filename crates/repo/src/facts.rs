@@ -158,7 +158,7 @@ impl Facts {
     }
 
     /// Returns the facts that others, or `known_heads` that were remembered elsewhere, name and that are
-    /// gone. A fact that is damaged is not gone.
+    /// gone. A fact that is damaged is not gone. What was gone when somebody accepted that does not count.
     pub fn missing(&self, known_heads: &[Id]) -> Vec<Id> {
         let present: HashSet<&Id> = self
             .records
@@ -166,9 +166,24 @@ impl Facts {
             .map(|record| &record.id)
             .chain(self.damaged.iter().map(|(id, _)| id))
             .collect();
-        let named = self.records.iter().flat_map(|record| &record.file.previous).chain(known_heads);
+        let accepted = self.before_acceptances();
+        let counts = |record: &&Record| !accepted.contains(&record.id);
+        let named =
+            self.records.iter().filter(counts).flat_map(|record| &record.file.previous).chain(known_heads);
         let missing: BTreeSet<Id> = named.filter(|id| !present.contains(id)).copied().collect();
         missing.into_iter().collect()
+    }
+
+    /// Returns the facts that somebody knew who accepted what was gone.
+    fn before_acceptances(&self) -> HashSet<Id> {
+        let mut before = HashSet::new();
+        // Each fact comes after its predecessors, so from the end all that follow one were seen before it.
+        for record in self.records.iter().rev() {
+            if before.contains(&record.id) || matches!(record.file.fact, Fact::Accepted { .. }) {
+                before.extend(record.file.previous.iter().copied());
+            }
+        }
+        before
     }
 
     /// Returns the snapshots that were acknowledged, not dropped on purpose, and are not among `present`.
@@ -388,7 +403,7 @@ mod tests {
 
         // The facts were read before it was forgotten, and the snapshots after.
         let lock = repository.lock_shared(at(2)).unwrap();
-        repository.forget(&[made.id], "test", &lock, at(2)).unwrap();
+        repository.forget(&[made.id], "test", &lock, at(2), |_| Ok::<_, crate::Error>(())).unwrap();
         let listed = repository.snapshots().unwrap();
         assert_eq!(repository.lost_snapshots(&facts, &listed, None).unwrap(), []);
 
@@ -423,6 +438,21 @@ mod tests {
         let facts = repository.facts().unwrap();
         assert!(facts.missing(&[]).is_empty(), "only who remembers the head knows");
         assert_eq!(facts.missing(&[second]), [second]);
+    }
+
+    #[test]
+    fn hole_that_was_accepted_is_none_and_a_later_one_is() {
+        let (memory, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let second = repository.append_fact(acknowledged(&["b"]), &[first], at(2)).unwrap();
+        memory.remove(FileKind::Fact, &first).unwrap();
+        let accepted = Fact::Accepted { snapshots: Vec::new(), why: "known".to_owned() };
+        let third = repository.append_fact(accepted, &[second], at(3)).unwrap();
+        assert!(repository.facts().unwrap().missing(&[]).is_empty());
+        let fourth = repository.append_fact(acknowledged(&["c"]), &[third], at(4)).unwrap();
+        repository.append_fact(acknowledged(&["d"]), &[fourth], at(5)).unwrap();
+        memory.remove(FileKind::Fact, &fourth).unwrap();
+        assert_eq!(repository.facts().unwrap().missing(&[]), [fourth]);
     }
 
     #[test]

@@ -114,7 +114,8 @@ pub(crate) fn find<T: Send>(
     Err(Error::WrongPassword)
 }
 
-/// Tries every password on every key, two at a time, as each try costs memory.
+/// Tries every password on every key, two at a time, as each try costs memory. Those that keep both cores busy by
+/// themselves go one after the other.
 fn try_all<T: Send>(
     keys: &[FoundKey],
     passwords: &[Secret],
@@ -147,7 +148,8 @@ fn try_all<T: Send>(
             }
         }
     };
-    if tries.len() == 1 {
+    let has_lanes = |key: &FoundKey| key.file.as_ref().is_some_and(|file| file.p > 1);
+    if tries.len() == 1 || tries.iter().any(|(key, _)| has_lanes(key)) {
         work();
     } else {
         std::thread::scope(|scope| {

@@ -243,14 +243,16 @@ impl Repository {
 
     /// Drops snapshots: first the fact that they are dropped on purpose is stored, then they are removed.
     ///
-    /// Their data stays until a prune. All of them must be there and readable. Returns the name of the fact.
-    pub fn forget(
+    /// In between `look`, which gets the name of the fact, sees what other processes have stored meanwhile; where it
+    /// fails, nothing is removed. Their data stays until a prune. All snapshots must be there and readable.
+    pub fn forget<E: From<Error>>(
         &self,
         snapshots: &[Id],
         reason: &str,
         lock: &dyn RepositoryLock,
         now: Timestamp,
-    ) -> Result<Id> {
+        look: impl FnOnce(Id) -> Result<(), E>,
+    ) -> Result<(), E> {
         let dropped = snapshots
             .iter()
             .map(|id| self.snapshot(id).map(|snapshot| refer_to(&snapshot, *id)))
@@ -258,11 +260,11 @@ impl Repository {
         let heads = self.facts()?.heads();
         lock.ensure_valid()?;
         let fact = Fact::Forgotten { snapshots: dropped, reason: reason.to_owned() };
-        let fact = self.append_fact(fact, &heads, now)?;
+        look(self.append_fact(fact, &heads, now)?)?;
         for id in snapshots {
             self.0.backend.remove(FileKind::Snapshot, id)?;
         }
-        Ok(fact)
+        Ok(())
     }
 }
 
@@ -576,7 +578,7 @@ mod tests {
             let ids = [save(&repository, 1, &["database=a"]), save(&repository, 2, &["database=b"])];
             let lock = repository.lock_shared(NOW).unwrap();
             memory.fail_after(changes);
-            let outcome = repository.forget(&ids, "test", &lock, NOW);
+            let outcome = repository.forget(&ids, "test", &lock, NOW, |_| Ok::<_, crate::Error>(()));
             assert_eq!(outcome.is_ok(), changes == 3);
             let copy = open(&memory.after_crash(), "secret").unwrap();
             let left = copy.snapshots().unwrap().len();
@@ -597,7 +599,11 @@ mod tests {
         let there = save(&repository, 1, &[]);
         let lock = repository.lock_exclusive(NOW).unwrap();
         let before = memory.changes();
-        assert!(repository.forget(&[there, Id::of(b"absent")], "test", &lock, NOW).is_err());
+        assert!(
+            repository
+                .forget(&[there, Id::of(b"absent")], "test", &lock, NOW, |_| Ok::<_, crate::Error>(()))
+                .is_err()
+        );
         assert_eq!(memory.changes(), before);
     }
 }

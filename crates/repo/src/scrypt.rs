@@ -13,6 +13,8 @@ mod narrow;
 mod wide;
 
 use std::num::NonZeroU32;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -42,10 +44,19 @@ struct Measures {
     rounds: usize,
 }
 
-/// One way to mix lanes, with the memory for it. Each is a multiple of `Measures::blocks` long.
-trait Mixer {
-    /// scryptROMix of each lane of `lanes`, at most as many as the mixer was made for.
-    fn mix(&mut self, lanes: &mut [u8]);
+/// How lanes are mixed on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    #[cfg(target_arch = "x86_64")]
+    Wide,
+    Narrow,
+}
+
+/// One way to mix lanes, with the memory for it.
+enum Mixer {
+    #[cfg(target_arch = "x86_64")]
+    Wide(wide::Lanes),
+    Narrow(narrow::Lane),
 }
 
 /// Fills `key` with what scrypt makes of a password. The cost is one that was accepted.
@@ -53,17 +64,14 @@ trait Mixer {
 /// Uses two threads when there is more than one lane. Each takes 96 MiB of memory at most, or 128·N·r bytes when that
 /// is more.
 pub(crate) fn derive(password: &[u8], salt: &[u8], cost: Cost, key: &mut [u8]) {
-    derive_by(&mixer, password, salt, cost, key);
+    derive_by(way(), password, salt, cost, key);
 }
 
-/// Makes a mixer for so many lanes side by side.
-type Make = dyn Fn(Measures, usize) -> Box<dyn Mixer> + Sync;
-
-fn derive_by(make: &Make, password: &[u8], salt: &[u8], cost: Cost, key: &mut [u8]) {
+fn derive_by(way: Way, password: &[u8], salt: &[u8], cost: Cost, key: &mut [u8]) {
     let measures = Measures { blocks: 2 * cost.r as usize, rounds: 1 << cost.log_n };
     let mut lanes = Zeroizing::new(vec![0; measures.blocks * BLOCK * cost.p as usize]);
     stretch(password, salt, &mut lanes);
-    mix_all(make, &mut lanes, measures);
+    mix_all(way, &mut lanes, measures);
     stretch(password, &lanes, key);
 }
 
@@ -73,13 +81,13 @@ fn stretch(password: &[u8], salt: &[u8], out: &mut [u8]) {
 }
 
 /// Mixes all lanes, group by group, in several threads.
-fn mix_all(make: &Make, lanes: &mut [u8], measures: Measures) {
+fn mix_all(way: Way, lanes: &mut [u8], measures: Measures) {
     let length = measures.blocks * BLOCK;
     let count = lanes.len() / length;
     let group = side_by_side(measures, count);
     let left = Mutex::new(lanes.chunks_mut(length * group));
     let work = || {
-        let mut mixer = make(measures, group);
+        let mut mixer = Mixer::new(way, measures, group);
         loop {
             let lanes = left.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(lanes) = lanes else { return };
@@ -101,15 +109,54 @@ fn side_by_side(measures: Measures, count: usize) -> usize {
     count.div_ceil(THREADS).min(SIDE_BY_SIDE).min(MEMORY / memory).max(1)
 }
 
-/// Returns the fastest mixer of this machine.
-fn mixer(measures: Measures, lanes: usize) -> Box<dyn Mixer> {
+/// Chosen once a process: the wide way where the processor has it and it agrees with the narrow one.
+///
+/// A wrong key would make a repository that nobody else can open.
+fn way() -> Way {
     #[cfg(target_arch = "x86_64")]
-    if lanes > 1
-        && let Some(mixer) = wide::Lanes::new(measures, lanes)
     {
-        return Box::new(mixer);
+        static WAY: OnceLock<Way> = OnceLock::new();
+        *WAY.get_or_init(|| if wide::is_here() && is_right(Way::Wide) { Way::Wide } else { Way::Narrow })
     }
-    Box::new(narrow::Lane::new(measures))
+    #[cfg(not(target_arch = "x86_64"))]
+    Way::Narrow
+}
+
+/// Says whether a way gives what the narrow one gives, with full and partly filled groups of lanes.
+#[cfg(target_arch = "x86_64")]
+fn is_right(way: Way) -> bool {
+    let measures = Measures { blocks: 4, rounds: 16 };
+    (1..=SIDE_BY_SIDE).all(|count| {
+        let lanes: Vec<u8> = (0..count * measures.blocks * BLOCK)
+            .map(|place| (place * 167 + place / 251).to_le_bytes()[0])
+            .collect();
+        let [one, other] = [way, Way::Narrow].map(|way| {
+            let mut lanes = lanes.clone();
+            Mixer::new(way, measures, count).mix(&mut lanes);
+            lanes
+        });
+        one == other
+    })
+}
+
+impl Mixer {
+    /// Makes a mixer for so many lanes at a time.
+    fn new(way: Way, measures: Measures, lanes: usize) -> Self {
+        match way {
+            #[cfg(target_arch = "x86_64")]
+            Way::Wide if lanes > 1 => Self::Wide(wide::Lanes::new(measures, lanes)),
+            _ => Self::Narrow(narrow::Lane::new(measures)),
+        }
+    }
+
+    /// scryptROMix of each lane of `lanes`, at most as many as the mixer was made for.
+    fn mix(&mut self, lanes: &mut [u8]) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Wide(mixer) => mixer.mix(lanes),
+            Self::Narrow(mixer) => mixer.mix(lanes),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,17 +208,12 @@ mod tests {
             // The crate wants N below 2^(16·r).
             let params = ::scrypt::Params::new(log_n, r, p).unwrap();
             ::scrypt::scrypt(&password, &salt, &params, &mut expected).unwrap();
-            for make in [&mixer as &Make, &narrow_mixer] {
+            for way in [way(), Way::Narrow] {
                 let mut key = [0; 64];
-                derive_by(make, &password, &salt, cost, &mut key);
+                derive_by(way, &password, &salt, cost, &mut key);
                 prop_assert_eq!(hex(&key), hex(&expected));
             }
         }
-    }
-
-    /// What machines without such vectors use.
-    fn narrow_mixer(measures: Measures, _: usize) -> Box<dyn Mixer> {
-        Box::new(narrow::Lane::new(measures))
     }
 
     #[test]

@@ -42,8 +42,6 @@ Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
 4 a database was left alone and nothing of it was to go, 10 no repository,
 11 locked, 12 wrong password or no key";
 
-const ACCEPT: &str = "look at it; `dbkeep forget --accept` says that it is in order and goes on";
-
 /// Forget snapshots
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -207,14 +205,25 @@ fn prune_after(app: &App, store: &Store, report: &ForgetReport) -> Result<PruneR
 }
 
 fn all_refused(report: &ForgetReport, by_policy: bool) -> Failure {
-    let (why, hint) = match report.frozen.first() {
-        Some(frozen) => (format!(": {:?}: {}", frozen.database, frozen.why), ACCEPT),
-        None => {
+    let (why, hint) = match report.frozen.as_slice() {
+        [] => {
             let why = report.refused.first().map(|refused| format!(": {}", refused.why)).unwrap_or_default();
-            (why, if by_policy { ACCEPT } else { "--force forgets it all the same" })
+            let hint = if by_policy { "run it again" } else { "--force forgets it all the same" };
+            (why, hint.to_owned())
         }
+        [only] => (
+            format!(": {:?}: {}", only.database, only.why),
+            format!(
+                "look at it, then `dbkeep forget --accept --database {}`",
+                human::visible(&only.database)
+            ),
+        ),
+        [first, rest @ ..] => (
+            format!(": {:?}: {} (and {} more databases)", first.database, first.why, rest.len()),
+            "look at each, then `dbkeep forget --accept --database NAME`".to_owned(),
+        ),
     };
-    Failure::failed("refused", format!("nothing was forgotten{why}"), Some(hint.into()))
+    Failure::failed("refused", format!("nothing was forgotten{why}"), Some(hint))
 }
 
 /// Prints what is gone and what was refused, with the reason.
@@ -270,10 +279,10 @@ fn show_plan(app: &App, report: &ForgetReport, only: Option<&str>) {
     };
     table::print(&app.output, &columns, rows.into_iter().map(row));
     for frozen in &report.frozen {
+        let name = human::visible(&frozen.database);
         app.output.note(format_args!(
-            "{} {} is left alone: {} (--accept goes on)",
+            "{} {name} is left alone: {}: look at it, then `dbkeep forget --accept --database {name}`",
             app.output.paint(Tone::Notice, "note:"),
-            human::visible(&frozen.database),
             human::visible(&frozen.why)
         ));
     }

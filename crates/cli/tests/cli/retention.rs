@@ -58,7 +58,7 @@ fn default_policy_keeps_two_weeks_whole_and_thins_out_what_is_older() {
     }
     let (code, plan) = run_at(&environment, at(240 + 720), &["forget", "--dry-run"]);
     assert_eq!((code, plan["refused"].as_array().unwrap().len()), (Some(1), 23), "{plan:#}");
-    assert_eq!(plan["frozen"][0]["why"], "23 of its 55 snapshots would go at once");
+    assert_eq!(plan["frozen"][0]["why"], "23 of its 55 snapshots would go at once, more than a fifth");
     // The 15 newest and 9 more are the last hours that have any; of the ten days before, 8 more stand for theirs.
     let (code, done) = run_at(&environment, at(240 + 720), &["forget", "--accept"]);
     assert_eq!(code, Some(0), "{done:#}");
@@ -131,6 +131,23 @@ fn policy_waits_while_the_clock_cannot_be_right() {
     let (code, done) = run_at(&environment, at(5), &["forget", "--accept"]);
     assert_eq!((code, ids(&done["forgotten"]).len()), (Some(0), 1), "{done:#}");
     assert_eq!(run_at(&environment, at(6), &["forget"]).0, Some(0));
+}
+
+#[test]
+fn whoever_accepts_the_clock_has_accepted_nothing_else() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 100);
+    configure(&environment, "last = 1\nwithin = '0d'");
+    back_up_at(&environment, at(0), &[]);
+    assert_eq!(run_at(&environment, at(0), &["forget"]).0, Some(0));
+    execute(&environment, "DELETE FROM users");
+    back_up_at(&environment, at(48), &[]);
+    let (code, document) = run_at(&environment, at(48), &["forget", "--accept"]);
+    assert_eq!((code, &document["frozen"][0]["database"]), (Some(1), &"app".into()), "{document:#}");
+    let status = environment.ok(["status"]).stdout;
+    assert!(status.contains("--accept --database app") && !status.contains("clock"), "{status}");
+    let (code, document) = run_at(&environment, at(48), &["forget", "--accept", "--database", "app"]);
+    assert_eq!((code, document["forgotten"].as_array().unwrap().len()), (Some(0), 1), "{document:#}");
 }
 
 #[test]

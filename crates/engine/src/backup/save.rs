@@ -15,6 +15,7 @@ use dbkeep_sqlite::position::Position;
 use jiff::Timestamp;
 
 use super::image::{self, Content};
+use super::losses::{Loss, losses};
 use super::{Session, chunk_size};
 use crate::catalog::{Entry, PRE_RESTORE, SHRANK};
 use crate::context::Watch;
@@ -122,14 +123,10 @@ impl<'s> Session<'s> {
             let mebibytes = finished.wal_grew_by >> 20;
             manifest.notes.push(format!("its write-ahead log grew by {mebibytes} MiB while it was read"));
         }
-        let shrank =
-            parent.and_then(|parent| parent.manifest.as_ref()).map(|parent| shrank(parent, &manifest));
-        let shrank = shrank.filter(|_| self.reason != PRE_RESTORE).unwrap_or_default();
-        manifest.notes.extend(shrank.iter().map(|(what, before, now)| {
-            format!("its {what} fell from {before} to {now}: `dbkeep forget` waits until --accept says that it is in order")
-        }));
-        let shrank = shrank.iter().map(|(what, ..)| format!("{SHRANK}={what}")).collect();
-        self.assemble(writer, source, manifest, content, siblings, parent, position, shrank)
+        let losses = if self.reason == PRE_RESTORE { Vec::new() } else { losses(parent, &manifest) };
+        manifest.notes.extend(losses.iter().map(Loss::note));
+        let tags = losses.iter().map(|loss| format!("{SHRANK}={}", loss.what)).collect();
+        self.assemble(writer, source, manifest, content, siblings, parent, position, tags)
     }
 
     /// Returns what the database says it is.
@@ -399,18 +396,6 @@ impl<'s> Session<'s> {
 fn have_same_image(one: &Manifest, other: &Manifest) -> bool {
     let facts = |manifest: &Manifest| (manifest.image.root, manifest.image.size, manifest.image.chunk_size);
     facts(one) == facts(other)
-}
-
-/// Returns what fell by half or more between two snapshots, with what it was and is: the size, the tables, the rows.
-fn shrank(before: &Manifest, now: &Manifest) -> Vec<(&'static str, u64, u64)> {
-    let mut measured = vec![("size", before.image.size, now.image.size)];
-    // Without tables nothing was counted. That now nothing can be counted is as bad as that nothing is left.
-    if !before.tables.is_empty() {
-        measured.push(("tables", before.tables.len() as u64, now.tables.len() as u64));
-        measured.push(("rows", before.rows, now.rows));
-    }
-    measured.retain(|(_, before, now)| now < before && *now <= before / 2);
-    measured
 }
 
 /// Returns what the report says of a database.

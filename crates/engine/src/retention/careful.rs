@@ -33,6 +33,13 @@ impl Clocks {
         Self { wall, boot, running: dbkeep_repo::process::running_time(), jumped: false }
     }
 
+    /// Returns what to remember for the next run. What was read first after a start of the machine is kept, so that many
+    /// small jumps count as one.
+    pub(crate) fn after(self, before: Option<Self>, accepted: bool) -> Self {
+        let same_boot = |before: &Self| !before.boot.is_empty() && before.boot == self.boot && !before.jumped;
+        before.filter(|before| !accepted && same_boot(before)).unwrap_or(self)
+    }
+
     /// Says whether the time of day went on by more than a day more, or less, than time passed since `before`. After a
     /// new start of the machine that cannot be told; a jump that was seen before it still counts.
     pub(crate) fn jumped_since(&self, before: &Self) -> bool {
@@ -48,17 +55,25 @@ impl Clocks {
     }
 }
 
+/// What speaks against believing the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It stands before the newest snapshot.
+    Behind,
+    /// It jumped.
+    Jumped,
+}
+
 /// Returns what speaks against believing the clock. `newest` is the time of the newest snapshot.
 pub(crate) fn doubt_of_clock(
     newest: Option<Timestamp>,
     before: Option<&Clocks>,
     present: &Clocks,
-) -> Option<String> {
-    if let Some(newest) = newest.filter(|newest| newest.duration_since(present.wall) > CLOCK_TOLERANCE) {
-        return Some(format!("it is {} by the clock, before the newest snapshot ({newest})", present.wall));
+) -> Option<Doubt> {
+    if newest.is_some_and(|newest| newest.duration_since(present.wall) > CLOCK_TOLERANCE) {
+        return Some(Doubt::Behind);
     }
-    let before = before.filter(|before| present.jumped_since(before))?;
-    Some(format!("the clock jumped by more than a day since {}", before.wall))
+    before.filter(|before| present.jumped_since(before)).map(|_| Doubt::Jumped)
 }
 
 /// Says whether a policy would remove more than a fifth of a database's snapshots at once. A single one may always go.
@@ -100,10 +115,23 @@ mod tests {
     }
 
     #[test]
+    fn small_jumps_add_up_until_they_are_accepted() {
+        let first = clocks(1000, 10, "a");
+        let second = clocks(1023, 10, "a").after(Some(first.clone()), false);
+        assert_eq!(second, first);
+        assert!(clocks(1046, 10, "a").jumped_since(&second));
+        let accepted = clocks(1046, 10, "a").after(Some(second), true);
+        assert!(!clocks(1050, 14, "a").jumped_since(&accepted));
+        assert_eq!(clocks(2000, 1, "b").after(Some(accepted), false), clocks(2000, 1, "b"));
+        let no_boot = clocks(1, 1, "");
+        assert_eq!(clocks(9, 9, "").after(Some(no_boot), false), clocks(9, 9, ""));
+    }
+
+    #[test]
     fn clock_before_the_newest_snapshot_is_doubted() {
         let present = clocks(1000, 10, "a");
         let at = |seconds| Some(present.wall + SignedDuration::from_secs(seconds));
-        assert!(doubt_of_clock(at(601), None, &present).is_some());
+        assert_eq!(doubt_of_clock(at(601), None, &present), Some(Doubt::Behind));
         assert!(doubt_of_clock(at(600), None, &present).is_none());
         assert!(doubt_of_clock(at(-5), None, &present).is_none());
     }

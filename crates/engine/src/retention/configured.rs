@@ -47,6 +47,11 @@ impl Policies {
         })
     }
 
+    /// Says whether the configuration knows a database.
+    pub fn know(&self, name: &str) -> bool {
+        self.databases.contains_key(name)
+    }
+
     /// Returns the policy of a database.
     pub fn of_database(&self, name: &str) -> &Policy {
         self.databases.get(name).unwrap_or(&self.general)

@@ -278,7 +278,11 @@ fn model(case: &Case, place: usize) -> bool {
         me.time > floor
     });
     let is_aside = me.worth == Worth::Aside && me.time > *now - SignedDuration::from_hours(14 * 24);
+    let rank = |one: &Candidate| (one.worth, one.time, one.id);
+    let is_best = !lies_ahead(me)
+        && candidates.iter().filter(|other| !lies_ahead(other)).all(|other| rank(other) <= rank(me));
     let by_itself = me.pinned
+        || is_best
         || lies_ahead(me)
         || is_young
         || is_aside
@@ -345,6 +349,7 @@ fn decisions_are_those_of_a_slow_model_and_the_last_good_one_stays() {
                     for (place, decision) in decisions.iter().enumerate() {
                         assert_eq!(stays(decision), model(&case, place), "seed {seed}, snapshot {place}");
                     }
+                    assert!(decisions.is_empty() || decisions.iter().any(stays), "seed {seed} lost all");
                     let is_good = |place: &usize| case.candidates[*place].worth == Worth::Good;
                     let (had, has): (Vec<usize>, Vec<usize>) = (
                         (0..decisions.len()).filter(is_good).collect(),

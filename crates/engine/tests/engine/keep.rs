@@ -1,16 +1,18 @@
 //! What keeps backups trustworthy: verify, check, forget, keys, status, and the set-up.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use dbkeep_engine::check::{CheckRequest, ReadData};
 use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::keys::{self, NewKey};
 use dbkeep_engine::pin::{self, PinRequest};
-use dbkeep_engine::report::VerifyStatus;
-use dbkeep_engine::repository::InitRequest;
+use dbkeep_engine::report::{ForgetReport, VerifyStatus};
+use dbkeep_engine::repository::{InitRequest, Store};
 use dbkeep_engine::retention::Policy;
 use dbkeep_engine::verify::VerifyRequest;
-use dbkeep_engine::{Context, GlobalOptions, Id, KeyCost, Result, setup, status};
+use dbkeep_engine::{Context, GlobalOptions, Id, KeyCost, Result, Unobserved, Watch, setup, status};
+use jiff::{Timestamp, ToSpan};
 
 use crate::fixture::{Fixture, insert, of, to, told};
 
@@ -214,6 +216,83 @@ fn policy_leaves_what_it_keeps_and_what_is_held() {
     assert_eq!(told(&left_by(&place, Policy::default(), false).unwrap_err()).1, 2);
 }
 
+/// Drops one snapshot by its id.
+fn drop_one(store: &Store, id: Id, now: Timestamp, watch: &Watch) -> Result<ForgetReport> {
+    let choice = Choice::Named { snapshots: vec![id.to_string()], force: false };
+    forget::run(store, &ForgetRequest { choice, database: None, dry_run: false }, now, watch)
+}
+
+#[test]
+fn two_that_drop_at_once_leave_a_good_one() {
+    for (step, dropped_by_the_other) in [("forget.decided", true), ("forget.fact-stored", false)] {
+        let place = Fixture::new();
+        let a = place.database("a.db", 10);
+        let ids = [(); 2].map(|()| {
+            insert(&a, 1);
+            place.stored("a.db").snapshot.unwrap()
+        });
+        let (store, now) = (place.open().unwrap(), place.now());
+        let other = place.open().unwrap();
+        let quiet: Watch = Arc::new(Unobserved);
+        place.at_step(move |at| {
+            if at == step {
+                let report = drop_one(&other, ids[1], now, &quiet).unwrap();
+                assert_eq!(report.forgotten.len(), usize::from(dropped_by_the_other));
+            }
+        });
+        let ours = drop_one(&store, ids[0], now, &place.watch()).unwrap();
+        assert_eq!(ours.forgotten.len(), usize::from(!dropped_by_the_other), "{ours:?}");
+        place.at_step(|_| {});
+        let left: Vec<Id> = place.list().snapshots.iter().map(|row| row.id).collect();
+        assert_eq!(left, [ids[usize::from(!dropped_by_the_other)]]);
+        // What stays is expected to be there, so its loss would be noticed.
+        let check = place.check(&CheckRequest::default());
+        assert!(check.ok, "{check:?}");
+        std::fs::remove_file(&place.objects("snapshots")[0]).unwrap();
+        assert!(!place.check(&CheckRequest::default()).ok);
+    }
+}
+
+#[test]
+fn snapshot_whose_removal_was_interrupted_goes_unless_it_is_the_last_good_one() {
+    let place = Fixture::new();
+    let a = place.database("a.db", 10);
+    let ids = [(); 3].map(|()| {
+        insert(&a, 1);
+        place.stored("a.db").snapshot.unwrap()
+    });
+    let interrupted = |id: Id| {
+        let file = place.path("backups/snapshots").join(id.to_string());
+        let contents = std::fs::read(&file).unwrap();
+        assert_eq!(
+            drop_one(&place.open().unwrap(), id, place.now(), &place.watch()).unwrap().forgotten.len(),
+            1
+        );
+        std::fs::write(&file, contents).unwrap();
+    };
+    // It counts for nothing: the other two cannot both go.
+    interrupted(ids[0]);
+    assert_eq!(
+        drop_one(&place.open().unwrap(), ids[1], place.now(), &place.watch()).unwrap().forgotten.len(),
+        1
+    );
+    let refused = drop_one(&place.open().unwrap(), ids[2], place.now(), &place.watch()).unwrap();
+    assert_eq!(refused.refused.len(), 1, "{refused:?}");
+    let everything = || Policy { within: Some(10.years()), ..Policy::default() };
+    assert_eq!(left_by(&place, everything(), false).unwrap(), [ids[2]]);
+
+    // Somebody removes the other one behind our back: then it is the last good one, and stays for good.
+    insert(&a, 1);
+    let newest = place.stored("a.db").snapshot.unwrap();
+    interrupted(ids[2]);
+    std::fs::remove_file(place.path("backups/snapshots").join(newest.to_string())).unwrap();
+    let accept = CheckRequest { accept_removed: true, ..CheckRequest::default() };
+    assert!(place.check(&accept).ok);
+    assert_eq!(left_by(&place, Policy { last: 1, ..Policy::default() }, false).unwrap(), [ids[2]]);
+    std::fs::remove_file(&place.objects("snapshots")[0]).unwrap();
+    assert!(!place.check(&CheckRequest::default()).ok, "it is expected again");
+}
+
 #[test]
 fn policy_forgets_nothing_while_something_is_missing() {
     let place = Fixture::new();
@@ -242,6 +321,13 @@ fn policy_forgets_nothing_while_something_is_missing() {
     let contents = std::fs::read(fact).unwrap();
     std::fs::write(fact, "rot").unwrap();
     refused("a fact is damaged");
+    // Any of them, not only the newest, which this host remembers.
+    for fact in place.objects("dbkeep/facts") {
+        let contents = std::fs::read(&fact).unwrap();
+        std::fs::remove_file(&fact).unwrap();
+        refused("a fact is gone");
+        std::fs::write(&fact, contents).unwrap();
+    }
     std::fs::write(fact, contents).unwrap();
     assert_eq!(left_by(&place, last(), false).unwrap().len(), 1);
 }

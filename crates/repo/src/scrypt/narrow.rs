@@ -1,6 +1,6 @@
 //! One lane after another, in code that every compiler turns into the vectors that its machine has.
 
-use super::{BLOCK, DIAGONALS, Measures, Mixer};
+use super::{BLOCK, DIAGONALS, Measures};
 
 /// Four words that the same is done with.
 type Row = [u32; 4];
@@ -26,6 +26,13 @@ impl Lane {
         }
     }
 
+    /// scryptROMix of each lane, one after the other.
+    pub(super) fn mix(&mut self, lanes: &mut [u8]) {
+        for lane in lanes.chunks_exact_mut(self.blocks * BLOCK) {
+            self.mix_one(lane);
+        }
+    }
+
     /// scryptROMix. The number of rounds is a power of two.
     fn mix_one(&mut self, lane: &mut [u8]) {
         let Self { blocks, past, present, next } = self;
@@ -46,14 +53,6 @@ impl Lane {
         }
         for (block, bytes) in present.iter().zip(lane.as_chunks_mut().0) {
             write(block, bytes);
-        }
-    }
-}
-
-impl Mixer for Lane {
-    fn mix(&mut self, lanes: &mut [u8]) {
-        for lane in lanes.chunks_exact_mut(self.blocks * BLOCK) {
-            self.mix_one(lane);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::arch::x86_64::{
     _mm512_shuffle_epi32, _mm512_xor_si512,
 };
 
-use super::{BLOCK, DIAGONALS, Measures, Mixer, SIDE_BY_SIDE};
+use super::{BLOCK, DIAGONALS, Measures, SIDE_BY_SIDE};
 
 /// 64 bytes of each lane, as Salsa20 sees them.
 type Blocks = [__m512i; 4];
@@ -25,19 +25,21 @@ pub(super) struct Lanes {
     past: Vec<Vec<u8>>,
 }
 
-impl Lanes {
-    /// Returns nothing where the processor does not have the instructions.
-    pub(super) fn new(measures: Measures, lanes: usize) -> Option<Self> {
-        if lanes > SIDE_BY_SIDE || !std::is_x86_feature_detected!("avx512f") {
-            return None;
-        }
-        let length = measures.blocks * BLOCK * measures.rounds;
-        Some(Self { measures, past: (0..lanes).map(|_| vec![0; length]).collect() })
-    }
+/// Says whether the processor has the instructions.
+pub(super) fn is_here() -> bool {
+    std::is_x86_feature_detected!("avx512f")
 }
 
-impl Mixer for Lanes {
-    fn mix(&mut self, lanes: &mut [u8]) {
+impl Lanes {
+    /// Makes memory for at most four lanes. Only where the instructions are there.
+    pub(super) fn new(measures: Measures, lanes: usize) -> Self {
+        assert!(is_here() && lanes <= SIDE_BY_SIDE, "{lanes} lanes cannot be mixed side by side here");
+        let length = measures.blocks * BLOCK * measures.rounds;
+        Self { measures, past: (0..lanes).map(|_| vec![0; length]).collect() }
+    }
+
+    /// scryptROMix of each lane of `lanes`.
+    pub(super) fn mix(&mut self, lanes: &mut [u8]) {
         // SAFETY: `new` has seen that the processor has what the function is compiled for; it has no other precondition.
         unsafe { mix(self.measures, lanes, &mut self.past) }
     }

@@ -166,7 +166,8 @@ fn snapshot_that_we_write_and_drop_is_seen_by_restic() {
     assert_eq!(changed.original, Some(id));
 
     let lock = ours.lock_shared(Timestamp::now()).unwrap();
-    ours.forget(&[changed.id.unwrap()], "test", &lock, Timestamp::now()).unwrap();
+    ours.forget(&[changed.id.unwrap()], "test", &lock, Timestamp::now(), |_| Ok::<_, dbkeep_repo::Error>(()))
+        .unwrap();
     assert_eq!(stock.json(&["snapshots"]).as_array().unwrap().len(), 1);
 }
 

@@ -164,7 +164,7 @@ fn snapshot_that_was_acknowledged_and_is_gone_is_found_until_it_is_forgotten() {
     scene.backend.write(FileKind::Snapshot, &id, &stored).unwrap();
 
     let lock = scene.repository.lock_shared(now()).unwrap();
-    scene.repository.forget(&[id], "test", &lock, now()).unwrap();
+    scene.repository.forget(&[id], "test", &lock, now(), |_| Ok::<_, dbkeep_repo::Error>(())).unwrap();
     drop(lock);
     let options = CheckOptions { known_fact_heads: Vec::new(), ..scene.options.clone() };
     assert!(check(&scene.repository, &options, &Unobserved).unwrap().ok);

@@ -49,7 +49,7 @@ pub(crate) fn prune(repository: &Repository, options: &PruneOptions, now: Timest
 pub(crate) fn forget(repository: &Repository, snapshots: &[&Snapshot]) {
     let lock = repository.lock_shared(now()).unwrap();
     let ids: Vec<Id> = snapshots.iter().map(|snapshot| snapshot.id.unwrap()).collect();
-    repository.forget(&ids, "test", &lock, now()).unwrap();
+    repository.forget(&ids, "test", &lock, now(), |_| Ok::<_, dbkeep_repo::Error>(())).unwrap();
 }
 
 #[track_caller]
