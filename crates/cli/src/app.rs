@@ -140,8 +140,8 @@ impl App {
         if from_config.as_deref() != Some(context.location_from.as_str()) {
             line.extend(["--repo".to_owned(), text_of(&context.location)]);
         }
-        if let Some(file) = &context.password_file {
-            line.extend(["--password-file".to_owned(), text_of(&absolute(context, file))]);
+        if let Some(file) = context.password_file.clone().or_else(|| context.copy_password_file()) {
+            line.extend(["--password-file".to_owned(), text_of(&absolute(context, &file))]);
         }
         line.extend(words.iter().map(|&word| word.to_owned()));
         line.iter().map(|word| human::shell_quoted(word)).collect::<Vec<_>>().join(" ")

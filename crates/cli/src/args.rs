@@ -118,6 +118,7 @@ pub(crate) enum Command {
     Check(commands::check::CheckArgs),
     Compare(commands::compare::CompareArgs),
     Export(commands::export::ExportArgs),
+    Copy(commands::copy::CopyArgs),
     Forget(commands::forget::ForgetArgs),
     Pin(commands::pin::PinArgs),
     Unpin(commands::pin::UnpinArgs),

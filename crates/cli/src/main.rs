@@ -84,6 +84,7 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Check(args) => args.run(app),
         Command::Compare(args) => args.run(app),
         Command::Export(args) => args.run(app),
+        Command::Copy(args) => args.run(app),
         Command::Forget(args) => args.run(app),
         Command::Pin(args) => args.run(app),
         Command::Unpin(args) => args.run(app),

@@ -1,8 +1,8 @@
 //! Runs every command of the user guide, as printed, in the order of each page.
 //!
 //! A fenced block marked `sh` is run line by line by a shell, in a folder that holds what the page speaks of: a
-//! database `app.db`, a folder `data/` with two more, the built `dbkeep` on the PATH, and a home of its own. A line
-//! that calls `restic` or `sqlite3` is left out, and said so, where that program is not installed.
+//! database `app.db`, a folder `data/` with two more, the built `dbkeep` on the PATH, and a home of its own. One that is
+//! marked `toml` is written into `dbkeep.toml` there, in the place of what was in it. A line that calls `restic` or `sqlite3` is left out, and said so, where that program is not installed.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stdout, reason = "a test says what it left out")]
@@ -70,29 +70,53 @@ impl Reader {
     /// Runs every `sh` line of a page.
     fn follow(&self, page: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide").join(page);
-        let lines = shell_lines(&fs::read_to_string(path).unwrap());
-        assert!(!lines.is_empty(), "{page} has no command");
-        for line in lines {
-            match missing_program(&line) {
-                Some(program) => println!("skipped, {program} is not installed: {line}"),
-                None => self.run(&line),
+        let steps = steps(&fs::read_to_string(path).unwrap());
+        assert!(steps.iter().any(|step| matches!(step, Step::Run(_))), "{page} has no command");
+        for step in steps {
+            match step {
+                Step::Configure(text) => fs::write(self.work().join("dbkeep.toml"), text).unwrap(),
+                Step::Run(line) => match missing_program(&line) {
+                    Some(program) => println!("skipped, {program} is not installed: {line}"),
+                    None => self.run(&line),
+                },
             }
         }
     }
 }
 
-/// Returns the lines of all blocks marked `sh`, without comments.
-fn shell_lines(page: &str) -> Vec<String> {
-    let mut inside = false;
-    let mut lines = Vec::new();
+/// What a page tells a reader to do.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Type this.
+    Run(String),
+    /// Have this in `dbkeep.toml`.
+    Configure(String),
+}
+
+/// Returns the lines of all blocks marked `sh`, without comments, and the blocks marked `toml`.
+fn steps(page: &str) -> Vec<Step> {
+    let mut block = None;
+    let mut steps = Vec::new();
     for line in page.lines() {
         if line.starts_with("```") {
-            inside = !inside && line.trim() == "```sh";
-        } else if inside && !line.trim().is_empty() {
-            lines.push(line.split(" # ").next().unwrap_or(line).trim_end().to_owned());
+            block = if block.is_none() { Some(line.trim()) } else { None };
+            if block == Some("```toml") {
+                steps.push(Step::Configure(String::new()));
+            }
+            continue;
+        }
+        match (block, steps.last_mut()) {
+            (Some("```sh"), _) if !line.trim().is_empty() => {
+                steps.push(Step::Run(line.split(" # ").next().unwrap_or(line).trim_end().to_owned()));
+            }
+            (Some("```toml"), Some(Step::Configure(text))) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            _ => {}
         }
     }
-    lines
+    steps
 }
 
 /// Returns the stock program that `line` calls and that is not here.
@@ -144,6 +168,8 @@ fn security_page_works_as_printed() {
 
 #[test]
 fn only_blocks_marked_as_shell_are_commands() {
-    let page = "```sh\none # why\n\ntwo\n```\n```\nnot this\n```\ntext\n```sh\nthree\n```\n";
-    assert_eq!(shell_lines(page), ["one", "two", "three"]);
+    let page = "```sh\none # why\n\ntwo\n```\n```\nnot this\n```\ntext\n```toml\n[a]\n\nb = 1\n```\n```sh\nthree\n```\n";
+    let run = |line: &str| Step::Run(line.to_owned());
+    let expected = [run("one"), run("two"), Step::Configure("[a]\n\nb = 1\n".to_owned()), run("three")];
+    assert_eq!(steps(page), expected);
 }

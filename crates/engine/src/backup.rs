@@ -30,7 +30,7 @@ use crate::report::{
 };
 use crate::repository::{self, Store};
 use crate::source::{self, Source, Unresolved};
-use crate::{Error, Result, git, session};
+use crate::{Error, Result, copy, git, session};
 
 pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
@@ -126,13 +126,13 @@ pub fn run(
     if request.dry_run {
         plan(context, request, sources, &clock, watch, &mut report)?;
     } else if !nothing_to_store(context, &mut sources, &clock)? {
-        store_all(context, request, sources, &clock, watch, &mut report)?;
+        let store = store_all(context, request, sources, &clock, watch, &mut report)?;
+        if request.copies {
+            report.copies = copies(&store, &report, &clock, watch);
+        }
     } else {
         report.session = session::next_id(now, &Default::default());
         report.databases = sources.into_iter().filter_map(Result::err).map(unresolved).collect();
-    }
-    if request.copies && !request.dry_run {
-        report.copies = copies(context);
     }
     report.finish(&clock);
     if let Some(file) = &request.report {
@@ -194,14 +194,27 @@ fn store_all(
     clock: &Clock,
     watch: &Watch,
     report: &mut BackupReport,
-) -> Result<()> {
+) -> Result<Store> {
     let (store, initialised) = repository::open_or_init(context, request.new_key, clock.began(), watch)?;
+    store_session(&store, request, sources, clock, watch, (initialised, report))?;
+    Ok(store)
+}
+
+/// Stores every source that can be stored. The lock is given back at the end: copies, which may take long, only read.
+fn store_session(
+    store: &Store,
+    request: &BackupRequest,
+    sources: Vec<Result<Source, Unresolved>>,
+    clock: &Clock,
+    watch: &Watch,
+    (initialised, report): (Option<InitReport>, &mut BackupReport),
+) -> Result<()> {
     let lock = store.repository().lock_shared(clock.began())?;
     watch.step("backup.locked");
-    let catalog = Catalog::load(&store)?;
+    let catalog = Catalog::load(store)?;
     let reader = store.writing_reader(&catalog)?;
-    let session = Session::new(&store, &catalog, &reader, request, *clock);
-    report.begin_in(&store, &session, initialised);
+    let session = Session::new(store, &catalog, &reader, request, *clock);
+    report.begin_in(store, &session, initialised);
     let mut run = Run::begin(&session, &lock, watch)?;
     run.take_all(sources, request.at_once);
     run.commit();
@@ -212,6 +225,15 @@ fn store_all(
         report.unacknowledged = Some(ErrorReport::from(&error));
     }
     Ok(())
+}
+
+/// Copies to every configured place what it lacks: this session, and what earlier ones could not copy.
+fn copies(store: &Store, report: &BackupReport, clock: &Clock, watch: &Watch) -> Vec<CopyReport> {
+    let interrupted = |one: &DatabaseBackup| one.error.as_ref().is_some_and(|error| error.exit_code == 130);
+    if report.databases.iter().any(interrupted) {
+        return copy::none_made(store.context(), &Error::Cancelled);
+    }
+    copy::into_all(store, clock.now(), watch)
 }
 
 /// What all databases of a session have in common.
@@ -426,22 +448,6 @@ fn unresolved(source: Unresolved) -> DatabaseBackup {
     DatabaseBackup::empty(source.name, source.engine, source.shown, BackupStatus::Failed, Some(error))
 }
 
-/// Returns what becomes of configured copies: this version makes none, and says so.
-fn copies(context: &Context) -> Vec<CopyReport> {
-    let error = ErrorReport::from(&Error::Unsupported {
-        what: "copies are not made by this version".to_owned(),
-        hint: Some("copy the directory of the repository by other means, and give --copies none".to_owned()),
-    });
-    let copies = context.config.copies.iter();
-    copies
-        .map(|copy| CopyReport {
-            name: copy.name.clone(),
-            status: "failed".to_owned(),
-            error: Some(error.clone()),
-        })
-        .collect()
-}
-
 /// Returns whole milliseconds.
 pub(crate) fn milliseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -484,6 +490,12 @@ impl BackupReport {
             all if all.len() == self.databases.len() => (SessionStatus::Failed, Some(overall(all))),
             _ => (SessionStatus::Partial, interrupted.map(|error| (*error).clone())),
         };
+        let not_copied: Vec<&ErrorReport> =
+            self.copies.iter().filter_map(|copy| copy.error.as_ref()).collect();
+        if self.status == SessionStatus::Ok && !not_copied.is_empty() {
+            self.status = SessionStatus::Partial;
+            self.error = not_copied.iter().find(|error| error.exit_code == 130).map(|error| (*error).clone());
+        }
         if let Some(error) = self.unacknowledged.take() {
             self.status = SessionStatus::Partial;
             match self.error {

@@ -18,6 +18,9 @@ use crate::{Error, Result, moment, name};
 /// The reason of the backup that a restore in place takes first.
 pub(crate) const PRE_RESTORE: &str = "pre-restore";
 
+/// The level of the proof that a copy leaves: what it stored was read back.
+pub(crate) const COPIED: &str = "copied";
+
 /// The tags that are ours.
 pub(crate) const OUR_TAGS: [&str; 6] = ["session", "database", "engine", "reason", "integrity", SHRANK];
 
@@ -53,6 +56,10 @@ pub struct History {
     pub damage: Vec<String>,
     /// Whether somebody said that what looks wrong about it is in order.
     pub cleared: bool,
+    /// Whether the user was told that it is stored here.
+    pub(crate) acknowledged: bool,
+    /// Whether it was ever held for good, or let go.
+    pub(crate) pin_decided: bool,
 }
 
 impl Entry {
@@ -410,12 +417,15 @@ impl Catalog {
     fn by_prefix(&self, prefix: &str, database: Option<&str>) -> Result<&Entry> {
         let is_prefix =
             !prefix.is_empty() && prefix.len() <= 64 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let fits = |entry: &&Entry| {
-            is_prefix
-                && entry.id.starts_with(prefix)
-                && (database.is_none() || entry.database.as_deref() == database)
-        };
-        let found: Vec<&Entry> = self.entries.iter().filter(fits).collect();
+        let of_database = |entry: &&Entry| database.is_none() || entry.database.as_deref() == database;
+        let named = |entry: &&Entry| is_prefix && entry.id.starts_with(prefix);
+        // A copy is found by the id of what it is a copy of too.
+        let first =
+            |entry: &&Entry| is_prefix && entry.snapshot.original.is_some_and(|id| id.starts_with(prefix));
+        let mut found: Vec<&Entry> = self.entries.iter().filter(named).filter(of_database).collect();
+        if found.is_empty() {
+            found = self.entries.iter().filter(first).filter(of_database).collect();
+        }
         match found.as_slice() {
             [only] => Ok(only),
             [] => Err(Error::NoSnapshot { wanted: format!("{prefix:?}"), hint: Some(self.hint_for(prefix)) }),
@@ -512,15 +522,27 @@ fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) -> HashMap<
     };
     for (time, fact) in facts {
         match fact {
-            Fact::Verified { snapshot, .. } => change(snapshot, &|history| {
+            Fact::Verified { snapshot, level } => change(snapshot, &|history| {
                 history.verified = Some(time);
-                history.damage.clear();
+                // A copy reads back what it stores, and not what was there before.
+                if level != COPIED {
+                    history.damage.clear();
+                }
             }),
             Fact::Drilled { snapshot, passed: true } => {
                 change(snapshot, &|history| history.drilled = Some(time));
             }
-            Fact::Pinned { snapshot, .. } => change(snapshot, &|history| history.pinned = true),
-            Fact::Unpinned { snapshot } => change(snapshot, &|history| history.pinned = false),
+            Fact::Pinned { snapshot, .. } => change(snapshot, &|history| {
+                (history.pinned, history.pin_decided) = (true, true);
+            }),
+            Fact::Unpinned { snapshot } => change(snapshot, &|history| {
+                (history.pinned, history.pin_decided) = (false, true);
+            }),
+            Fact::Acknowledged { snapshots, .. } => {
+                for snapshot in snapshots {
+                    change(snapshot, &|history| history.acknowledged = true);
+                }
+            }
             Fact::Damaged { snapshots, findings } => {
                 for snapshot in snapshots {
                     change(snapshot, &|history| history.damage.extend(findings.iter().cloned()));

@@ -1,10 +1,10 @@
 //! What every operation starts from: the environment, the configuration, and where the repository is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbkeep_repo::Observer;
+use dbkeep_repo::{Observer, Secret};
 
 use crate::config::{self, Config};
 use crate::dotenv;
@@ -49,6 +49,23 @@ pub struct Context {
     pub key_cost: KeyCost,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// That the repository holds copies of another one; `None` for the primary.
+    pub(crate) as_copy: Option<AsCopy>,
+}
+
+/// What is known of a repository because it holds copies of another one: see `copy/place.rs`.
+#[derive(Clone, Debug)]
+pub(crate) struct AsCopy {
+    /// What the copy is called.
+    pub(crate) name: String,
+    /// What it is a copy of.
+    pub(crate) primary: Box<Context>,
+    /// It has a source of its password of its own; else those of the primary count.
+    pub(crate) has_own_password: bool,
+    /// The password of the primary, where that comes from a key file.
+    pub(crate) lent: Option<Secret>,
+    /// What stock tools cut files with in the primary.
+    pub(crate) chunker_polynomial: Option<String>,
 }
 
 /// How expensive it is to try a password.
@@ -81,6 +98,7 @@ impl Context {
             lock_patience: Duration::from_secs(10),
             key_cost: KeyCost::default(),
             warnings,
+            as_copy: None,
         })
     }
 
@@ -88,6 +106,18 @@ impl Context {
     pub fn config_base(&self) -> PathBuf {
         let parent = self.config_file.as_ref().and_then(|file| file.parent());
         parent.map_or_else(|| self.environment.working_directory.clone(), PathBuf::from)
+    }
+
+    /// Returns the name of the copy that this is the context of; `None` for the primary.
+    pub fn copy_name(&self) -> Option<&str> {
+        self.as_copy.as_ref().map(|copy| copy.name.as_str())
+    }
+
+    /// Returns the password file of the copy that this is the context of, where it has one of its own.
+    pub fn copy_password_file(&self) -> Option<PathBuf> {
+        let copy = self.as_copy.as_ref().filter(|copy| copy.has_own_password);
+        let file = copy.and(self.config.repository.password_file.as_ref())?;
+        Some(self.environment.resolve(file, &self.config_base()))
     }
 
     /// Returns what is in force, for `config show`.
@@ -124,6 +154,11 @@ fn locate(
     if text.is_empty() {
         return Err(Error::usage("the location of the repository is empty", "give a directory"));
     }
+    Ok((directory(environment, text, &base)?, from))
+}
+
+/// Returns the directory that a location means.
+pub(crate) fn directory(environment: &Environment, text: &str, base: &Path) -> Result<PathBuf> {
     // `s3:bucket`, `sftp:user@host:/path`, `rest:https://…` are places of restic and of later versions.
     if let Some((scheme, _)) = text.split_once(':')
         && scheme.len() > 1
@@ -136,5 +171,5 @@ fn locate(
         });
     }
     let path = text.strip_prefix("local:").unwrap_or(text);
-    Ok((environment.resolve(std::path::Path::new(path), &base), from))
+    Ok(environment.resolve(Path::new(path), base))
 }

@@ -250,6 +250,27 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Something is wrong with a copy, not with the repository that is copied.
+    #[error("copy {copy:?}")]
+    AtCopy {
+        /// What the copy is called.
+        copy: String,
+        /// What.
+        source: Box<Error>,
+    },
+    /// Another process copies to the same place.
+    #[error("another process of this host copies there already")]
+    CopyBusy,
+    /// Several snapshots could not be copied; each said why in the report.
+    #[error("{failed} of {total} snapshots could not be copied; the first: {first}")]
+    NotAllCopied {
+        /// How many.
+        failed: usize,
+        /// Of how many that were to be copied.
+        total: usize,
+        /// What the first said.
+        first: String,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -302,6 +323,9 @@ impl Error {
             Self::Damaged { .. } => "damaged",
             Self::NoSpace { .. } => "no-space",
             Self::AllFailed { .. } => "all-failed",
+            Self::AtCopy { source, .. } => source.kind(),
+            Self::CopyBusy => "locked",
+            Self::NotAllCopied { .. } => "not-all-copied",
             Self::Cancelled => "interrupted",
             Self::Repo(error) => repo_kind(error),
             Self::Sqlite(error) => sqlite_kind(error),
@@ -313,6 +337,7 @@ impl Error {
         match self.kind() {
             "usage" | "config" | "unsafe-file" | "name-taken" | "no-variable" => 2,
             "ambiguous" if matches!(self, Self::AmbiguousDatabase { .. }) => 2,
+            _ if matches!(self, Self::AtCopy { source, .. } if source.exit_code() == 2) => 2,
             "no-repository" | "repository-gone" => 10,
             "locked" => 11,
             "no-password" | "wrong-password" | "password-command" => 12,
@@ -382,6 +407,21 @@ impl Error {
             }
             Self::Damaged { .. } => Some("run `dbkeep check --read-data` to see what is affected".to_owned()),
             Self::NoSpace { .. } => Some("free some space, or choose another place".to_owned()),
+            Self::AtCopy { copy, source } => match source.kind() {
+                "wrong-password" => Some(format!(
+                    "the copy {copy:?} was made with another password than is used now: name its own as `password-file` of that copy in the configuration, or with --to-password-file"
+                )),
+                "repository-gone" => Some(
+                    "is the disk mounted? Nothing was made there; the next backup or `dbkeep copy` catches up. If the copy is really gone, `dbkeep init --repo` makes a new one in its place"
+                        .to_owned(),
+                ),
+                _ => source.hint(),
+            },
+            Self::CopyBusy => Some("wait until it is done; what it has not copied, the next copy does".to_owned()),
+            Self::NotAllCopied { .. } => Some(
+                "`dbkeep check --read-data` tells what is damaged; one that cannot be saved any more is dropped with `dbkeep forget`"
+                    .to_owned(),
+            ),
             Self::AllFailed { .. } | Self::Cancelled => None,
             Self::Io { source, .. } => io_hint(source),
             Self::ReportUnwritten { .. } => Some(
@@ -425,9 +465,11 @@ fn repo_kind(error: &dbkeep_repo::Error) -> &'static str {
         Repo::Locked { .. } => "locked",
         Repo::NoSpace { .. } => "no-space",
         Repo::Cancelled => "interrupted",
-        Repo::Missing { .. } | Repo::Short { .. } | Repo::Damaged { .. } | Repo::KeyDamaged { .. } => {
-            "damaged"
-        }
+        Repo::Missing { .. }
+        | Repo::BlobMissing { .. }
+        | Repo::Short { .. }
+        | Repo::Damaged { .. }
+        | Repo::KeyDamaged { .. } => "damaged",
         Repo::Foreign { .. } => "foreign",
         _ => "repository",
     }

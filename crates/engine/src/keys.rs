@@ -103,14 +103,17 @@ pub(crate) fn passwords(
     backend: &dyn Backend,
     warn: &mut dyn FnMut(String),
 ) -> Result<Vec<Secret>> {
-    if let Some(secret) = given(context, warn)? {
+    let lent = lent(context);
+    if lent.is_none()
+        && let Some(secret) = named(context, warn)?
+    {
         return Ok(vec![secret]);
     }
+    let mut secrets = Vec::from_iter(lent.cloned());
     let directory = directory(&context.environment);
     let ids: Vec<Id> = backend.list(FileKind::Key)?.into_iter().map(|file| file.id).collect();
     let mut files: Vec<PathBuf> = ids.iter().map(|id| directory.join(id.to_string())).collect();
     files.extend(pending_files(&directory));
-    let mut secrets = Vec::new();
     for file in files.iter().filter(|file| file.exists()) {
         warn_if_lax(file, warn);
         secrets.push(from_file(file, "the configuration directory")?);
@@ -121,8 +124,39 @@ pub(crate) fn passwords(
     Ok(secrets)
 }
 
-/// Returns the password that the user or the configuration gives; `None` when nothing does.
+/// Returns the password for a repository that is made: the one that is named, for a copy without one of its own the
+/// primary's.
 pub(crate) fn given(context: &Context, warn: &mut dyn FnMut(String)) -> Result<Option<Secret>> {
+    match lent(context) {
+        Some(secret) => Ok(Some(secret.clone())),
+        None => named(context, warn),
+    }
+}
+
+/// Returns the password of the primary that a copy is opened with.
+fn lent(context: &Context) -> Option<&Secret> {
+    context.as_copy.as_ref()?.lent.as_ref()
+}
+
+/// Says whether nothing but a key file gives the password.
+pub(crate) fn is_in_key_file(context: &Context) -> bool {
+    password_source(context).is_none()
+}
+
+/// Keeps a key as the key file of a copy too, so that the copy can be opened when the primary is gone.
+pub(crate) fn keep_for_copy(environment: &Environment, id: &Id, secret: &Secret) -> Result<()> {
+    let directory = directory(environment);
+    private_directory(&directory)?;
+    let file = directory.join(id.to_string());
+    let contents = zeroize::Zeroizing::new(format!("{}\n", secret.expose()));
+    match durable::write_new(&file, contents.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        written => written.map_err(Error::io("write", &file)),
+    }
+}
+
+/// Returns the password that the user or the configuration gives; `None` when nothing does.
+fn named(context: &Context, warn: &mut dyn FnMut(String)) -> Result<Option<Secret>> {
     let secret = match password_source(context) {
         Some(Source::File(file, named_by)) => {
             warn_if_lax(&file, warn);

@@ -11,6 +11,7 @@ mod clock;
 pub mod compare;
 pub mod config;
 mod context;
+pub mod copy;
 mod dotenv;
 mod environment;
 mod error;

@@ -6,6 +6,7 @@ use dbkeep_repo::Id;
 use dbkeep_repo::read::Reader;
 
 use crate::catalog::{Catalog, Entry};
+use crate::copy::standing;
 use crate::manifest::{IntegrityResult, Manifest};
 use crate::report::{ListReport, SnapshotRow};
 use crate::repository::Store;
@@ -35,7 +36,9 @@ pub fn run(store: &Store, request: &ListRequest) -> Result<ListReport> {
         .take(request.last.unwrap_or(usize::MAX))
         .collect();
     let summaries = summaries(store, &catalog, &wanted)?;
-    let snapshots = wanted.into_iter().map(|entry| row(entry, summaries.get(&entry.id))).collect();
+    let copies = standing::remembered(store);
+    let row = |entry: &Entry| row(entry, summaries.get(&entry.id), &copies);
+    let snapshots = wanted.into_iter().map(row).collect();
     Ok(ListReport { snapshots })
 }
 
@@ -94,7 +97,7 @@ pub(crate) fn summarise(manifest: &Manifest) -> Summary {
     }
 }
 
-fn row(entry: &Entry, summary: Option<&Summary>) -> SnapshotRow {
+fn row(entry: &Entry, summary: Option<&Summary>, copies: &[(String, HashSet<Id>)]) -> SnapshotRow {
     SnapshotRow {
         id: entry.id,
         short_id: entry.id.short(),
@@ -113,6 +116,11 @@ fn row(entry: &Entry, summary: Option<&Summary>) -> SnapshotRow {
         verified: entry.history.verified,
         drilled: entry.history.drilled,
         pinned: entry.history.pinned,
+        copies: copies
+            .iter()
+            .filter(|(_, held)| held.contains(&entry.id))
+            .map(|(name, _)| name.clone())
+            .collect(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod backup;
 mod compare;
+mod copy;
 mod export;
 mod restore;
 mod space;
@@ -26,6 +27,7 @@ pub use compare::{
     CellValue, ColumnChange, CompareReport, ComparedSide, ComparedTable, RenamedColumn, RowChange, RowKind,
     SchemaChange, SchemaReport, hex,
 };
+pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
 };
@@ -130,6 +132,8 @@ pub struct SnapshotRow {
     pub drilled: Option<Timestamp>,
     /// Whether it is held for good.
     pub pinned: bool,
+    /// The configured copies that have it, as far as this host knows.
+    pub copies: Vec<String>,
 }
 
 /// The manifest of a snapshot, and what the repository knows of it.
@@ -422,6 +426,24 @@ pub struct CopyStatus {
     pub name: String,
     /// Where it is.
     pub location: String,
+    /// Whether it could be opened now; else the numbers are what this host remembers.
+    pub reachable: bool,
+    /// How many snapshots of the repository it has.
+    pub snapshots: u64,
+    /// How many it lacks, without those that were dropped there on purpose.
+    pub behind: u64,
+    /// How many were dropped there on purpose.
+    pub dropped: u64,
+    /// The newest snapshot of the repository that it has.
+    pub newest: Option<Id>,
+    /// When copying there from this host last went well.
+    pub last_copied: Option<Timestamp>,
+    /// When it last went wrong, unless it went well since.
+    pub failed: Option<Timestamp>,
+    /// Why.
+    pub error: Option<ErrorReport>,
+    /// What is wrong.
+    pub problems: Vec<String>,
 }
 
 /// The keys of a repository.

@@ -419,10 +419,12 @@ impl Store {
 impl Context {
     /// Returns how a new repository is made.
     fn init_options(&self) -> InitOptions {
-        match self.key_cost {
+        let options = match self.key_cost {
             KeyCost::Strong => InitOptions::default(),
             KeyCost::Cheap => InitOptions::cheap(),
-        }
+        };
+        let chunker_polynomial = self.as_copy.as_ref().and_then(|copy| copy.chunker_polynomial.clone());
+        InitOptions { chunker_polynomial, ..options }
     }
 
     /// Returns how a new key is made.

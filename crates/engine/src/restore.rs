@@ -4,6 +4,7 @@
 //! place before every blob's hash was compared and the result was inspected, and nothing is overwritten
 //! before what was there is safe in the repository.
 
+mod fallback;
 mod in_place;
 mod new_file;
 mod plan;
@@ -14,6 +15,7 @@ mod tables;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::read::{Image, Reader};
 use dbkeep_repo::{Id, SharedLock};
 use jiff::Timestamp;
@@ -30,6 +32,7 @@ use crate::report::{
 use crate::repository::Store;
 use crate::{Error, Result, show};
 
+pub use fallback::open;
 pub use plan::plan;
 
 /// What to bring back, and where to.
@@ -86,6 +89,8 @@ pub struct RestorePlan {
     pub(crate) force: bool,
     #[serde(skip)]
     pub(crate) verify: Verify,
+    #[serde(skip)]
+    pub(crate) request: RestoreRequest,
 }
 
 /// What a restore will do with one database.
@@ -113,10 +118,19 @@ pub struct PlannedRestore {
     pub bytes_free: Option<u64>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// The copy that it is restored from; `None` for the repository itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
     /// Why this database of a session cannot be restored.
     pub error: Option<ErrorReport>,
     #[serde(skip)]
     pub(crate) path: PathBuf,
+    /// That copy.
+    #[serde(skip)]
+    pub(crate) from: Option<Store>,
+    /// The snapshot itself, to find it in a copy.
+    #[serde(skip)]
+    pub(crate) meant: Option<Snapshot>,
 }
 
 /// How a database comes into its place.
@@ -164,7 +178,14 @@ impl PlannedRestore {
 ///
 /// On success every target is durable. After an error, or a crash at any point, each target is as it was or wholly
 /// restored. With a session, each database has an answer of its own, and one that fails does not hold back the others.
+/// What turns out to be damaged or gone in the repository is restored from a copy that has the same snapshot, and the
+/// report says so.
 pub fn run(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
+    fallback::run(store, plan, now, watch)
+}
+
+/// Restores what was planned from one repository.
+fn run_from(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
     let clock = Clock::start(now);
     let lock = Lock::take(store, plan, now, watch)?;
     let catalog = Catalog::load(store)?;
@@ -298,14 +319,7 @@ impl<'r> Restore<'r> {
                 },
             })
             .collect();
-        let failed: Vec<&ErrorReport> = restores.iter().filter_map(|one| one.error.as_ref()).collect();
-        let status = match failed.len() {
-            0 => SessionStatus::Ok,
-            count if count == restores.len() => SessionStatus::Failed,
-            _ => SessionStatus::Partial,
-        };
-        let error = (status == SessionStatus::Failed).then(|| crate::backup::overall(&failed));
-        SessionRestoreReport { session: session.to_owned(), status, restores, error }
+        session_report(session, restores)
     }
 
     fn report(
@@ -333,6 +347,7 @@ impl<'r> Restore<'r> {
             integrity: restored.integrity.summary(),
             duration_ms: self.clock.milliseconds_since(began),
             verified: restored.integrity.result == IntegrityResult::Ok,
+            copy: self.store.context().copy_name().map(str::to_owned),
             status: None,
             error: None,
             tables: restored.tables,
@@ -363,6 +378,18 @@ impl<'r> Restore<'r> {
     }
 }
 
+/// Returns what the restore of a session came to.
+fn session_report(session: &str, restores: Vec<RestoreReport>) -> SessionRestoreReport {
+    let failed: Vec<&ErrorReport> = restores.iter().filter_map(|one| one.error.as_ref()).collect();
+    let status = match failed.len() {
+        0 => SessionStatus::Ok,
+        count if count == restores.len() => SessionStatus::Failed,
+        _ => SessionStatus::Partial,
+    };
+    let error = (status == SessionStatus::Failed).then(|| crate::backup::overall(&failed));
+    SessionRestoreReport { session: session.to_owned(), status, restores, error }
+}
+
 fn not_restored(planned: &PlannedRestore, error: ErrorReport) -> RestoreReport {
     RestoreReport {
         snapshot: planned.snapshot,
@@ -376,6 +403,7 @@ fn not_restored(planned: &PlannedRestore, error: ErrorReport) -> RestoreReport {
         integrity: "not run".to_owned(),
         duration_ms: 0,
         verified: false,
+        copy: planned.copy.clone(),
         status: Some(RestoreStatus::Failed),
         error: Some(error),
         tables: Vec::new(),

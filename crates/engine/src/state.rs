@@ -7,6 +7,7 @@
 //! <repository id>/cache/                 what the small objects of the repository say (`dbkeep_repo::cache`)
 //! <repository id>/clocks                 what the clocks said when a policy last ran by itself
 //! <repository id>/summaries              what the manifests of snapshots say
+//! <repository id>/copies/<hash of the location>    what became of copying there
 //! <repository id>/databases/<name>/chunks      the known chunks of the last image
 //! <repository id>/databases/<name>/position    where the source was when it was taken
 //! ```
@@ -23,7 +24,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Engine;
+use crate::report::{Engine, ErrorReport};
 use crate::retention::careful::Clocks;
 use crate::{Error, Result, name, session};
 
@@ -70,14 +71,19 @@ impl State {
     }
 
     fn place_file(&self, location: &Path) -> PathBuf {
-        // By the words of the path: it may lead over a symbolic link to a disk that is gone.
-        let digest = Id::of(plain(location).as_os_str().as_encoded_bytes());
-        self.directory.join("repositories").join(&digest.to_string()[..32])
+        self.directory.join("repositories").join(digits(location))
     }
 }
 
+/// Returns the name of a place among state files.
+fn digits(location: &Path) -> String {
+    // By the words of the path: it may lead over a symbolic link to a disk that is gone.
+    let digest = Id::of(plain(location).as_os_str().as_encoded_bytes());
+    digest.to_string()[..32].to_owned()
+}
+
 /// Returns a path without `.`, `..` and doubled slashes, so that a place has one name however it is written.
-fn plain(path: &Path) -> PathBuf {
+pub(crate) fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
         match component {
@@ -114,6 +120,19 @@ pub(crate) struct Summary {
     pub(crate) bytes_added: u64,
     pub(crate) integrity: String,
     pub(crate) source: String,
+}
+
+/// What this host remembers of copying a repository to a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CopyMemory {
+    /// When it last went well.
+    pub(crate) succeeded: Option<Timestamp>,
+    /// When it last went wrong, unless it went well since.
+    pub(crate) failed: Option<Timestamp>,
+    /// Why.
+    pub(crate) error: Option<ErrorReport>,
+    /// The snapshots of the repository that were there after the last look.
+    pub(crate) held: Vec<Id>,
 }
 
 /// Summaries by the id of the snapshot.
@@ -197,6 +216,36 @@ impl RepositoryState {
     /// Remembers a position, or that there is none. No position outlives a power cut, so it is not synced.
     pub(crate) fn save_position(&self, database: &str, position: Option<&SavedPosition>) -> Result<()> {
         write_for_this_boot(&self.database(database).join("position"), &encoded(&position))
+    }
+
+    /// Returns what is remembered of copying to a place.
+    pub(crate) fn copy(&self, location: &Path) -> CopyMemory {
+        load(&self.copy_file(location)).unwrap_or_default()
+    }
+
+    /// Remembers what became of copying to a place. It is only shown, so it is not synced.
+    pub(crate) fn save_copy(&self, location: &Path, memory: &CopyMemory) -> Result<()> {
+        write_for_this_boot(&self.copy_file(location), &encoded(memory))
+    }
+
+    /// Keeps other processes of this host from copying to the same place while the file lives. `None` where no state
+    /// can be kept.
+    pub(crate) fn lock_copy(&self, location: &Path) -> Result<Option<std::fs::File>> {
+        let path = self.copy_file(location).with_extension("lock");
+        if private_directory(folder(&path)).is_err() {
+            return Ok(None);
+        }
+        let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
+        let Ok(file) = opened else { return Ok(None) };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::CopyBusy),
+            Err(std::fs::TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    fn copy_file(&self, location: &Path) -> PathBuf {
+        self.directory.join("copies").join(digits(location))
     }
 
     fn database(&self, database: &str) -> PathBuf {

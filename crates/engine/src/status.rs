@@ -6,8 +6,9 @@ use dbkeep_repo::backend::FileKind;
 use jiff::{Span, Timestamp};
 
 use crate::catalog::{Catalog, Entry};
+use crate::copy::standing;
 use crate::manifest::IntegrityResult;
-use crate::report::{CopyStatus, DatabaseStatus, Engine, StatusReport};
+use crate::report::{DatabaseStatus, Engine, StatusReport};
 use crate::repository::Store;
 use crate::state::Summaries;
 use crate::{Result, list, name};
@@ -33,7 +34,7 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     for status in databases.values_mut() {
         status.problems.extend(problems(status, limit));
     }
-    let copies = store.context().config.copies.iter();
+    let copies = standing::look(store, &catalog, now, store.watch());
     Ok(StatusReport {
         repository: store.location(),
         id: store.repository().id().to_owned(),
@@ -41,9 +42,7 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
         snapshots: catalog.entries.len() as u64,
         bytes_stored: store.repository().list(FileKind::Pack)?.iter().map(|pack| pack.size).sum(),
         disk_free: store.repository().backend().free_space()?,
-        copies: copies
-            .map(|copy| CopyStatus { name: copy.name.clone(), location: copy.location.clone() })
-            .collect(),
+        copies,
         problems: general_problems(store, &catalog),
         recovery_sheet_shown: store.sheet_shown(),
     })

@@ -353,7 +353,7 @@ impl dbkeep_repo::Observer for Silent<'_> {
 }
 
 /// Returns what was found, with all digits of a damaged object's id.
-fn finding(error: &Error) -> String {
+pub(crate) fn finding(error: &Error) -> String {
     match error {
         Error::Repo(dbkeep_repo::Error::Damaged { kind, id, what }) => {
             format!("{} {id}: {what}", kind.word())
@@ -366,7 +366,7 @@ fn finding(error: &Error) -> String {
 }
 
 /// Says whether an error means that the snapshot is damaged, as opposed to storage that cannot be read now.
-fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     match error {
         Error::Damaged { .. } => true,
         Error::Repo(error) => is_repo_damage(error),

@@ -39,12 +39,15 @@ struct Inner {
 pub struct InitOptions {
     /// How its first key is made.
     pub key: KeyOptions,
+    /// What stock tools cut files with, taken over from the repository that this one will hold copies of, so that their
+    /// chunks match; random by default.
+    pub chunker_polynomial: Option<String>,
 }
 
 impl InitOptions {
     /// Options for tests: the password costs next to nothing to try.
     pub fn cheap() -> Self {
-        Self { key: KeyOptions::cheap() }
+        Self { key: KeyOptions::cheap(), ..Self::default() }
     }
 }
 
@@ -65,7 +68,10 @@ impl Repository {
         backend.create()?;
         let remains = backend.list(FileKind::Key).unwrap_or_default();
 
-        let config = Config::generate()?;
+        let mut config = Config::generate()?;
+        if let Some(polynomial) = &options.chunker_polynomial {
+            config.chunker_polynomial.clone_from(polynomial);
+        }
         let key = MasterKey::generate()?;
         let key_id = keys::store(&*backend, &key, password, &options.key, now)?;
         let mut sealed = Vec::new();
@@ -113,6 +119,11 @@ impl Repository {
     /// Returns the random name that the repository got when it was made.
     pub fn id(&self) -> &str {
         &self.0.config.id
+    }
+
+    /// Returns what stock tools cut files with here.
+    pub fn chunker_polynomial(&self) -> &str {
+        &self.0.config.chunker_polynomial
     }
 
     /// Returns where it is, for people.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use dbkeep_engine::Context;
 use dbkeep_engine::backup::{self, BackupRequest};
-use dbkeep_engine::report::{BackupReport, BackupStatus, DatabaseBackup, SessionStatus};
+use dbkeep_engine::report::{BackupReport, BackupStatus, CopyReport, DatabaseBackup, SessionStatus};
 
 use crate::app::{App, short};
 use crate::exit::{Exit, Failure};
@@ -22,6 +22,9 @@ place makes the repository, on a terminal or with --new-key with a random key.
 Each database gets its own snapshot; one that fails does not hold back the
 others. The last lines are the commands that restore what was stored.
 
+Afterwards every copy of the configuration ([[copies]]) gets what it lacks. A copy
+that fails does not fail the backup: it is told, and the next backup catches up.
+
 --verify quick runs SQLite's quick_check on the image that was stored, full
 runs its integrity_check, none runs nothing and the report says \"not run\".
 
@@ -30,7 +33,7 @@ Examples:
   dbkeep backup data/ --tag before-upgrade --at-once
   dbkeep backup data/app.db --reason pre-migration --verify full --json
 
-Exit codes: 0 stored and good, 1 failed, 2 usage, 3 some databases failed,
+Exit codes: 0 stored and good, 1 failed, 2 usage, 3 some databases or copies failed,
 4 stored but a source is corrupt, 10 the repository is gone, 11 locked,
 12 wrong password or no key, 130 interrupted";
 
@@ -85,6 +88,19 @@ pub(crate) struct BackupArgs {
     /// Make a random key when the repository has to be made
     #[arg(long)]
     pub(crate) new_key: bool,
+
+    /// Copy to the configured copies afterwards: all or none
+    #[arg(long, value_name = "WHICH", default_value = "all", hide_possible_values = true)]
+    pub(crate) copies: Copies,
+}
+
+/// Which of the configured copies are brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Copies {
+    /// Each of them.
+    All,
+    /// None.
+    None,
 }
 
 impl BackupArgs {
@@ -130,7 +146,7 @@ impl BackupArgs {
             dry_run: self.dry_run,
             compression: self.compression,
             new_key: self.new_key,
-            copies: false,
+            copies: self.copies == Copies::All,
         }
     }
 
@@ -171,6 +187,9 @@ fn log(report: &BackupReport) {
 pub(crate) fn show(app: &App, report: &BackupReport, checked: bool) {
     if report.status != SessionStatus::Failed {
         show_table(app, report);
+    }
+    for copy in &report.copies {
+        show_copy(app, copy);
     }
     for warning in &report.warnings {
         app.output.warn(warning, None);
@@ -253,6 +272,29 @@ fn totals(report: &BackupReport) -> String {
         totals.ratio.max(0.0) * 100.0,
         human::duration(took),
     )
+}
+
+/// Prints what became of a copy.
+fn show_copy(app: &App, copy: &CopyReport) {
+    tracing::info!(
+        event = "copied",
+        copy = copy.name,
+        status = copy.status,
+        copied = copy.copied,
+        bytes_stored = copy.bytes_stored,
+        error = copy.error.as_ref().map(|error| error.message.as_str())
+    );
+    let tone = if copy.error.is_none() { Tone::Good } else { Tone::Bad };
+    app.output.line(format_args!(
+        "copy {}: {}, {} copied, {} stored",
+        human::visible(&copy.name),
+        app.output.paint(tone, &copy.status),
+        human::counted(copy.copied, "snapshot"),
+        human::size(copy.bytes_stored)
+    ));
+    if let Some(error) = &copy.error {
+        app.failed(None, error);
+    }
 }
 
 /// What to do where a check could not run.

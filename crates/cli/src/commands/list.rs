@@ -13,7 +13,8 @@ use crate::output::Tone;
 use crate::table::{self, Value};
 
 const HELP: &str = "\
-Newest first. Snapshots that other tools made are listed too.
+Newest first. Snapshots that other tools made are listed too. COPIES names the
+configured copies that have a snapshot, as far as this host knows.
 
 Examples:
   dbkeep list
@@ -93,10 +94,25 @@ fn show(app: &App, report: &ListReport, now: Timestamp) {
         table::text("REASON").spare(5),
         table::text("SESSION").spare(8),
     ];
-    let rows: Vec<_> = report.snapshots.iter().map(|row| cells(app, row, now)).collect();
-    if report.snapshots.iter().any(|row| row.pinned || !row.tags.is_empty()) {
+    let any = |has: fn(&SnapshotRow) -> bool| report.snapshots.iter().any(has);
+    let copied = any(|row| !row.copies.is_empty());
+    let tagged = any(|row| row.pinned || !row.tags.is_empty());
+    if copied {
+        columns.push(table::text("COPIES").spare(1));
+    }
+    if tagged {
         columns.push(table::text("TAGS").spare(1));
     }
+    let rows = report.snapshots.iter().map(|row| {
+        let mut cells = cells(app, row, now);
+        if copied {
+            cells.push(if row.copies.is_empty() { Value::none() } else { row.copies.join(", ").into() });
+        }
+        if tagged {
+            cells.push(tags(row).into());
+        }
+        cells
+    });
     table::print(&app.output, &columns, rows);
     app.output.note(human::counted(report.snapshots.len() as u64, "snapshot"));
 }
@@ -105,10 +121,6 @@ fn cells(app: &App, row: &SnapshotRow, now: Timestamp) -> Vec<Value> {
     let figure = |value: Option<u64>, text: fn(u64) -> String| {
         value.map_or_else(Value::none, |value| text(value).into())
     };
-    let mut tags = row.tags.clone();
-    if row.pinned {
-        tags.push("pinned".into());
-    }
     vec![
         Value::toned(row.short_id.as_str(), Tone::Strong),
         app.time(row.time).into(),
@@ -122,6 +134,10 @@ fn cells(app: &App, row: &SnapshotRow, now: Timestamp) -> Vec<Value> {
         row.verified.map_or_else(Value::none, |time| human::age(time, now).into()),
         row.reason.as_deref().map_or_else(Value::none, Value::from),
         row.session.as_deref().map_or_else(Value::none, Value::from),
-        tags.join(", ").into(),
     ]
+}
+
+fn tags(row: &SnapshotRow) -> String {
+    let pinned = row.pinned.then_some("pinned");
+    row.tags.iter().map(String::as_str).chain(pinned).collect::<Vec<_>>().join(", ")
 }

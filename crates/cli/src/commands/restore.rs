@@ -32,6 +32,9 @@ with --in-place, or below the directory that --to names.
 
 --force overrides a refusal that names it; it never skips verification.
 
+Where the repository is gone or damaged, the same snapshot is restored from the
+first of its configured copies that has it, and the output says so.
+
 Examples:
   dbkeep restore latest --to restored.db
   dbkeep restore --database shop --at \"2 hours ago\" --to earlier.db
@@ -100,7 +103,9 @@ pub(crate) struct RestoreArgs {
 impl RestoreArgs {
     /// Plans, asks, restores, and says how to go back.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
-        let store = app.open()?;
+        let mut context = app.context()?;
+        let open = |context: &Context| restore::open(context, app.now(), &app.observer());
+        let store = app.with_password(&mut context, open)?;
         let request = self.request(app, &store)?;
         let plan = restore::plan(&store, &request, app.now())?;
         if self.dry_run {
@@ -213,6 +218,9 @@ fn show_plan(app: &App, plan: &RestorePlan) {
             human::age(one.moment, app.now())
         ));
         output.line(format_args!("  to      {}", human::visible(&one.target)));
+        if let Some(copy) = &one.copy {
+            output.line(format_args!("  from    the copy {}", human::visible(copy)));
+        }
         output.line(format_args!("  how     {}", how(one)));
         if !one.tables.is_empty() {
             output.line(format_args!("  tables  {}", human::visible(&one.tables.join(", "))));
@@ -273,6 +281,13 @@ fn show_one(app: &App, report: &RestoreReport) {
         app.time(report.moment),
         human::age(report.moment, app.now())
     ));
+    if let Some(copy) = &report.copy {
+        let copy = human::visible(copy);
+        output.line(format_args!(
+            "  from       {}",
+            output.paint(Tone::Notice, format_args!("the copy {copy}"))
+        ));
+    }
     for table in &report.tables {
         output.line(format_args!(
             "  table      {}: {}",
@@ -313,6 +328,9 @@ fn show_one(app: &App, report: &RestoreReport) {
 /// Prints how to undo a restore in place.
 fn say_way_back(app: &App, context: &Context, report: &RestoreReport) {
     if let Some(safety) = &report.safety_snapshot {
+        // It was stored where the restore came from.
+        let copy = report.copy.as_deref().and_then(|name| context.of_copy(name));
+        let context = copy.as_ref().unwrap_or(context);
         let words = ["restore", &short(safety), "--in-place"];
         app.output.line("what was there before is kept; back to it with:");
         app.output.line(format_args!("  {}", app.command_line(context, &words)));

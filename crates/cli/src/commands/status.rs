@@ -1,7 +1,7 @@
 //! `dbkeep status`: everything on one screen.
 
 use clap::Args;
-use dbkeep_engine::report::{DatabaseStatus, StatusReport};
+use dbkeep_engine::report::{CopyStatus, DatabaseStatus, StatusReport};
 use dbkeep_engine::status;
 use jiff::Timestamp;
 
@@ -13,7 +13,8 @@ use crate::table::{self, Value};
 
 const HELP: &str = "\
 Each database with its last backup and last proof, the space used and free,
-and what is wrong.
+each copy with what it has, and what is wrong. Copies are opened and looked at;
+of one that cannot be opened it says what this host remembers.
 
 Examples:
   dbkeep status
@@ -72,19 +73,19 @@ fn show(app: &App, report: &StatusReport, now: Timestamp) {
         table::print(output, &columns, report.databases.iter().map(|database| row(app, database, now)));
     }
     for copy in &report.copies {
-        output.line(format_args!(
-            "copy {} in {}",
-            human::visible(&copy.name),
-            human::visible(&copy.location)
-        ));
+        show_copy(app, copy, now);
     }
     output.line("");
     let problems =
         report.problems.iter().map(|problem| (None, problem)).chain(report.databases.iter().flat_map(
             |database| database.problems.iter().map(move |problem| (Some(database.name.as_str()), problem)),
         ));
+    let of_copies = report
+        .copies
+        .iter()
+        .flat_map(|copy| copy.problems.iter().map(move |problem| (Some(copy.name.as_str()), problem)));
     let mut any = false;
-    for (name, problem) in problems {
+    for (name, problem) in problems.chain(of_copies) {
         any = true;
         let name = name.map(|name| format!("{}: ", human::visible(name))).unwrap_or_default();
         output.line(format_args!(
@@ -99,6 +100,25 @@ fn show(app: &App, report: &StatusReport, now: Timestamp) {
     if !report.recovery_sheet_shown {
         output.note("reminder: `dbkeep key show-recovery` prints the sheet to keep away from this machine");
     }
+}
+
+/// Prints one copy: what it has, and when that was last brought up to date.
+fn show_copy(app: &App, copy: &CopyStatus, now: Timestamp) {
+    let when = match copy.last_copied {
+        Some(time) => format!("last copied {}", human::age(time, now)),
+        None => "never copied from here".to_owned(),
+    };
+    let behind = match copy.behind {
+        0 => app.output.paint(Tone::Good, "complete"),
+        count => app.output.paint(Tone::Notice, format!("{} behind", human::count(count))),
+    };
+    let known = if copy.reachable { "" } else { " when it was last seen" };
+    app.output.line(format_args!(
+        "copy {} in {}: {}{known}, {behind}, {when}",
+        human::visible(&copy.name),
+        human::visible(&copy.location),
+        human::counted(copy.snapshots, "snapshot"),
+    ));
 }
 
 fn row(app: &App, database: &DatabaseStatus, now: Timestamp) -> Vec<Value> {

@@ -13,6 +13,7 @@
 mod bad_input;
 mod compare;
 mod contract;
+mod copies;
 mod demo;
 mod environment;
 mod export;

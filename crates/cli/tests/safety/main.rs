@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "a test says what it left out and how much it tried")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers here are small")]
 
+mod copy;
 mod damage;
 mod kill;
 mod prefix;
@@ -36,6 +37,7 @@ fn times(usual: usize, full: usize) -> usize {
 struct World {
     folder: tempfile::TempDir,
     dbkeep: Dbkeep,
+    repository: PathBuf,
 }
 
 impl World {
@@ -44,11 +46,21 @@ impl World {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let folder = folder.unwrap();
+        let repository = folder.path().join("repository");
+        Self::with_repository(folder, repository)
+    }
+
+    fn with_repository(folder: tempfile::TempDir, repository: PathBuf) -> Self {
         let dbkeep = Dbkeep::new(env!("CARGO_BIN_EXE_dbkeep"))
             .unwrap()
-            .with_repository(folder.path().join("repository"), PASSWORD)
+            .with_repository(&repository, PASSWORD)
             .with("DBKEEP_TEST_CHEAP_KEYS", "1");
-        Self { folder, dbkeep }
+        Self { folder, dbkeep, repository }
+    }
+
+    /// Returns a copy as another machine sees it, which has nothing else.
+    fn of_copy(&self, repository: &Path) -> Self {
+        Self::with_repository(tempfile::tempdir_in(self.folder.path()).unwrap(), repository.to_owned())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -60,7 +72,7 @@ impl World {
     }
 
     fn repository(&self) -> PathBuf {
-        self.path("repository")
+        self.repository.clone()
     }
 
     /// Returns what stock restic says, where it is installed.

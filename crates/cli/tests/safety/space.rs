@@ -167,6 +167,44 @@ fn prune_works_on_a_full_disk() {
 }
 
 #[test]
+fn full_disk_under_a_copy_loses_nothing() {
+    let world = World::new();
+    let place = world.path("second");
+    let Some(disk) = SmallDisk::mount(&place, 64 << 10) else { return };
+    let target = place.join("repository");
+    let copy = || world.dbkeep.run([Path::new("copy"), "--json".as_ref(), "--to".as_ref(), &target]).go();
+    world.write_until(7, JournalMode::Wal, 200);
+    let first = world.backup();
+    assert_eq!(copy().json()["copied"], 1);
+    let at_rest = used(&disk.path);
+    world.write_until(7, JournalMode::Wal, 3_000);
+    let second = world.backup();
+    let second_world = world.of_copy(&target);
+    let oracle = Oracle::new(7);
+    let mut full = 0;
+    for number in 0..times(12, 200) as u64 {
+        disk.resize(at_rest + 8 + number * 24);
+        let outcome = copy();
+        match outcome.code() {
+            Some(0) => break,
+            Some(1) => expect_says_full(&outcome, &target),
+            _ => panic!("{}", outcome.transcript()),
+        }
+        full += 1;
+        second_world.expect_restores(&oracle, &first, 200);
+        second_world.expect_sound();
+    }
+    assert!(full > 3, "only {full} sizes were too small");
+    disk.resize(64 << 10);
+    assert_eq!(copy().success().json()["status"], "ok");
+    for world in [&world, &second_world] {
+        world.expect_restores(&oracle, &first, 200);
+        world.expect_restores(&oracle, &second, 3_000);
+        world.expect_sound();
+    }
+}
+
+#[test]
 fn full_disk_under_the_target_leaves_nothing_behind() {
     let world = World::new();
     let target = world.path("target");

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Command, Config, CopyConfig, RetentionConfig};
 use crate::environment::Environment;
+use crate::state::plain;
 use crate::suggest::nearest;
 use crate::{Error, Result, trust};
 
@@ -159,12 +160,16 @@ fn validate(config: &Config, warnings: &mut Vec<String>) -> Result<(), Complaint
 
 fn copies(copies: &[CopyConfig]) -> Result<(), Complaint> {
     let mut names = BTreeSet::new();
-    for copy in copies {
+    for (number, copy) in copies.iter().enumerate() {
         if copy.name.is_empty() || copy.location.is_empty() {
             return Err(("each of [[copies]] needs `name` and `location`".to_owned(), None));
         }
         if !names.insert(&copy.name) {
             return Err((format!("two copies are called {:?}", copy.name), None));
+        }
+        if let Some(other) = copies[..number].iter().find(|other| place_of(other) == place_of(copy)) {
+            let what = format!("copies {:?} and {:?} have the same location", other.name, copy.name);
+            return Err((what, Some("give each a directory of its own".to_owned())));
         }
         one_password(
             copy.password_file.is_some(),
@@ -174,6 +179,11 @@ fn copies(copies: &[CopyConfig]) -> Result<(), Complaint> {
         retention(copy.retention.as_ref(), &format!("retention of copy {:?}", copy.name))?;
     }
     Ok(())
+}
+
+/// Returns where a copy is, however it is written.
+fn place_of(copy: &CopyConfig) -> PathBuf {
+    plain(Path::new(copy.location.strip_prefix("local:").unwrap_or(&copy.location)))
 }
 
 fn one_password(file: bool, command: Option<&Command>, place: &str) -> Result<(), Complaint> {

@@ -192,8 +192,12 @@ pub struct DatabaseBackup {
 pub struct CopyReport {
     /// The configured name.
     pub name: String,
-    /// `ok` or `failed`.
+    /// `ok`, `partial` (some snapshots are not there) or `failed`.
     pub status: String,
-    /// Why it failed.
+    /// Why not all is there.
     pub error: Option<ErrorReport>,
+    /// How many snapshots were copied, those that earlier runs had not copied included.
+    pub copied: u64,
+    /// What that takes there.
+    pub bytes_stored: u64,
 }

@@ -33,6 +33,9 @@ pub struct RestoreReport {
     pub duration_ms: u64,
     /// Every hash was compared and the check was run and found nothing.
     pub verified: bool,
+    /// The copy that it was restored from; `None` for the repository itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
     /// In a session: whether this one was restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<RestoreStatus>,

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dbkeep_repo::Id;
+use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::read::Reader;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use dbkeep_sqlite::identify::{Kind, Siblings, kind_of, sibling};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{Action, PlannedRestore, RestorePlan, RestoreRequest, directory_of};
+use super::{Action, PlannedRestore, RestorePlan, RestoreRequest, directory_of, fallback};
 use crate::catalog::{Catalog, Entry};
 use crate::environment::Environment;
 use crate::manifest::{IntegrityResult, Manifest};
@@ -17,13 +19,46 @@ use crate::report::ErrorReport;
 use crate::repository::Store;
 use crate::{Error, Result, moment, name, show, source};
 
-/// Decides what a restore will do. Nothing is changed.
+/// Decides what a restore will do. Nothing is changed. What the repository cannot give is planned from its copies.
 pub fn plan(store: &Store, request: &RestoreRequest, now: Timestamp) -> Result<RestorePlan> {
     validate(request)?;
+    fallback::complete(store, request, draw(store, request, now), now)
+}
+
+/// A plan from one repository, and what is known where there is none.
+pub(super) struct Drawn {
+    pub(super) plan: Result<RestorePlan>,
+    /// The only snapshot that is meant, when it was found.
+    pub(super) meant: Option<Snapshot>,
+    /// Snapshots that should be there and are not: one of them may be what is meant.
+    pub(super) lost: Vec<LostOne>,
+}
+
+/// A snapshot that should be there.
+pub(super) struct LostOne {
+    pub(super) id: Id,
+    /// Its tree, where a fact names it.
+    pub(super) tree: Option<Id>,
+}
+
+/// Plans what one repository can give.
+pub(super) fn draw(store: &Store, request: &RestoreRequest, now: Timestamp) -> Drawn {
+    let (mut meant, mut lost) = (None, Vec::new());
+    let plan = draw_noting(store, request, now, &mut meant, &mut lost);
+    Drawn { plan, meant, lost }
+}
+
+fn draw_noting(
+    store: &Store,
+    request: &RestoreRequest,
+    now: Timestamp,
+    meant: &mut Option<Snapshot>,
+    lost: &mut Vec<LostOne>,
+) -> Result<RestorePlan> {
     let _lock = store.repository().lock_for_reading(&**store.watch(), now)?;
     let catalog = Catalog::load(store)?;
-    let reader = store.reader(&catalog)?;
-    let planner = Planner { store, reader: &reader, request };
+    lost.extend(lost_of(&catalog));
+    let planner = |reader| Planner { store, reader, request };
     let (session, restores) = match &request.session {
         Some(session) => {
             let entries = catalog.of_session(session)?;
@@ -31,9 +66,14 @@ pub fn plan(store: &Store, request: &RestoreRequest, now: Timestamp) -> Result<R
             let only = request.database.as_deref();
             let wanted =
                 entries.into_iter().filter(|entry| only.is_none() || entry.database.as_deref() == only);
-            (Some(session), wanted.map(|entry| planner.answer(entry)).collect())
+            let reader = store.reader(&catalog)?;
+            (Some(session), wanted.map(|entry| planner(&reader).answer(entry)).collect())
         }
-        None => (None, vec![planner.one(choose(&catalog, store, request, now)?)?]),
+        None => {
+            let entry = choose(&catalog, store, request, now)?;
+            *meant = Some(entry.snapshot.clone());
+            (None, vec![planner(&store.reader(&catalog)?).one(entry)?])
+        }
     };
     if restores.is_empty() {
         return Err(Error::NoSnapshot {
@@ -41,7 +81,16 @@ pub fn plan(store: &Store, request: &RestoreRequest, now: Timestamp) -> Result<R
             hint: Some("`dbkeep list` shows what there is".to_owned()),
         });
     }
-    Ok(RestorePlan { session, restores, force: request.force, verify: request.verify })
+    let (force, verify) = (request.force, request.verify);
+    Ok(RestorePlan { session, restores, force, verify, request: request.clone() })
+}
+
+/// Returns the snapshots that should be there and are not, or cannot be read.
+fn lost_of(catalog: &Catalog) -> Vec<LostOne> {
+    let named =
+        catalog.lost.iter().map(|lost| LostOne { id: lost.snapshot.id, tree: Some(lost.snapshot.tree) });
+    let unread = catalog.unreadable.iter().map(|id| LostOne { id: *id, tree: None });
+    named.chain(unread).collect()
 }
 
 /// Refuses what makes no sense.
@@ -103,9 +152,16 @@ impl Planner<'_> {
             bytes_image: 0,
             bytes_free: None,
             notes: Vec::new(),
+            copy: self.copy_name(),
             error: Some(ErrorReport::from(&error)),
             path: PathBuf::new(),
+            from: self.copy_name().map(|_| self.store.clone()),
+            meant: Some(entry.snapshot.clone()),
         })
+    }
+
+    fn copy_name(&self) -> Option<String> {
+        self.store.context().copy_name().map(str::to_owned)
     }
 
     fn one(&self, entry: &Entry) -> Result<PlannedRestore> {
@@ -132,8 +188,11 @@ impl Planner<'_> {
             bytes_image: manifest.image.size,
             bytes_free: free_space(directory_of(&path)),
             notes,
+            copy: self.copy_name(),
             error: None,
             path,
+            from: self.copy_name().map(|_| self.store.clone()),
+            meant: Some(entry.snapshot.clone()),
         };
         planned.safety_backup = self.request.safety_backup && planned.overwrites();
         self.refuse_without_space(&planned)?;

@@ -4,6 +4,7 @@
 mod backup;
 mod cache;
 mod compare;
+mod copies;
 mod damaged_sources;
 mod export;
 mod fixture;

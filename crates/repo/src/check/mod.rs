@@ -16,7 +16,7 @@ use crate::index::SharedIndex;
 use crate::observe::Observer;
 use crate::{Id, Repository};
 use packs::Packs;
-pub(crate) use packs::{Claim, claim};
+pub(crate) use packs::{Claim, claim, read_back};
 use trees::Trees;
 
 /// How much of the packs is read.

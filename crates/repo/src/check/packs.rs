@@ -166,6 +166,39 @@ impl Packs {
     }
 }
 
+/// Reads packs that were just stored, all of every one: name, header, what the index is going to say, each blob. Returns
+/// how many bytes that were; the first pack that is not what was stored is the error.
+pub(crate) fn read_back(
+    repository: &Repository,
+    index: &SharedIndex,
+    stored: &[IndexPack],
+    watch: &dyn Observer,
+) -> Result<u64> {
+    let damaged = |id: Id, what: String| Error::Damaged { kind: FileKind::Pack, id, what };
+    let mut packs = Packs::default();
+    for pack in stored {
+        let claim = claim(pack).ok_or_else(|| damaged(pack.id, "its blobs overlap".to_owned()))?;
+        // A pack that is longer than what was stored is another one.
+        match repository.backend().read_range(FileKind::Pack, &pack.id, claim.size, &mut [0]) {
+            Err(Error::Short { .. }) => {}
+            Ok(()) => return Err(damaged(pack.id, "it is longer than what was stored".to_owned())),
+            Err(error) => return Err(error),
+        }
+        packs.claims.insert(pack.id, claim);
+        packs.present.push(pack.id);
+    }
+    let mut problems = Vec::new();
+    let bytes = packs.read(repository, index, ReadData::All, watch, &mut problems)?;
+    match problems.into_iter().next() {
+        Some(Problem { what, object, .. }) => {
+            let named = packs.present.iter().find(|id| object.ends_with(&id.to_string()));
+            let what = format!("what was just stored does not read back: {what}");
+            Err(damaged(named.copied().unwrap_or(Id::NULL), what))
+        }
+        None => Ok(bytes),
+    }
+}
+
 /// Returns what an index entry says of a pack; `None` when it says what no pack can be.
 pub(crate) fn claim(pack: &IndexPack) -> Option<Claim> {
     let mut blobs = pack.blobs.clone();

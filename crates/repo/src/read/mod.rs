@@ -6,6 +6,7 @@
 
 mod blob;
 mod cache;
+mod copy;
 mod image;
 mod plan;
 mod random;
@@ -13,6 +14,7 @@ mod restore;
 mod streams;
 
 pub(crate) use blob::{Expected, Opener, plain_length};
+pub use copy::CopyError;
 pub use image::Image;
 use image::ImageBuilder;
 pub use random::{FirstRead, ImageReader};

@@ -13,6 +13,7 @@
 mod chunk;
 mod copy;
 mod image;
+mod inlet;
 mod pack;
 mod seal;
 mod upload;
@@ -29,6 +30,7 @@ pub(crate) use chunk::{digest_of, root};
 pub(crate) use copy::Copier;
 pub(crate) use image::part_name;
 pub use image::{NodeMeta, PART_CHUNKS, PARTS_SUFFIX};
+pub(crate) use inlet::Inlet;
 pub use seal::Fingerprint;
 pub(crate) use seal::{Outbox, is_zero};
 pub use upload::Totals;
@@ -42,6 +44,7 @@ use crate::format::snapshot::Snapshot;
 use crate::format::tree::Tree;
 use crate::index::SharedIndex;
 use crate::observe::Observer;
+use crate::read::Reader;
 use crate::{Id, Repository, RepositoryLock};
 use pack::Packer;
 use seal::Sealer;
@@ -211,13 +214,19 @@ impl<'l> Writer<'l> {
 
     /// Makes a snapshot, durably, after everything that it needs. Returns it with its id.
     pub fn commit(&mut self, mut snapshot: Snapshot) -> Result<Snapshot> {
+        snapshot.id = Some(self.commit_encoded(&snapshot.encode())?);
+        Ok(snapshot)
+    }
+
+    /// Makes a snapshot of its JSON, durably, after everything that it needs. Returns its id.
+    fn commit_encoded(&mut self, json: &[u8]) -> Result<Id> {
         self.flush()?;
         if self.watch().cancelled() {
             return Err(Error::Cancelled);
         }
         self.lock.ensure_valid()?;
         let repository = &self.line.session.repository;
-        let id = repository.save_unpacked(FileKind::Snapshot, &snapshot.encode())?;
+        let id = repository.save_unpacked(FileKind::Snapshot, json)?;
         // A process that was paused just before the write may have lost its lock meanwhile, and then what
         // the snapshot needs. Nobody was told of it yet.
         if let Err(error) = self.lock.ensure_valid() {
@@ -225,8 +234,7 @@ impl<'l> Writer<'l> {
             return Err(error);
         }
         self.watch().step("backup.snapshot-stored");
-        snapshot.id = Some(id);
-        Ok(snapshot)
+        Ok(id)
     }
 
     /// Returns the index, which knows each blob from the moment when its pack is stored.
@@ -237,6 +245,11 @@ impl<'l> Writer<'l> {
     /// Returns what this session has done so far; exact after a flush.
     pub fn totals(&self) -> Totals {
         self.line.session.totals()
+    }
+
+    /// Returns a reader of what is stored, this session's packs included.
+    pub fn reader(&self) -> Reader {
+        self.line.session.repository.reader(&self.line.session.index)
     }
 
     fn watch(&self) -> &dyn Observer {
@@ -264,28 +277,39 @@ impl<'l> Writer<'l> {
         if session.unlisted_blobs() <= blobs {
             return Ok(());
         }
+        self.index_packs(session.take_unlisted()).map(drop)
+    }
+
+    /// Writes index files that name these packs. Returns the names and contents of the files.
+    fn index_packs(&self, packs: Vec<IndexPack>) -> Result<Vec<(Id, Vec<u8>)>> {
+        let session = &self.line.session;
         self.lock.ensure_valid()?;
-        for packs in split(session.take_unlisted()) {
-            let file = IndexFile { packs, ..IndexFile::default() };
-            if let Err(error) = self.store_index(&file) {
-                // The packs are forgotten: nothing may be built on them.
-                session.fail(Some(error));
-                return session.check();
+        let mut files = Vec::new();
+        for packs in split(packs) {
+            let file = IndexFile { packs, ..IndexFile::default() }.encode();
+            match self.store_index(&file) {
+                Ok(id) => files.push((id, file)),
+                Err(error) => {
+                    // The packs are forgotten: nothing may be built on them.
+                    session.fail(Some(error));
+                    session.check()?;
+                }
             }
             session.watch.step("backup.index-stored");
         }
-        Ok(())
+        Ok(files)
     }
 }
 
 impl Writer<'_> {
     /// Stores an index file. When the lock was lost meanwhile its packs may be gone, so it is taken back.
-    fn store_index(&self, file: &IndexFile) -> Result<()> {
+    fn store_index(&self, json: &[u8]) -> Result<Id> {
         let repository = &self.line.session.repository;
-        let id = repository.save_unpacked(FileKind::Index, &file.encode())?;
+        let id = repository.save_unpacked(FileKind::Index, json)?;
         self.lock.ensure_valid().inspect_err(|_| {
             _ = repository.backend().remove(FileKind::Index, &id);
-        })
+        })?;
+        Ok(id)
     }
 }
 

@@ -29,6 +29,16 @@ pub(super) enum Job {
     Chunks(Batch),
     /// A data blob that the sender has claimed.
     Blob { id: Id, fingerprint: Fingerprint, bytes: Vec<u8> },
+    /// Data blobs that the sender has claimed, as another repository holds them.
+    Copied(Parcel),
+}
+
+/// Data blobs with their names, one behind the other.
+#[derive(Default)]
+pub(super) struct Parcel {
+    pub(super) bytes: Vec<u8>,
+    /// Name, fingerprint and length of each.
+    pub(super) blobs: Vec<(Id, Fingerprint, usize)>,
 }
 
 /// A stretch of an image: what was read, and what became of it. Reused from read to read.
@@ -77,6 +87,19 @@ impl Line {
         let sealed = bench.sealer.seal(kind, id, plain, fingerprint, &mut bench.outbox)?;
         self.session.count_added(plain.len(), sealed);
         self.send(kind, &bench.outbox)
+    }
+
+    /// Seals claimed blobs and puts them into a pack, neighbours beside each other.
+    fn store_parcel(&self, bench: &mut Bench, parcel: &Parcel) -> Result<()> {
+        bench.outbox.clear();
+        let mut rest = parcel.bytes.as_slice();
+        for (id, fingerprint, length) in &parcel.blobs {
+            let (plain, behind) = rest.split_at(*length);
+            rest = behind;
+            let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, fingerprint, &mut bench.outbox)?;
+            self.session.count_added(plain.len(), sealed);
+        }
+        self.send(BlobKind::Data, &bench.outbox)
     }
 
     pub(super) fn send(&self, kind: BlobKind, outbox: &Outbox) -> Result<()> {
@@ -151,6 +174,10 @@ pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished:
             }
             Job::Blob { id, fingerprint, bytes } => {
                 line.session.attempt(|| line.store(&mut bench, BlobKind::Data, id, &bytes, &fingerprint));
+                line.session.done();
+            }
+            Job::Copied(parcel) => {
+                line.session.attempt(|| line.store_parcel(&mut bench, &parcel));
                 line.session.done();
             }
         }

@@ -1,0 +1,330 @@
+//! Copies snapshots into another repository: only what it lacks, sealed for its key, read back there.
+//!
+//! First everything that snapshots need, then it is read back, then they are made, then the facts say so. So nothing
+//! that is half copied is ever visible as a snapshot, and a copy that was interrupted goes on where it was.
+
+pub(crate) mod place;
+pub(crate) mod standing;
+mod transfer;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use dbkeep_repo::Id;
+use dbkeep_repo::format::snapshot::Snapshot;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::catalog::{Catalog, Entry};
+use crate::clock::Clock;
+use crate::context::{Context, Watch};
+use crate::report::{CopiedSnapshot, CopiedStatus, CopyReport, CopyRunReport, ErrorReport, SessionStatus};
+use crate::repository::Store;
+use crate::state::CopyMemory;
+use crate::{Error, Result};
+use place::{Place, at};
+use transfer::Transfer;
+
+/// What to copy, and where to.
+#[derive(Clone, Debug, Default)]
+pub struct CopyRequest {
+    /// Id prefixes, `latest`, `latest~N`; none means all that the copy lacks.
+    pub snapshots: Vec<String>,
+    /// Narrows `latest`, and all to one database.
+    pub database: Option<String>,
+    /// The name of a configured copy, or a directory.
+    pub to: String,
+    /// The file with the password of the copy; the configured one, else the primary's by default.
+    pub password_file: Option<PathBuf>,
+    /// Say what would be done; nothing is written.
+    pub dry_run: bool,
+}
+
+/// Copies snapshots. A repository is made where there is none and none was ever seen.
+///
+/// An error means that nothing was copied. On return every snapshot that the report calls copied is durable there,
+/// was read back, and is acknowledged there; one that cannot be read does not hold back the others.
+pub fn run(store: &Store, request: &CopyRequest, now: Timestamp, watch: &Watch) -> Result<CopyRunReport> {
+    let place = Place::named(store.context(), &request.to, request.password_file.as_deref())?;
+    if request.dry_run {
+        return rehearse(store, &place, request, now, watch);
+    }
+    copy(store, &place, request, now, watch)
+}
+
+/// Copies into every configured copy what it lacks, after a backup. What goes wrong is part of each answer.
+pub(crate) fn into_all(store: &Store, now: Timestamp, watch: &Watch) -> Vec<CopyReport> {
+    let clock = Clock::start(now);
+    let all = CopyRequest::default();
+    place::configured(store.context())
+        .into_iter()
+        .map(|(name, place)| {
+            let done = place.and_then(|place| copy(store, &place, &all, clock.now(), watch));
+            report_of(name, &done)
+        })
+        .collect()
+}
+
+fn report_of(name: String, done: &Result<CopyRunReport>) -> CopyReport {
+    let (status, error, copied, bytes_stored) = match done {
+        Ok(report) => (report.status, report.trouble(), report.copied, report.bytes_stored),
+        Err(error) => (SessionStatus::Failed, Some(ErrorReport::from(error)), 0, 0),
+    };
+    let status = match status {
+        SessionStatus::Ok => "ok",
+        SessionStatus::Partial => "partial",
+        SessionStatus::Failed => "failed",
+    };
+    CopyReport { name, status: status.to_owned(), error, copied, bytes_stored }
+}
+
+/// Returns the configured copies as failed for one reason.
+pub(crate) fn none_made(context: &Context, error: &Error) -> Vec<CopyReport> {
+    let names = place::configured(context).into_iter().map(|(name, _)| name);
+    let failed = |name| CopyReport {
+        name,
+        status: "failed".to_owned(),
+        error: Some(ErrorReport::from(error)),
+        copied: 0,
+        bytes_stored: 0,
+    };
+    names.map(failed).collect()
+}
+
+/// Copies into one place, and remembers how it went.
+fn copy(
+    store: &Store,
+    place: &Place,
+    request: &CopyRequest,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<CopyRunReport> {
+    let clock = Clock::start(now);
+    let state = store.state();
+    let _only_one = state.lock_copy(place.location()).map_err(|error| at(&place.name, error))?;
+    let done = transfer(store, place, request, clock, watch);
+    let mut memory = state.copy(place.location());
+    memory.note(&done, clock.now());
+    if let Err(error) = state.save_copy(place.location(), &memory) {
+        watch.warn(&format!("this host will not remember what was copied: {}", error.full_message()));
+    }
+    if let Ok(report) = &done {
+        tracing::info!(
+            job = "copy",
+            event = "copied",
+            copy = report.copy,
+            copied = report.copied,
+            failed = report.failed,
+            bytes_stored = report.bytes_stored,
+            "copied"
+        );
+    }
+    done
+}
+
+impl CopyMemory {
+    fn note(&mut self, done: &Result<CopyRunReport>, now: Timestamp) {
+        let trouble = match done {
+            Ok(report) => {
+                self.held.clone_from(&report.held);
+                report.trouble()
+            }
+            Err(error) => Some(ErrorReport::from(error)),
+        };
+        match trouble {
+            None => {
+                *self = Self { succeeded: Some(now), held: std::mem::take(&mut self.held), ..Self::default() }
+            }
+            Some(error) => (self.failed, self.error) = (Some(now), Some(error)),
+        }
+    }
+}
+
+/// The steps of a copy.
+fn transfer(
+    store: &Store,
+    place: &Place,
+    request: &CopyRequest,
+    clock: Clock,
+    watch: &Watch,
+) -> Result<CopyRunReport> {
+    let _reading = store.repository().lock_for_reading(&**watch, clock.began())?;
+    let source = Catalog::load(store)?;
+    let wanted = wanted(&source, request)?;
+    let reader = store.reader(&source)?;
+
+    // Read afresh: what this host has kept of the copy says nothing about what is there.
+    let target = place.open_or_make(store, clock.now(), watch)?.afresh();
+    let there = |error: Error| at(&place.name, error);
+    let lock = target.repository().lock_shared(clock.now()).map_err(|error| there(error.into()))?;
+    watch.step("copy.locked");
+    let held = Catalog::load(&target).map_err(there)?;
+    let known = target.writing_reader(&held).map_err(there)?;
+
+    let steps = plan(&wanted, &held, !request.snapshots.is_empty());
+    let mut transfer =
+        Transfer::begin(store, &reader, place, &target, &held, &known, &lock, clock, watch).map_err(there)?;
+    transfer.take_all(&steps, !request.snapshots.is_empty());
+    if request.snapshots.is_empty() {
+        transfer.miss_lost(&source, request.database.as_deref());
+    }
+    Ok(transfer.finish())
+}
+
+/// Returns the snapshots that are meant, newest first.
+fn wanted<'c>(source: &'c Catalog, request: &CopyRequest) -> Result<Vec<&'c Entry>> {
+    let database = request.database.as_deref();
+    if request.snapshots.is_empty() {
+        let database = source.known_database(database)?;
+        let of_database = |entry: &&Entry| database.is_none() || entry.database.as_deref() == database;
+        return Ok(source.entries.iter().filter(of_database).collect());
+    }
+    let named: Result<HashSet<Id>> =
+        request.snapshots.iter().map(|wanted| Ok(source.choose(wanted, database)?.id)).collect();
+    let named = named?;
+    Ok(source.entries.iter().filter(|entry| named.contains(&entry.id)).collect())
+}
+
+/// What is to be done with one snapshot.
+#[derive(Clone, Copy, Debug)]
+enum Step<'c> {
+    /// It is not there.
+    Copy(&'c Entry),
+    /// Its copy was found damaged.
+    Repair(&'c Entry, &'c Entry),
+    /// It is there.
+    Leave(&'c Entry, &'c Entry),
+    /// It was dropped there on purpose.
+    Dropped,
+}
+
+/// Decides what is to be done with each of `wanted`, in their order. What was dropped in the copy is copied again only
+/// where it is named.
+fn plan<'c>(wanted: &[&'c Entry], there: &'c Catalog, named: bool) -> Vec<Step<'c>> {
+    let mut by_tree: BTreeMap<&Id, Vec<&'c Entry>> = BTreeMap::new();
+    for entry in &there.entries {
+        by_tree.entry(&entry.snapshot.tree).or_default().push(entry);
+    }
+    let decide = |entry: &&'c Entry| {
+        let alike = by_tree.get(&entry.snapshot.tree).map_or(&[][..], Vec::as_slice);
+        match alike.iter().find(|other| is_same(&entry.snapshot, &other.snapshot)) {
+            Some(copy) if copy.history.damage.is_empty() => Step::Leave(entry, copy),
+            Some(copy) => Step::Repair(entry, copy),
+            None if there.dropped.contains(&entry.snapshot.tree) && !named => Step::Dropped,
+            None => Step::Copy(entry),
+        }
+    };
+    wanted.iter().map(decide).collect()
+}
+
+/// Says whether two snapshots of two repositories are the same: the same contents, and both come from the same first
+/// one. That is how stock restic marks what it copies, and it survives a change of tags.
+pub(crate) fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
+    one.tree == other.tree && first_of(one) == first_of(other)
+}
+
+/// Returns the id of the first snapshot of which this is a copy: its own, when it is none.
+fn first_of(snapshot: &Snapshot) -> Option<Id> {
+    snapshot.original.or(snapshot.id)
+}
+
+/// Returns the JSON of a snapshot's copy: everything as it is, also what only other programs know, but for the snapshot
+/// before it, which has another id there, and where it comes from.
+fn json_of_copy(json: &[u8], entry: &Entry) -> Result<Vec<u8>> {
+    let odd = |finding: String| Error::Damaged { what: format!("snapshot {}", entry.id.short()), finding };
+    let mut value: Value = serde_json::from_slice(json).map_err(|error| odd(error.to_string()))?;
+    let fields = value.as_object_mut().ok_or_else(|| odd("it is no object".to_owned()))?;
+    fields.remove("parent");
+    let first = first_of(&entry.snapshot).unwrap_or(entry.id);
+    fields.insert("original".to_owned(), Value::String(first.to_string()));
+    Ok(serde_json::to_vec(&value).expect("JSON that was read becomes JSON"))
+}
+
+fn row(entry: &Entry, status: CopiedStatus, copy: Option<Id>) -> CopiedSnapshot {
+    CopiedSnapshot {
+        snapshot: entry.id,
+        copy,
+        database: entry.database.clone(),
+        time: Some(entry.snapshot.time),
+        status,
+        error: None,
+    }
+}
+
+fn missing(snapshot: Id, database: Option<String>, error: &Error) -> CopiedSnapshot {
+    let error = Some(ErrorReport::from(error));
+    CopiedSnapshot { snapshot, copy: None, database, time: None, status: CopiedStatus::Failed, error }
+}
+
+impl CopyRunReport {
+    fn begin(place: &Place) -> Self {
+        Self {
+            copy: place.name.clone(),
+            location: place.location().to_owned(),
+            status: SessionStatus::Ok,
+            snapshots: Vec::new(),
+            copied: 0,
+            present: 0,
+            dropped: 0,
+            failed: 0,
+            bytes_read: 0,
+            bytes_stored: 0,
+            bytes_verified: 0,
+            duration_ms: 0,
+            dry_run: false,
+            error: None,
+            held: Vec::new(),
+        }
+    }
+
+    /// Adds up, and decides how it ended.
+    fn judge(&mut self) {
+        self.failed = self.snapshots.iter().filter(|one| one.status == CopiedStatus::Failed).count() as u64;
+        let done =
+            |one: &&CopiedSnapshot| matches!(one.status, CopiedStatus::Copied | CopiedStatus::Repaired);
+        self.copied = self.snapshots.iter().filter(done).count() as u64;
+        self.status = match (self.failed > 0 || self.error.is_some(), self.copied > 0) {
+            (false, _) => SessionStatus::Ok,
+            (true, true) => SessionStatus::Partial,
+            (true, false) => SessionStatus::Failed,
+        };
+        if self.status == SessionStatus::Failed && self.error.is_none() {
+            self.error = self.trouble();
+        }
+    }
+}
+
+/// Says what a copy would do. Nothing is written, and no repository is made.
+fn rehearse(
+    store: &Store,
+    place: &Place,
+    request: &CopyRequest,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<CopyRunReport> {
+    let source = Catalog::load(store)?;
+    let wanted = wanted(&source, request)?;
+    let held = match place.exists()? {
+        true => {
+            let target = place.open_existing(store, now, watch)?.afresh();
+            Catalog::load(&target).map_err(|error| at(&place.name, error))?
+        }
+        false => {
+            place.may_be_made(store)?;
+            Catalog::default()
+        }
+    };
+    let mut report = CopyRunReport { dry_run: true, ..CopyRunReport::begin(place) };
+    for step in plan(&wanted, &held, !request.snapshots.is_empty()) {
+        match step {
+            Step::Copy(entry) => report.snapshots.push(row(entry, CopiedStatus::Copied, None)),
+            Step::Repair(entry, copy) => {
+                report.snapshots.push(row(entry, CopiedStatus::Repaired, Some(copy.id)));
+            }
+            Step::Leave(..) => report.present += 1,
+            Step::Dropped => report.dropped += 1,
+        }
+    }
+    report.judge();
+    Ok(report)
+}
