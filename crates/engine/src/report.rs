@@ -436,6 +436,10 @@ pub struct CopyStatus {
     pub dropped: u64,
     /// The newest snapshot of the repository that it has.
     pub newest: Option<Id>,
+    /// What its packs take; `None` where it could not be opened.
+    pub bytes_stored: Option<u64>,
+    /// What is free where it is.
+    pub disk_free: Option<u64>,
     /// When copying there from this host last went well.
     pub last_copied: Option<Timestamp>,
     /// When it last went wrong, unless it went well since.

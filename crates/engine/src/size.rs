@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Entry};
 use crate::context::Watch;
+use crate::copy::standing;
 use crate::report::{DatabaseSize, SizeReport};
 use crate::repository::Store;
 use crate::{Result, list, prune};
@@ -42,5 +43,6 @@ pub fn run(store: &Store, now: Timestamp, watch: &Watch) -> Result<SizeReport> {
         bytes_waiting: space.bytes_waiting,
         bytes_shared: space.bytes_shared,
         disk_free: store.repository().backend().free_space()?,
+        copies: standing::look(store, &catalog, now, watch),
     })
 }

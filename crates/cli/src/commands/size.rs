@@ -1,7 +1,7 @@
 //! `dbkeep size`: what each database really costs.
 
 use clap::Args;
-use dbkeep_engine::report::{DatabaseSize, SizeReport};
+use dbkeep_engine::report::{CopyStatus, DatabaseSize, SizeReport};
 use dbkeep_engine::size;
 
 use crate::app::App;
@@ -78,6 +78,23 @@ fn show(app: &App, report: &SizeReport) {
     }
     if let Some(free) = report.disk_free {
         output.line(format_args!("{} free on that disk", human::size(free)));
+    }
+    for copy in &report.copies {
+        show_copy(app, copy);
+    }
+}
+
+/// Prints what a copy takes, and what is wrong with it.
+fn show_copy(app: &App, copy: &CopyStatus) {
+    let name = human::visible(&copy.name);
+    let size = copy.bytes_stored.map_or_else(|| "size unknown".to_owned(), human::size);
+    let free = copy.disk_free.map(|free| format!(", {} free there", human::size(free))).unwrap_or_default();
+    let location = human::visible(&copy.location);
+    let snapshots = human::counted(copy.snapshots, "snapshot");
+    app.output.line(format_args!("copy {name} in {location}: {size}, {snapshots}{free}"));
+    for problem in &copy.problems {
+        let mark = app.output.paint(Tone::Notice, "problem:");
+        app.output.line(format_args!("{mark} {name}: {}", human::visible(problem)));
     }
 }
 

@@ -61,6 +61,17 @@ fn backup_copies_and_says_so() {
     assert_eq!(none["copies"], json!([]));
     let status = environment.ok_json(&["status"]);
     assert_eq!(status["copies"][0]["behind"], 1);
+    let size = environment.ok_json(&["size"]);
+    let packs =
+        |repository: &str| environment.ok_json(&["--repo", repository, "size"])["bytes_stored"].clone();
+    assert_eq!(size["copies"][1]["bytes_stored"], packs("third"));
+    let shown = environment.ok(["size"]);
+    assert!(
+        shown.stdout.contains("copy third in third: ") && shown.stdout.contains("2 snapshots"),
+        "{}",
+        shown.stdout
+    );
+    assert!(shown.stdout.contains("problem: third: it is 1 snapshot behind"), "{}", shown.stdout);
 }
 
 #[test]

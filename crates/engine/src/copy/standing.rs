@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use dbkeep_repo::Id;
+use dbkeep_repo::backend::FileKind;
 use jiff::Timestamp;
 
 use super::place::{self, Place};
@@ -47,6 +48,8 @@ fn one(
         behind: entries.len() as u64,
         dropped: 0,
         newest: None,
+        bytes_stored: None,
+        disk_free: None,
         last_copied: None,
         failed: None,
         error: None,
@@ -64,10 +67,11 @@ fn one(
     (status.last_copied, status.failed, status.error) = (memory.succeeded, memory.failed, memory.error);
     let never = memory.succeeded.is_none() && memory.failed.is_none() && memory.held.is_empty();
     match held(store, entries, &place, now, watch) {
-        Ok((held, dropped)) => {
+        Ok(found) => {
             status.reachable = true;
-            status.dropped = dropped;
-            status.count(entries, &held);
+            status.dropped = found.dropped;
+            (status.bytes_stored, status.disk_free) = (Some(found.bytes_stored), found.disk_free);
+            status.count(entries, &found.held);
         }
         Err(error) if never && error.exit_code() == 10 => {
             status
@@ -83,26 +87,37 @@ fn one(
     status
 }
 
-/// Returns which of the snapshots are in a copy, and how many were dropped there on purpose.
-fn held(
-    store: &Store,
-    entries: &[&Entry],
-    place: &Place,
-    now: Timestamp,
-    watch: &Watch,
-) -> Result<(HashSet<Id>, u64)> {
+/// What was found in a copy.
+#[derive(Default)]
+struct Found {
+    /// Which of the snapshots are there.
+    held: HashSet<Id>,
+    /// How many were dropped there on purpose.
+    dropped: u64,
+    bytes_stored: u64,
+    disk_free: Option<u64>,
+}
+
+/// Looks into a copy.
+fn held(store: &Store, entries: &[&Entry], place: &Place, now: Timestamp, watch: &Watch) -> Result<Found> {
     let target = place.open_existing(store, now, watch)?.afresh();
-    let there = Catalog::load(&target).map_err(|error| place::at(&place.name, error))?;
-    let (mut held, mut dropped) = (HashSet::new(), 0);
+    let at_copy = |error| place::at(&place.name, error);
+    let there = Catalog::load(&target).map_err(at_copy)?;
+    let packs = target.repository().list(FileKind::Pack).map_err(|error| at_copy(error.into()))?;
+    let disk_free = target.repository().backend().free_space().map_err(|error| at_copy(error.into()))?;
+    let bytes_stored = packs.iter().map(|pack| pack.size).sum();
+    let mut found = Found { bytes_stored, disk_free, ..Found::default() };
     for step in plan(entries, &there, false) {
         match step {
-            Step::Leave(entry, _) => drop(held.insert(entry.id)),
+            Step::Leave(entry, _) => {
+                found.held.insert(entry.id);
+            }
             // A damaged copy is none.
             Step::Copy(_) | Step::Repair(..) => {}
-            Step::Dropped => dropped += 1,
+            Step::Dropped => found.dropped += 1,
         }
     }
-    Ok((held, dropped))
+    Ok(found)
 }
 
 impl CopyStatus {

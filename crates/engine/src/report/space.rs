@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::CopyStatus;
+
 /// What [`crate::prune::run`] did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
@@ -54,6 +56,8 @@ pub struct SizeReport {
     pub bytes_shared: u64,
     /// Bytes that are free where the repository is, where that can be told.
     pub disk_free: Option<u64>,
+    /// The configured copies.
+    pub copies: Vec<CopyStatus>,
 }
 
 /// What one database costs.
