@@ -21,6 +21,9 @@ pub(crate) const PRE_RESTORE: &str = "pre-restore";
 /// The level of the proof that a copy leaves: what it stored was read back.
 pub(crate) const COPIED: &str = "copied";
 
+/// The level of the proof that a repair of a copy leaves: all of it was read. No integrity check was run.
+pub(crate) const READ: &str = "read";
+
 /// The tags that are ours.
 pub(crate) const OUR_TAGS: [&str; 6] = ["session", "database", "engine", "reason", "integrity", SHRANK];
 
@@ -56,6 +59,8 @@ pub struct History {
     pub damage: Vec<String>,
     /// Whether somebody said that what looks wrong about it is in order.
     pub cleared: bool,
+    /// Whether an integrity check of what is stored here was ever run and found it sound.
+    pub(crate) inspected: bool,
     /// Whether the user was told that it is stored here.
     pub(crate) acknowledged: bool,
     /// Whether it was ever held for good, or let go.
@@ -102,7 +107,7 @@ impl Entry {
     pub fn is_good(&self) -> bool {
         let sound = match self.integrity() {
             Some(IntegrityResult::Ok) => true,
-            Some(IntegrityResult::NotRun) => self.history.verified.is_some(),
+            Some(IntegrityResult::NotRun) => self.history.verified.is_some() && self.history.inspected,
             Some(IntegrityResult::Corrupt) | None => false,
         };
         sound && self.stands_for_latest() && self.history.damage.is_empty()
@@ -524,6 +529,7 @@ fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) -> HashMap<
         match fact {
             Fact::Verified { snapshot, level } => change(snapshot, &|history| {
                 history.verified = Some(time);
+                history.inspected |= ![COPIED, READ].contains(&level.as_str());
                 // A copy reads back what it stores, and not what was there before.
                 if level != COPIED {
                     history.damage.clear();
@@ -655,6 +661,27 @@ mod tests {
             catalog.choose("shop", None).unwrap_err().hint().as_deref(),
             Some("that is a database: latest --database shop")
         );
+    }
+
+    #[test]
+    fn what_copies_prove_is_less_than_a_check() {
+        let reference = SnapshotRef { id: Id::of(b"s"), tree: Id::of(b"t"), database: "shop".to_owned() };
+        let verified = |level: &str| Fact::Verified { snapshot: reference.clone(), level: level.to_owned() };
+        let damaged = Fact::Damaged { snapshots: vec![reference.clone()], findings: vec!["gone".to_owned()] };
+        let judged = |level: &str, integrity: &str, before: &[&Fact]| {
+            let last = verified(level);
+            let facts = before.iter().copied().chain([&last]).map(|fact| (Timestamp::UNIX_EPOCH, fact));
+            let history = histories(facts).remove(&reference.id).unwrap();
+            let snapshot = snapshot(1, &["database=shop", integrity]);
+            Entry { snapshot, id: reference.id, database: Some("shop".to_owned()), history }.is_good()
+        };
+        for (level, unchecked, after_damage) in
+            [("copied", false, false), ("read", false, true), ("quick", true, true), ("full", true, true)]
+        {
+            assert!(judged(level, "integrity=ok", &[]), "{level}");
+            assert_eq!(judged(level, "integrity=not-run", &[]), unchecked, "{level}");
+            assert_eq!(judged(level, "integrity=ok", &[&damaged]), after_damage, "{level}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use dbkeep_repo::{Id, SharedLock};
 
 use super::place::{Place, at};
 use super::{Step, is_same, json_of_copy, missing, row};
-use crate::catalog::{COPIED, Catalog, Entry};
+use crate::catalog::{COPIED, Catalog, Entry, READ};
 use crate::clock::Clock;
 use crate::context::Watch;
 use crate::manifest::IntegrityResult;
@@ -22,9 +22,6 @@ use crate::{Error, Result, name};
 
 /// How much is stored before it is read back and the snapshots that wait for it are made.
 const FLUSH_AT: u64 = 64 << 20;
-
-/// The level of the proof that a whole snapshot was read back.
-const READ: &str = "read";
 
 /// A copy under way.
 pub(super) struct Transfer<'t> {
@@ -86,8 +83,11 @@ impl<'t> Transfer<'t> {
 
     /// Does the steps; the first thing that goes wrong at the copy ends it.
     pub(super) fn take_all(&mut self, steps: &[Step<'t>], named: bool) {
-        let done = steps.iter().try_for_each(|step| self.take(*step, named));
-        let done = done.and_then(|()| self.commit()).and_then(|()| self.promise(steps));
+        // What is there is known whatever happens to the rest.
+        let (to_do, known): (Vec<Step<'t>>, _) =
+            steps.iter().partition(|step| matches!(step, Step::Copy(_) | Step::Repair(..)));
+        let done = known.into_iter().chain(to_do).try_for_each(|step| self.take(step, named));
+        let done = done.and_then(|()| self.commit()).and_then(|()| self.promise(steps, named));
         if let Err(error) = done {
             for waiting in std::mem::take(&mut self.waiting) {
                 self.fail(waiting.entry, &error);
@@ -269,11 +269,13 @@ impl<'t> Transfer<'t> {
     /// Makes up for what an interrupted copy did not say any more, and for what stock tools copied: from here on these
     /// snapshots are missed when they are gone. What is held for good here is held there, unless that was
     /// decided there.
-    fn promise(&mut self, steps: &[Step<'t>]) -> Result<()> {
+    fn promise(&mut self, steps: &[Step<'t>], named: bool) -> Result<()> {
         let mut sessions: BTreeMap<&str, Vec<SnapshotRef>> = BTreeMap::new();
         for step in steps {
             let Step::Leave(entry, copy) = step else { continue };
-            if copy.database.is_some() && !copy.history.acknowledged {
+            // Forgotten there once, and wanted again by name.
+            let is_back = named && self.held.is_dropped(copy);
+            if copy.database.is_some() && (!copy.history.acknowledged || is_back) {
                 sessions.entry(copy.session().unwrap_or_default()).or_default().push(copy.reference());
             }
             if entry.history.pinned && !copy.history.pin_decided {

@@ -405,7 +405,7 @@ fn is_proved(stored: &Stored<'_>) -> bool {
     let entry = &stored.subject.entry;
     match stored.subject.manifest.integrity.result {
         IntegrityResult::Ok => entry.history.damage.is_empty(),
-        IntegrityResult::NotRun => entry.history.verified.is_some() && entry.history.damage.is_empty(),
+        IntegrityResult::NotRun => entry.history.inspected && entry.history.damage.is_empty(),
         IntegrityResult::Corrupt => false,
     }
 }
