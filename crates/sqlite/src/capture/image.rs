@@ -59,6 +59,15 @@ pub(crate) fn open_beside(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"))
 }
 
+/// Opens a file beside a database as [`open_beside`] does; `None` where there is none any more.
+pub(crate) fn open_beside_if_there(path: &Path) -> Result<Option<File>> {
+    match open_beside(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", path, error)),
+    }
+}
+
 impl PlainFile<'_> {
     /// Fills `buffer` from `offset` and returns how many bytes there were.
     pub(crate) fn read_some(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -126,6 +135,18 @@ fn part(page_size: u64, page: u64, offset: u64, end: u64) -> Option<(usize, usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_beside_that_was_taken_away_is_none_and_other_troubles_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db-journal");
+        assert!(open_beside_if_there(&path).unwrap().is_none());
+        std::fs::create_dir(&path).unwrap();
+        assert!(open_beside_if_there(&path).is_err());
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, "undo").unwrap();
+        assert!(open_beside_if_there(&path).unwrap().is_some());
+    }
 
     struct Constant(u8);
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::at_rest::AtRest;
 use crate::capture::body::Body;
-use crate::capture::image::{PlainFile, open_beside};
+use crate::capture::image::{PlainFile, open_beside_if_there};
 use crate::capture::locked::Locked;
 use crate::capture::raw_copy::RawCopy;
 use crate::capture::reflink::{self, Clone};
@@ -161,7 +161,8 @@ impl Site {
             return Ok(false);
         }
         let path = identify::sibling(self.path(), "-journal");
-        let file = open_beside(&path).map_err(|error| Error::io("open", &path, error))?;
+        // One that is taken away meanwhile was not hot: its application is there.
+        let Some(file) = open_beside_if_there(&path)? else { return Ok(false) };
         let mut first = [0u8; 1];
         PlainFile { file: &file, path: &path }.read_some(0, &mut first)?;
         Ok(first != [0])

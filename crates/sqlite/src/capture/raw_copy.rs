@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::capture::image::{PlainFile, open_beside};
+use crate::capture::image::{PlainFile, open_beside_if_there};
 use crate::header::{HEADER_SIZE, Header};
 use crate::identify::{self, Siblings};
 use crate::position::FileState;
@@ -62,8 +62,10 @@ impl RawCopy {
         for (suffix, size) in [("-wal", there.wal), ("-journal", there.journal)] {
             if let Some(size) = size.filter(|&size| size > 0) {
                 let path = identify::sibling(path, suffix);
-                let file = open_beside(&path).map_err(|error| Error::io("open", &path, error))?;
-                siblings.push(Sibling { suffix, size, path, file });
+                // An application that was refused by our lock may have taken its journal away since.
+                if let Some(file) = open_beside_if_there(&path)? {
+                    siblings.push(Sibling { suffix, size, path, file });
+                }
             }
         }
         let state = FileState::of(path)?;

@@ -103,10 +103,9 @@ fn many_threads_capture_one_database_at_once() {
                 })
                 .collect();
             scope.spawn(|| {
-                for thread in threads {
-                    thread.join().unwrap();
-                }
+                let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
                 stop.store(true, Ordering::Relaxed);
+                outcomes.into_iter().for_each(|outcome| outcome.unwrap());
             });
             let question =
                 if mode == "wal" { "PRAGMA wal_checkpoint(restart)" } else { "UPDATE t SET v = 8" };
