@@ -130,9 +130,9 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the names of files, calls `removed` after each, and then makes all removals survive a power cut at once. A
-/// file that is not there is no error.
-pub fn remove_all(paths: &[PathBuf], mut removed: impl FnMut(usize)) -> io::Result<()> {
+/// Removes the names of files and calls `removed` after each. Returns the folders that have to be synced to make the
+/// removals survive a power cut. A file that is not there is no error.
+pub fn remove_unsynced(paths: &[PathBuf], mut removed: impl FnMut(usize)) -> io::Result<BTreeSet<&Path>> {
     let mut folders = BTreeSet::new();
     for (place, path) in paths.iter().enumerate() {
         match fs::remove_file(path) {
@@ -142,7 +142,7 @@ pub fn remove_all(paths: &[PathBuf], mut removed: impl FnMut(usize)) -> io::Resu
         }
         removed(place);
     }
-    folders.into_iter().try_for_each(sync_folder)
+    Ok(folders)
 }
 
 /// Makes a folder for this user only, whatever the umask, and the folders above it that are missing.

@@ -272,10 +272,8 @@ impl Repository {
         lock.ensure_valid()?;
         let fact = Fact::Forgotten { snapshots: dropped, reason: reason.to_owned() };
         look(self.append_fact(fact, &heads, now)?)?;
-        for id in snapshots {
-            self.0.backend.remove(FileKind::Snapshot, id)?;
-        }
-        Ok(())
+        // Made durable together: one by one it took longer than everything else of a prune of a thousand snapshots.
+        Ok(self.0.backend.remove_all(FileKind::Snapshot, snapshots, &mut |_| {})?)
     }
 }
 

@@ -77,6 +77,13 @@ fn objects_are_stored_read_listed_and_removed(backend: &dyn Backend) {
         assert!(matches!(backend.read_range(kind, &gone, 0, &mut [0]), Err(Error::Missing { .. })));
         assert_eq!(expect(backend.list(kind)).len(), 2);
         assert_eq!(expect(backend.names(kind)).len(), 2);
+
+        // Those that are gone already are no error.
+        let all = [&contents[0], &contents[1], &contents[2]].map(|contents| Id::of(contents));
+        let mut told = Vec::new();
+        expect(backend.remove_all(kind, &all, &mut |id| told.push(*id)));
+        assert_eq!(told, all);
+        assert_eq!(expect(backend.names(kind)), []);
     }
 }
 

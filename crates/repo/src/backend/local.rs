@@ -292,8 +292,13 @@ impl Backend for LocalBackend {
     fn remove_all(&self, kind: FileKind, ids: &[Id], removed: &mut dyn FnMut(&Id)) -> Result<()> {
         let paths: Vec<PathBuf> = ids.iter().map(|id| self.path(kind, id)).collect();
         let folder = self.folder(kind);
-        durable::remove_all(&paths, |place| removed(&ids[place]))
-            .map_err(|source| Error::storage("remove objects in", &folder, 0, source))
+        let mut remove = || {
+            let folders = durable::remove_unsynced(&paths, |place| removed(&ids[place]))?;
+            // Packs lie in 256 folders. One that comes back after a power cut is in no index and harms nothing.
+            let mut folders = folders.into_iter().filter(|_| kind != FileKind::Pack);
+            folders.try_for_each(durable::sync_folder)
+        };
+        remove().map_err(|source| Error::storage("remove objects in", &folder, 0, source))
     }
 
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {

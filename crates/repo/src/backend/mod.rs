@@ -112,8 +112,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Removes an object, durably; one that is absent is no error.
     fn remove(&self, kind: FileKind, id: &Id) -> Result<()>;
 
-    /// Removes objects, and calls `removed` after each. On return all removals survive a power cut; after an error or a
-    /// crash any of them may have happened. Quicker than one by one where durability costs extra.
+    /// Removes objects, and calls `removed` after each. On return all removals survive a power cut, except that a pack
+    /// may come back: nothing names it then. After an error or a crash any of them may have happened.
+    ///
+    /// Quicker than one by one where durability costs extra.
     fn remove_all(&self, kind: FileKind, ids: &[Id], removed: &mut dyn FnMut(&Id)) -> Result<()> {
         for id in ids {
             self.remove(kind, id)?;
