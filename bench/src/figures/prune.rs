@@ -8,11 +8,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use dbkeep_repo::backend::LocalBackend;
+use dbkeep_repo::format::fact::{Fact, SnapshotRef};
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::Tree;
 use dbkeep_repo::index::{Index, SharedIndex};
 use dbkeep_repo::write::{ImageOptions, KnownChunks, NodeMeta, WriterOptions};
-use dbkeep_repo::{InitOptions, Repository, Secret, Unobserved};
+use dbkeep_repo::{Id, InitOptions, Repository, Secret, Unobserved};
 use dbkeep_testkit::Rng;
 use jiff::{SignedDuration, Timestamp};
 
@@ -119,10 +120,13 @@ fn generate(root: &Path, records: &Path, size: usize) -> Result<()> {
     let mut rng = Rng::new(7);
     let index = SharedIndex::from(Index::new());
     let mut known: Option<KnownChunks> = None;
+    let mut heads = Vec::new();
     for number in 0..SNAPSHOTS {
         let time = began + SignedDuration::from_hours(i64::try_from(number)?);
         change(&mut image, &mut rng, number);
-        known = Some(store(&repository, &index, &image, known.as_ref(), time)?);
+        let (chunks, snapshot) = store(&repository, &index, &image, known.as_ref(), time)?;
+        known = Some(chunks);
+        heads = vec![repository.append_fact(snapshot, &heads, time)?];
     }
     Ok(())
 }
@@ -139,13 +143,14 @@ fn change(image: &mut [u8], rng: &mut Rng, number: u64) {
     }
 }
 
+/// Stores one backup. Returns its chunks, and the fact that the user was told of it.
 fn store(
     repository: &Repository,
     index: &SharedIndex,
     image: &[u8],
     known: Option<&KnownChunks>,
     time: Timestamp,
-) -> Result<KnownChunks> {
+) -> Result<(KnownChunks, Fact)> {
     let lock = repository.lock_shared(Timestamp::now())?;
     let mut writer = repository.writer(&lock, index, &WriterOptions::default(), Arc::new(Unobserved))?;
     let mut rest = image;
@@ -164,15 +169,18 @@ fn store(
     let directory = writer.save_tree(&Tree { nodes })?;
     let tree = writer.save_tree(&Tree { nodes: vec![meta.directory("shop", directory)] })?;
     let tags = ["database=shop", "engine=sqlite", "reason=schedule", "integrity=ok"];
-    let session = format!("session={}", time.strftime("%Y%m%d_%H%M%S"));
-    writer.commit(Snapshot {
+    let session = time.strftime("%Y%m%d_%H%M%S").to_string();
+    let snapshot = writer.commit(Snapshot {
         paths: vec!["/shop".to_owned()],
         hostname: "host".to_owned(),
         username: "user".to_owned(),
-        tags: tags.map(str::to_owned).into_iter().chain([session]).collect(),
+        tags: tags.map(str::to_owned).into_iter().chain([format!("session={session}")]).collect(),
         ..Snapshot::new(time, tree)
     })?;
-    Ok(KnownChunks { chunk_size: CHUNK, chunks: stored.chunks })
+    let id: Id = snapshot.id.ok_or("a stored snapshot has an id")?;
+    let snapshots = vec![SnapshotRef { id, tree, database: "shop".to_owned() }];
+    let chunks = KnownChunks { chunk_size: CHUNK, chunks: stored.chunks };
+    Ok((chunks, Fact::Acknowledged { session, snapshots }))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
