@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::catalog::{Catalog, Entry};
 use crate::clock::Clock;
 use crate::context::{Context, Watch};
+use crate::finding::is_of_storage;
 use crate::report::{CopiedSnapshot, CopiedStatus, CopyReport, CopyRunReport, ErrorReport, SessionStatus};
 use crate::repository::Store;
 use crate::state::CopyMemory;
@@ -190,7 +191,7 @@ fn wanted<'c>(source: &'c Catalog, request: &CopyRequest) -> Result<Vec<&'c Entr
 enum Step<'c> {
     /// It is not there.
     Copy(&'c Entry),
-    /// Its copy was found damaged.
+    /// What is stored of it there was found damaged, or is gone. Contents that are wrong are so here too.
     Repair(&'c Entry, &'c Entry),
     /// It is there.
     Leave(&'c Entry, &'c Entry),
@@ -208,8 +209,10 @@ fn plan<'c>(wanted: &[&'c Entry], there: &'c Catalog, named: bool) -> Vec<Step<'
     let decide = |entry: &&'c Entry| {
         let alike = by_tree.get(&entry.snapshot.tree).map_or(&[][..], Vec::as_slice);
         match alike.iter().find(|other| is_same(&entry.snapshot, &other.snapshot)) {
-            Some(copy) if copy.history.damage.is_empty() => Step::Leave(entry, copy),
-            Some(copy) => Step::Repair(entry, copy),
+            Some(copy) if copy.history.damage.iter().any(|found| is_of_storage(found)) => {
+                Step::Repair(entry, copy)
+            }
+            Some(copy) => Step::Leave(entry, copy),
             None if there.dropped.contains(&entry.snapshot.tree) && !named => Step::Dropped,
             None => Step::Copy(entry),
         }

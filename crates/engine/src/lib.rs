@@ -17,6 +17,7 @@ mod environment;
 mod error;
 pub mod export;
 pub mod files;
+mod finding;
 mod forecast;
 pub mod forget;
 mod git;

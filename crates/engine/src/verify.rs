@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::catalog::{Catalog, Entry, Lost};
 use crate::clock::Clock;
 use crate::context::Watch;
+use crate::finding::{finding, is_damage};
 use crate::integrity::{Looked, StoredPages, Verify, look_at_stored};
 use crate::manifest::{IntegrityResult, Manifest};
 use crate::report::{Verified, VerifyReport, VerifyStatus};
@@ -350,40 +351,6 @@ impl dbkeep_repo::Observer for Silent<'_> {
     fn cancelled(&self) -> bool {
         self.0.cancelled()
     }
-}
-
-/// Returns what was found, with all digits of a damaged object's id.
-pub(crate) fn finding(error: &Error) -> String {
-    match error {
-        Error::Repo(dbkeep_repo::Error::Damaged { kind, id, what }) => {
-            format!("{} {id}: {what}", kind.word())
-        }
-        Error::Repo(dbkeep_repo::Error::Missing { kind, id }) => {
-            format!("{} {id}: it is missing", kind.word())
-        }
-        other => other.full_message(),
-    }
-}
-
-/// Says whether an error means that the snapshot is damaged, as opposed to storage that cannot be read now.
-pub(crate) fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Damaged { .. } => true,
-        Error::Repo(error) => is_repo_damage(error),
-        _ => false,
-    }
-}
-
-fn is_repo_damage(error: &dbkeep_repo::Error) -> bool {
-    use dbkeep_repo::Error as Repo;
-    matches!(
-        error,
-        Repo::Missing { .. }
-            | Repo::Short { .. }
-            | Repo::Damaged { .. }
-            | Repo::BlobMissing { .. }
-            | Repo::Unsupported { .. }
-    )
 }
 
 fn still_reading() -> Error {

@@ -11,13 +11,13 @@ use dbkeep_repo::{Id, SharedLock};
 
 use super::place::{Place, at};
 use super::{Step, is_same, json_of_copy, missing, row};
-use crate::catalog::{COPIED, Catalog, Entry, READ};
+use crate::catalog::{COPIED, Catalog, Entry, History, READ};
 use crate::clock::Clock;
 use crate::context::Watch;
+use crate::finding::{finding, is_damage, is_of_storage};
 use crate::manifest::IntegrityResult;
 use crate::report::{CopiedSnapshot, CopiedStatus, CopyRunReport, ErrorReport};
 use crate::repository::Store;
-use crate::verify::{finding, is_damage};
 use crate::{Error, Result, name};
 
 /// How much is stored before it is read back and the snapshots that wait for it are made.
@@ -250,16 +250,12 @@ impl<'t> Transfer<'t> {
         }
         for (entry, id) in made {
             // What was never found sound is not made so by a copy.
-            if entry.database.is_some() && entry.integrity() == Some(IntegrityResult::Ok) {
+            let is_sound = entry.integrity() == Some(IntegrityResult::Ok) && flaws(entry).next().is_none();
+            if entry.database.is_some() && is_sound {
                 self.note(Fact::Verified { snapshot: there(entry, *id), level: COPIED.to_owned() })?;
                 self.watch.step("copy.verified");
             }
-            if entry.history.pinned {
-                self.pin(there(entry, *id))?;
-            }
-            if entry.history.cleared {
-                self.clear(there(entry, *id))?;
-            }
+            self.take_along(entry, &there(entry, *id), &History::default())?;
             self.seen.insert(*id);
             self.done(entry, CopiedStatus::Copied, *id);
         }
@@ -267,23 +263,17 @@ impl<'t> Transfer<'t> {
     }
 
     /// Makes up for what an interrupted copy did not say any more, and for what stock tools copied: from here on these
-    /// snapshots are missed when they are gone. What is held for good here is held there, unless that was
-    /// decided there.
+    /// snapshots are missed when they are gone. What was said here since they were copied goes along.
     fn promise(&mut self, steps: &[Step<'t>], named: bool) -> Result<()> {
         let mut sessions: BTreeMap<&str, Vec<SnapshotRef>> = BTreeMap::new();
         for step in steps {
-            let Step::Leave(entry, copy) = step else { continue };
+            let (Step::Leave(entry, copy) | Step::Repair(entry, copy)) = step else { continue };
             // Forgotten there once, and wanted again by name.
             let is_back = named && self.held.is_dropped(copy);
             if copy.database.is_some() && (!copy.history.acknowledged || is_back) {
                 sessions.entry(copy.session().unwrap_or_default()).or_default().push(copy.reference());
             }
-            if entry.history.pinned && !copy.history.pin_decided {
-                self.pin(copy.reference())?;
-            }
-            if entry.history.cleared && !copy.history.cleared {
-                self.clear(copy.reference())?;
-            }
+            self.take_along(entry, &copy.reference(), &copy.history)?;
         }
         for (session, snapshots) in sessions {
             self.note(Fact::Acknowledged { session: session.to_owned(), snapshots })?;
@@ -291,14 +281,23 @@ impl<'t> Transfer<'t> {
         Ok(())
     }
 
-    fn pin(&mut self, snapshot: SnapshotRef) -> Result<()> {
-        self.note(Fact::Pinned { snapshot, reason: "held where it was copied from".to_owned() })
-    }
-
-    /// What was said about the contents here holds for the same contents there.
-    fn clear(&self, snapshot: SnapshotRef) -> Result<()> {
-        let why = "it was said where it was copied from".to_owned();
-        self.note(Fact::Cleared { snapshots: vec![snapshot], why })
+    /// Notes in the copy what was said here and holds there as well: for the contents are the same.
+    fn take_along(&self, entry: &Entry, copy: &SnapshotRef, there: &History) -> Result<()> {
+        // What was decided there stands.
+        if entry.history.pinned && !there.pin_decided {
+            let reason = "held where it was copied from".to_owned();
+            self.note(Fact::Pinned { snapshot: copy.clone(), reason })?;
+        }
+        if entry.history.cleared && !there.cleared {
+            let why = "it was said where it was copied from".to_owned();
+            self.note(Fact::Cleared { snapshots: vec![copy.clone()], why })?;
+        }
+        let unknown = |found: &&String| !there.damage.contains(found);
+        let findings: Vec<String> = flaws(entry).filter(unknown).cloned().collect();
+        if !findings.is_empty() && entry.database.is_some() {
+            self.note(Fact::Damaged { snapshots: vec![copy.clone()], findings })?;
+        }
+        Ok(())
     }
 
     fn note(&self, fact: Fact) -> Result<()> {
@@ -352,6 +351,11 @@ impl<'t> Transfer<'t> {
         report.judge();
         report
     }
+}
+
+/// Returns what was found wrong about the contents of a snapshot, which is so in every copy of it.
+fn flaws(entry: &Entry) -> impl Iterator<Item = &String> {
+    entry.history.damage.iter().filter(|found| !is_of_storage(found))
 }
 
 /// Returns how facts of the copy name a snapshot.

@@ -18,33 +18,33 @@ use dbkeep_engine::{Context, Id, Result, status};
 
 use crate::fixture::{Fixture, insert, of, rows, to, told};
 
-const SECOND: &str = "[[copies]]\nname = \"second\"\nlocation = \"ROOT/second\"\n";
+pub(crate) const SECOND: &str = "[[copies]]\nname = \"second\"\nlocation = \"ROOT/second\"\n";
 
 /// The other repository of a fixture, as somebody who has only that sees it.
-struct Other<'p> {
-    place: &'p Fixture,
-    context: Context,
+pub(crate) struct Other<'p> {
+    pub(crate) place: &'p Fixture,
+    pub(crate) context: Context,
 }
 
 impl<'p> Other<'p> {
-    fn at(place: &'p Fixture, location: &str) -> Self {
+    pub(crate) fn at(place: &'p Fixture, location: &str) -> Self {
         let mut context = place.context.clone();
         context.location = place.path(location);
         context.config.copies.clear();
         Self { place, context }
     }
 
-    fn open(&self) -> Store {
+    pub(crate) fn open(&self) -> Store {
         repository::open(&self.context, self.place.now(), &self.place.watch()).unwrap()
     }
 
-    fn list(&self) -> ListReport {
+    pub(crate) fn list(&self) -> ListReport {
         list::run(&self.open(), &ListRequest::default()).unwrap()
     }
 
     /// Makes sure that nothing is wrong with it, all data read, and that all its snapshots are what they were.
     #[track_caller]
-    fn expect_sound(&self) {
+    pub(crate) fn expect_sound(&self) {
         let all = CheckRequest { read_data: ReadData::All, ..CheckRequest::default() };
         let check = check::run(&self.open(), &all, self.place.now(), &self.place.watch()).unwrap();
         assert!(check.ok, "{check:?}");
@@ -54,7 +54,7 @@ impl<'p> Other<'p> {
     }
 
     /// Restores a snapshot from here and returns its rows.
-    fn rows_of(&self, snapshot: &Id, file: &str) -> Vec<(i64, String)> {
+    pub(crate) fn rows_of(&self, snapshot: &Id, file: &str) -> Vec<(i64, String)> {
         let store = self.open();
         let request = RestoreRequest { snapshot: Some(snapshot.to_string()), ..to(file) };
         let plan = restore::plan(&store, &request, self.place.now()).unwrap();
@@ -64,15 +64,15 @@ impl<'p> Other<'p> {
     }
 }
 
-fn copied(place: &Fixture, request: &CopyRequest) -> Result<CopyRunReport> {
+pub(crate) fn copied(place: &Fixture, request: &CopyRequest) -> Result<CopyRunReport> {
     copy::run(&place.open().unwrap(), request, place.now(), &place.watch())
 }
 
-fn all_to(to: &str) -> CopyRequest {
+pub(crate) fn all_to(to: &str) -> CopyRequest {
     CopyRequest { to: to.to_owned(), ..CopyRequest::default() }
 }
 
-fn without_copies(sources: &[&str]) -> BackupRequest {
+pub(crate) fn without_copies(sources: &[&str]) -> BackupRequest {
     BackupRequest { copies: false, ..of(sources) }
 }
 
@@ -82,12 +82,12 @@ fn likeness(row: &SnapshotRow) -> (String, String, Vec<String>, Option<String>, 
     (row.time.to_string(), row.host, row.tags, row.session, row.rows, row.integrity.unwrap_or_default())
 }
 
-fn largest(mut files: Vec<PathBuf>) -> PathBuf {
+pub(crate) fn largest(mut files: Vec<PathBuf>) -> PathBuf {
     files.sort_by_key(|path| std::fs::metadata(path).unwrap().len());
     files.pop().unwrap()
 }
 
-fn objects(root: &Path) -> Vec<PathBuf> {
+pub(crate) fn objects(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(root).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -97,7 +97,7 @@ fn objects(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn spoil(path: &Path) {
+pub(crate) fn spoil(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let place = bytes.len() / 3;
     bytes[place] ^= 8;

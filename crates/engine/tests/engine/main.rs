@@ -5,6 +5,7 @@ mod backup;
 mod cache;
 mod compare;
 mod copies;
+mod copy_faults;
 mod damaged_sources;
 mod export;
 mod fixture;
