@@ -33,6 +33,10 @@ pub(super) struct Transfer<'t> {
     writer: Writer<'t>,
     /// Trees that are there with all they need.
     whole: HashSet<Id>,
+    /// Trees that were read with all they need.
+    proved: HashSet<Id>,
+    /// Packs that the index there names are gone.
+    lost_packs: bool,
     /// All that they need is on its way, but they are not made yet.
     waiting: Vec<Waiting<'t>>,
     /// The snapshots that are there, by their own ids.
@@ -72,6 +76,8 @@ impl<'t> Transfer<'t> {
             held,
             writer,
             whole: HashSet::new(),
+            proved: HashSet::new(),
+            lost_packs: lost_packs(held, known),
             waiting: Vec::new(),
             seen: held.entries.iter().map(|entry| entry.id).collect(),
             stored_at_flush: 0,
@@ -100,6 +106,7 @@ impl<'t> Transfer<'t> {
         match step {
             Step::Copy(entry) => self.send(entry),
             Step::Repair(entry, copy) => self.repair(entry, copy),
+            Step::Leave(entry, copy) if self.is_hollow(entry)? => self.repair(entry, copy),
             Step::Leave(entry, copy) => {
                 self.report.present += 1;
                 self.report.held.push(entry.id);
@@ -112,6 +119,20 @@ impl<'t> Transfer<'t> {
                 self.report.dropped += 1;
                 Ok(())
             }
+        }
+    }
+
+    /// Says whether the copy of a snapshot lacks something. Only looked for where packs are gone.
+    fn is_hollow(&mut self, entry: &Entry) -> Result<bool> {
+        if !self.lost_packs {
+            return Ok(false);
+        }
+        let tree = &entry.snapshot.tree;
+        match self.reader.is_there(tree, &self.writer, &mut self.whole, &**self.watch) {
+            Ok(is_there) => Ok(!is_there),
+            Err(error @ dbkeep_repo::Error::Cancelled) => Err(error.into()),
+            // Neither here nor there: what is wrong turns out when it is brought.
+            Err(_) => Ok(true),
         }
     }
 
@@ -177,7 +198,8 @@ impl<'t> Transfer<'t> {
             return Ok(());
         }
         self.commit()?;
-        match self.writer.reader().read_tree(&copy.snapshot.tree, &**self.watch) {
+        let read = self.writer.reader().read_tree(&copy.snapshot.tree, &mut self.proved, &**self.watch);
+        match read {
             Ok(bytes) => {
                 self.report.bytes_verified += bytes;
                 self.note(Fact::Verified { snapshot: copy.reference(), level: READ.to_owned() })?;
@@ -351,6 +373,13 @@ impl<'t> Transfer<'t> {
         report.judge();
         report
     }
+}
+
+/// Says whether packs that the index of a copy names are gone without a finding of damage that would tell which snapshots
+/// are concerned.
+fn lost_packs(held: &Catalog, known: &Reader) -> bool {
+    let index = known.index().read();
+    index.packs().iter().any(|pack| pack.distrusted && !pack.waits && !held.is_damaged_pack(&pack.id))
 }
 
 /// Returns what was found wrong about the contents of a snapshot, which is so in every copy of it.

@@ -84,15 +84,49 @@ impl Reader {
         Ok(bytes_read)
     }
 
+    /// Says whether the repository of `writer` has everything below the tree `root`. Nothing is stored, and no data is
+    /// read. `whole` is what [`Reader::copy_tree`] has it for.
+    pub fn is_there(
+        &self,
+        root: &Id,
+        writer: &Writer<'_>,
+        whole: &mut HashSet<Id>,
+        watch: &dyn Observer,
+    ) -> Result<bool> {
+        let mut met = HashSet::new();
+        let mut open = vec![*root];
+        while let Some(id) = open.pop() {
+            if whole.contains(&id) || !met.insert(id) {
+                continue;
+            }
+            if watch.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if !writer.knows(BlobKind::Tree, &id) {
+                return Ok(false);
+            }
+            let (_, tree) = self.tree_for_copy(&id, writer)?;
+            let mut data = tree.nodes.iter().filter_map(|node| node.content.as_ref()).flatten();
+            if !data.all(|id| writer.knows(BlobKind::Data, id)) {
+                return Ok(false);
+            }
+            open.extend(tree.nodes.iter().filter_map(|node| node.subtree));
+        }
+        whole.extend(met);
+        Ok(true)
+    }
+
     /// Reads everything below the tree `root` and compares every hash; nothing is kept. Returns how many plain bytes
     /// of data that were.
-    pub fn read_tree(&self, root: &Id, watch: &dyn Observer) -> Result<u64> {
+    ///
+    /// `proved` are trees below which everything was read before; on success those met here are added.
+    pub fn read_tree(&self, root: &Id, proved: &mut HashSet<Id>, watch: &dyn Observer) -> Result<u64> {
         let mut met = HashSet::new();
         let mut open = vec![*root];
         let mut batch = Batch::default();
         let mut bytes_read = 0;
         while let Some(id) = open.pop() {
-            if !met.insert(id) {
+            if proved.contains(&id) || !met.insert(id) {
                 continue;
             }
             let tree = self.tree(&id)?;
@@ -102,13 +136,20 @@ impl Reader {
                 }
             }
             open.extend(tree.nodes.iter().rev().filter_map(|node| node.subtree));
-            if batch.blobs.size() >= BATCH_BYTES || open.is_empty() {
-                let image = std::mem::take(&mut batch).blobs.finish();
-                self.visit(&image, |_| true, false, watch, &|_, _| Ok(()))?;
-                bytes_read += image.size();
+            if batch.blobs.size() >= BATCH_BYTES {
+                bytes_read += self.read_batch(std::mem::take(&mut batch), watch)?;
             }
         }
+        bytes_read += self.read_batch(batch, watch)?;
+        proved.extend(met);
         Ok(bytes_read)
+    }
+
+    /// Reads the blobs of a batch. Returns their plain bytes.
+    fn read_batch(&self, batch: Batch, watch: &dyn Observer) -> Result<u64> {
+        let image = batch.blobs.finish();
+        self.visit(&image, |_| true, false, watch, &|_, _| Ok(()))?;
+        Ok(image.size())
     }
 
     /// Reads a tree here or, where that fails and the other repository has it, there.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod copies;
 mod crash;
 mod damage;
 mod images;
