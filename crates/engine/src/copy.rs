@@ -53,6 +53,13 @@ pub fn run(store: &Store, request: &CopyRequest, now: Timestamp, watch: &Watch) 
     copy(store, &place, request, now, watch)
 }
 
+/// Opens a configured copy of a repository.
+pub fn open(store: &Store, name: &str, now: Timestamp, watch: &Watch) -> Result<Store> {
+    let place = place::configured(store.context()).into_iter().find(|(other, _)| other == name);
+    let unknown = || Error::usage(format!("no copy called {name:?} is configured"), "see [[copies]]");
+    place.ok_or_else(unknown)?.1?.open_existing(store, now, watch)
+}
+
 /// Copies into every configured copy what it lacks, after a backup. What goes wrong is part of each answer.
 pub(crate) fn into_all(store: &Store, now: Timestamp, watch: &Watch) -> Vec<CopyReport> {
     let clock = Clock::start(now);

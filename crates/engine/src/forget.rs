@@ -6,6 +6,7 @@
 //! that a person gives, because nobody may be looking. The fact is written before the snapshots are removed.
 
 mod by_itself;
+mod everywhere;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -21,6 +22,8 @@ use crate::repository::Store;
 use crate::retention::careful::Clocks;
 use crate::retention::{self, Candidate, Decision, Policy, Worth};
 use crate::{Error, Result};
+
+pub use everywhere::by_itself;
 
 /// What to drop.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ mod backup;
 mod compare;
 mod copy;
 mod export;
+mod forget;
 mod restore;
 mod space;
 
@@ -31,6 +32,7 @@ pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
 };
+pub use forget::{CopyForgetReport, ForgetReport, Forgotten, Frozen, Kept, PolicyReport, Refused};
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};
 pub use space::{DatabaseSize, PruneReport, SizeReport};
 
@@ -265,91 +267,6 @@ pub struct CheckFinding {
     pub message: String,
     /// The databases of those snapshots.
     pub databases: Vec<String>,
-}
-
-/// What [`crate::forget::run`] decided and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ForgetReport {
-    /// What stays, and why.
-    pub kept: Vec<Kept>,
-    /// What is gone.
-    pub forgotten: Vec<Forgotten>,
-    /// What was asked for and stays nevertheless.
-    pub refused: Vec<Refused>,
-    /// The databases that the policy of the configuration left as they are, because something looked wrong.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub frozen: Vec<Frozen>,
-    /// Nothing was removed: this is what would be.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub dry_run: bool,
-}
-
-impl ForgetReport {
-    /// Says that nothing of a database was forgotten after all.
-    pub(crate) fn refuse(&mut self, database: &str, why: &str) {
-        let is_of = |one: &Forgotten| one.database.as_deref() == Some(database);
-        for one in self.forgotten.extract_if(.., |one| is_of(one)) {
-            let Forgotten { id, time, database } = one;
-            self.refused.push(Refused { id, time, database, why: why.to_owned() });
-        }
-    }
-
-    /// Returns what the process exits with: 1 where all was refused, 3 where some was, 4 where nothing was to go and
-    /// something looked wrong, else 0.
-    pub fn exit_code(&self) -> u8 {
-        match (self.refused.is_empty(), self.forgotten.is_empty()) {
-            (true, _) if !self.frozen.is_empty() => 4,
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => 3,
-        }
-    }
-}
-
-/// A snapshot that stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Kept {
-    /// The snapshot.
-    pub id: Id,
-    /// The moment of its contents.
-    pub time: Timestamp,
-    /// Its database; `None` when another tool made it.
-    pub database: Option<String>,
-    /// Why.
-    pub reasons: Vec<String>,
-}
-
-/// A snapshot that was forgotten.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Forgotten {
-    /// The snapshot.
-    pub id: Id,
-    /// The moment of its contents.
-    pub time: Timestamp,
-    /// Its database; `None` when another tool made it.
-    pub database: Option<String>,
-}
-
-/// A database that the policy of the configuration left as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Frozen {
-    /// Its name.
-    pub database: String,
-    /// What looked wrong.
-    pub why: String,
-}
-
-/// A snapshot that was not forgotten though it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// The snapshot.
-    pub id: Id,
-    /// The moment of its contents.
-    pub time: Timestamp,
-    /// Its database; `None` when another tool made it.
-    pub database: Option<String>,
-    /// Why.
-    pub why: String,
 }
 
 /// What [`crate::pin::run`] did.

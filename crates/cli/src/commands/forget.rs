@@ -4,7 +4,7 @@ use clap::Args;
 use dbkeep_engine::Id;
 use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::prune::{self, PruneRequest};
-use dbkeep_engine::report::{ForgetReport, PruneReport};
+use dbkeep_engine::report::{CopyForgetReport, ErrorReport, ForgetReport, PolicyReport, PruneReport};
 use dbkeep_engine::repository::Store;
 use dbkeep_engine::retention::Policy;
 use jiff::{Span, Timestamp};
@@ -20,9 +20,10 @@ const HELP: &str = "\
 By id, or by a policy: with --keep-… options every database keeps what one of
 them keeps, and the rest of it is forgotten. Without any, the policy of the
 configuration is carried out (24 hourly, 30 daily, 12 weekly, 24 monthly and 10
-yearly ones, and everything of the last 14 days, unless it says otherwise). It
-leaves a database alone whose source looked wrong: found damaged, or half of its
-size, tables or rows gone since the backup before. It removes no more than a
+yearly ones, and everything of the last 14 days, unless it says otherwise), and
+in each configured copy the policy of that copy; with --repo only where that is.
+It leaves a database alone whose source looked wrong: found damaged, or half of
+its size, tables or rows gone since the backup before. It removes no more than a
 fifth of the snapshots of a database at once, and nothing while the clock cannot
 be right. Look, then say with --accept that it is in order.
 
@@ -38,9 +39,9 @@ Examples:
   dbkeep forget --keep-last 10 --prune
   dbkeep forget 4f2a91c0 9be1d3aa
 
-Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused,
-4 a database was left alone and nothing of it was to go, 10 no repository,
-11 locked, 12 wrong password or no key";
+Exit codes: 0 forgotten, 1 failed, or all refused, 2 usage, 3 some refused, or
+a copy failed, 4 a database was left alone and nothing of it was to go, 10 no
+repository, 11 locked, 12 wrong password or no key";
 
 /// Forget snapshots
 #[derive(Debug, Args)]
@@ -156,11 +157,20 @@ impl ForgetArgs {
     }
 }
 
-/// What was forgotten, and what the prune after that did.
+/// What was forgotten, and what the prune after that did, in the repository and in its copies.
 #[derive(Serialize)]
 struct Document<'r> {
     #[serde(flatten)]
-    forgotten: &'r ForgetReport,
+    here: InPlace<&'r ForgetReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<InPlace<&'r CopyForgetReport>>,
+}
+
+/// The same of one place.
+#[derive(Serialize)]
+struct InPlace<R> {
+    #[serde(flatten)]
+    forgotten: R,
     #[serde(skip_serializing_if = "Option::is_none")]
     prune: Option<PruneReport>,
 }
@@ -175,33 +185,83 @@ pub(super) fn forget(
 ) -> Result<Exit, Failure> {
     let store = app.open()?;
     let by_policy = !matches!(choice, Choice::Named { .. });
-    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
-    let report = forget::run(&store, &request, app.now(), &app.observer())?;
+    let mut report = decide(app, &store, choice, database, dry_run)?;
     app.watch.finish();
     match by_policy {
-        true => show_plan(app, &report, database),
-        false => show(app, &report),
+        true => show_plans(app, &report, database),
+        false => show(app, &report.here),
     }
-    let exit = Exit::from_code(report.exit_code());
-    if exit == Exit::Failed {
-        return Err(all_refused(&report, by_policy).with_report(&report));
+    if Exit::from_code(report.exit_code()) == Exit::Failed {
+        return Err(all_refused(&report.here, by_policy).with_report(&report));
     }
-    let pruned = prune.then(|| prune_after(app, &store, &report)).transpose();
-    // What was forgotten is gone, whatever became of the space.
-    let prune = pruned.map_err(|failure| failure.with_report(&report))?;
-    app.output.document(&Document { forgotten: &report, prune });
-    Ok(exit)
+    let mut pruned = (None, vec![None; report.copies.len()]);
+    if prune {
+        // What was forgotten is gone, whatever became of the space.
+        let here = prune_after(app, &store, &report.here);
+        pruned.0 = Some(here.map_err(|failure| failure.with_report(&report))?);
+        pruned.1 = report.copies.iter_mut().map(|copy| prune_copy(app, &store, copy)).collect();
+    }
+    let copies = report.copies.iter().zip(pruned.1);
+    app.output.document(&Document {
+        here: InPlace { forgotten: &report.here, prune: pruned.0 },
+        copies: copies.map(|(forgotten, prune)| InPlace { forgotten, prune }).collect(),
+    });
+    Ok(Exit::from_code(report.exit_code()))
+}
+
+/// Forgets by the configuration wherever that has a policy for, else here only.
+fn decide(
+    app: &App,
+    store: &Store,
+    choice: Choice,
+    database: Option<&str>,
+    dry_run: bool,
+) -> Result<PolicyReport, Failure> {
+    if let Choice::Configured { accept } = choice {
+        return Ok(forget::by_itself(store, database, accept, dry_run, app.now(), &app.observer())?);
+    }
+    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
+    let here = forget::run(store, &request, app.now(), &app.observer())?;
+    Ok(PolicyReport { here, copies: Vec::new() })
 }
 
 fn prune_after(app: &App, store: &Store, report: &ForgetReport) -> Result<PruneReport, Failure> {
+    let report = prune_once(app, store, report)?;
+    app.watch.finish();
+    super::prune::show(app, &report);
+    Ok(report)
+}
+
+fn prune_once(app: &App, store: &Store, report: &ForgetReport) -> dbkeep_engine::Result<PruneReport> {
     let mut request = PruneRequest { dry_run: report.dry_run, ..PruneRequest::default() };
     if report.dry_run {
         request.without = report.forgotten.iter().map(|forgotten| forgotten.id).collect();
     }
-    let report = prune::run(store, &request, app.now(), &app.observer())?;
+    prune::run(store, &request, app.now(), &app.observer())
+}
+
+/// Prunes a copy in which the policy was carried out. Where that fails it is noted there, and the others go on.
+fn prune_copy(app: &App, primary: &Store, copy: &mut CopyForgetReport) -> Option<PruneReport> {
+    // One that was never made has nothing to give back.
+    if copy.error.is_some() || is_empty(&copy.report) {
+        return None;
+    }
+    let store = dbkeep_engine::copy::open(primary, &copy.name, app.now(), &app.observer());
+    let pruned = store.and_then(|store| prune_once(app, &store, &copy.report));
     app.watch.finish();
-    super::prune::show(app, &report);
-    Ok(report)
+    show_heading(app, copy);
+    match pruned {
+        Ok(report) => {
+            super::prune::show(app, &report);
+            Some(report)
+        }
+        Err(error) => {
+            let error = ErrorReport::from(&error);
+            app.failed(Some(&human::visible(&copy.name)), &error);
+            copy.error = Some(error);
+            None
+        }
+    }
 }
 
 fn all_refused(report: &ForgetReport, by_policy: bool) -> Failure {
@@ -240,6 +300,31 @@ fn show(app: &App, report: &ForgetReport) {
             human::visible(&refused.why)
         ));
     }
+}
+
+/// Prints what the policies come to, here and in the copies.
+fn show_plans(app: &App, report: &PolicyReport, only: Option<&str>) {
+    show_plan(app, &report.here, only);
+    for copy in &report.copies {
+        show_heading(app, copy);
+        match &copy.error {
+            // It names the copy.
+            Some(error) => app.failed(None, error),
+            None if is_empty(&copy.report) => app.output.note("nothing is there to be judged"),
+            None => show_plan(app, &copy.report, only),
+        }
+    }
+}
+
+fn is_empty(report: &ForgetReport) -> bool {
+    report.kept.is_empty() && report.forgotten.is_empty() && report.refused.is_empty()
+}
+
+fn show_heading(app: &App, copy: &CopyForgetReport) {
+    let place = copy.location.display().to_string();
+    let heading = format!("copy {} in {}:", human::visible(&copy.name), human::visible(&place));
+    app.output.line("");
+    app.output.line(app.output.paint(Tone::Strong, heading));
 }
 
 /// Prints what a policy comes to: every snapshot of a database under its name, newest first, what becomes of it and why.

@@ -189,3 +189,91 @@ fn restore_from_a_copy_says_so_and_its_way_back_works_as_printed() {
         "only a restore does that"
     );
 }
+
+/// Keeps the newest two here and three in the archive, and nothing else.
+const POLICIES: &str = "\
+[retention]
+last = 2
+hourly = 0
+daily = 0
+weekly = 0
+monthly = 0
+yearly = 0
+within = \"0d\"
+
+[databases.app]
+sqlite = \"app.db\"
+
+[[copies]]
+name = \"archive\"
+location = \"archive\"
+retention = { last = 3 }
+
+[[copies]]
+name = \"later\"
+location = \"later\"
+";
+
+#[test]
+fn forget_without_options_carries_out_the_policy_of_every_place() {
+    let environment = TestEnvironment::new();
+    environment.users("app.db", 100);
+    fs::write(environment.path("dbkeep.toml"), POLICIES).unwrap();
+    environment.ok(["backup", "--copies", "none"]);
+    let unmade = environment.ok(["forget"]);
+    assert!(unmade.stdout.contains("copy archive in ") && unmade.stderr.contains("nothing is there"));
+    for round in 0..4 {
+        environment.database("app.db", &format!("INSERT INTO users VALUES (1000 + {round}, 'new')"));
+        environment.ok(["backup"]);
+        environment.ok(["forget"]);
+    }
+    let count = |repository: &str| {
+        let list = environment.ok_json(&["--repo", repository, "list"]);
+        list["snapshots"].as_array().unwrap().len()
+    };
+    assert_eq!((count("backups"), count("archive"), count("later")), (2, 3, 2));
+
+    environment.database("app.db", "DELETE FROM users WHERE id = 1");
+    environment.ok(["backup"]);
+    let planned = environment.ok_json(&["forget", "--dry-run", "--prune"]);
+    let report = environment.ok_json(&["forget", "--prune"]);
+    for (name, place) in
+        [("here", &report), ("archive", &report["copies"][0]), ("later", &report["copies"][1])]
+    {
+        let kept = place["kept"].as_array().unwrap();
+        let expected = if name == "archive" { 3 } else { 2 };
+        assert_eq!((kept.len(), place["forgotten"].as_array().unwrap().len()), (expected, 1), "{name}");
+        assert!(place["prune"]["packs_marked"].as_u64().unwrap() > 0, "{name}: {place:#}");
+    }
+    assert_eq!(report["copies"][0]["forgotten"], planned["copies"][0]["forgotten"]);
+    assert_eq!(
+        (&report["copies"][0]["name"], &report["copies"][0]["error"]),
+        (&json!("archive"), &Value::Null)
+    );
+    assert!(report["copies"][0]["location"].as_str().unwrap().ends_with("/archive"));
+
+    // A copy that cannot be opened is named; the others go on.
+    environment.database("app.db", "DELETE FROM users WHERE id = 2");
+    environment.ok(["backup"]);
+    fs::rename(environment.path("archive"), environment.path("away")).unwrap();
+    let (code, report) = environment.json(&["forget"]);
+    assert_eq!((code, &report["copies"][0]["error"]["kind"]), (Some(3), &json!("repository-gone")));
+    assert_eq!((count("backups"), count("later")), (2, 2));
+    environment.run(["forget"]).expect_failure(
+        3,
+        "copy \"archive\": the repository at",
+        "is the disk mounted?",
+    );
+
+    // By hand, and where one place is named, only that place.
+    fs::rename(environment.path("away"), environment.path("archive")).unwrap();
+    let by_hand = environment.ok_json(&["forget", "--keep-last", "1"]);
+    assert!(by_hand.get("copies").is_none());
+    assert_eq!((count("backups"), count("archive"), count("later")), (1, 4, 2));
+    let there = environment.ok_json(&["--repo", "archive", "forget"]);
+    assert!(there.get("copies").is_none());
+    assert_eq!((count("archive"), count("later")), (3, 2));
+    for repository in ["backups", "archive", "later"] {
+        environment.ok(["--repo", repository, "check", "--read-data"]);
+    }
+}

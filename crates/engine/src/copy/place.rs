@@ -27,13 +27,23 @@ pub(crate) struct Place {
 
 /// Returns the configured places, in their order; none where another repository than the configured one is in use.
 ///
-/// A place whose location makes no sense is an error of its own, with its name.
+/// A place whose location makes no sense, or is that of another one, is an error of its own, with its name.
 pub(crate) fn configured(context: &Context) -> Vec<(String, Result<Place>)> {
     if !is_configured_repository(context) {
         return Vec::new();
     }
-    let copies = context.config.copies.iter();
-    copies.map(|copy| (copy.name.clone(), Place::of_config(context, copy))).collect()
+    let mut places: Vec<(String, Result<Place>)> = Vec::new();
+    for copy in &context.config.copies {
+        let place = Place::of_config(context, copy).and_then(|place| place.unlike(&places));
+        places.push((copy.name.clone(), place));
+    }
+    places
+}
+
+/// Returns the name of the configured copy that the repository in use is.
+pub(crate) fn of_location(context: &Context) -> Option<&str> {
+    let is_here = |copy: &&CopyConfig| is_at(context, &copy.location);
+    context.config.copies.iter().find(is_here).map(|copy| copy.name.as_str())
 }
 
 /// Returns the configured places that may stand in for the repository in use: all, or for a copy those after it.
@@ -58,12 +68,19 @@ impl Context {
 }
 
 /// Says whether the repository in use is the one that the configuration speaks of: `--repo` may name another one, and
-/// its snapshots have no business in the copies.
-fn is_configured_repository(context: &Context) -> bool {
+/// its snapshots have no business in the copies. Where the configuration names none, it is any that is no copy.
+pub(crate) fn is_configured_repository(context: &Context) -> bool {
     if context.as_copy.is_some() {
         return false;
     }
-    let Some(location) = &context.config.repository.location else { return true };
+    match &context.config.repository.location {
+        Some(location) => is_at(context, location),
+        None => of_location(context).is_none(),
+    }
+}
+
+/// Says whether a location of the configuration is where the repository in use is.
+fn is_at(context: &Context, location: &str) -> bool {
     directory(&context.environment, location, &context.config_base())
         .is_ok_and(|location| is_same(&location, &context.location))
 }
@@ -117,6 +134,18 @@ impl Place {
         Ok(place)
     }
 
+    /// Refuses a place that one of these has already, under whatever path: what one of them drops the other one keeps.
+    fn unlike(self, others: &[(String, Result<Self>)]) -> Result<Self> {
+        let others = others.iter().filter_map(|(_, place)| place.as_ref().ok());
+        match others.into_iter().find(|other| is_same(other.location(), self.location())) {
+            None => Ok(self),
+            Some(other) => Err(Error::usage(
+                format!("copies {:?} and {:?} are at the same place", other.name, self.name),
+                "give each a directory of its own",
+            )),
+        }
+    }
+
     fn at(context: &Context, name: String, location: PathBuf) -> Self {
         let mut own = context.clone();
         own.location = location;
@@ -163,6 +192,19 @@ impl Place {
         self.refuse_primary(primary)?;
         let opened = self.context_beside(primary).and_then(|context| repository::open(&context, now, watch));
         self.another(primary, opened.map_err(|error| at(&self.name, error))?)
+    }
+
+    /// Opens the repository there; `None` where none was ever made, which the next copy does.
+    pub(crate) fn open_if_made(
+        &self,
+        primary: &Store,
+        now: Timestamp,
+        watch: &Watch,
+    ) -> Result<Option<Store>> {
+        if !self.exists()? && self.may_be_made(primary).is_ok() {
+            return Ok(None);
+        }
+        self.open_existing(primary, now, watch).map(Some)
     }
 
     /// Opens the repository there, or makes it where that is safe.

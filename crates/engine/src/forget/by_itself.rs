@@ -2,8 +2,6 @@
 //!
 //! What makes it stop is in [`careful`]. It goes on when somebody who has looked says so; that is a fact.
 
-use std::path::{Path, PathBuf};
-
 use dbkeep_repo::format::fact::Fact;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -11,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::{Plan, by_policy};
 use crate::catalog::{Catalog, Entry};
 use crate::context::Context;
+use crate::copy::place;
 use crate::report::{ForgetReport, Forgotten, Frozen, Kept};
 use crate::repository::Store;
 use crate::retention::Policies;
@@ -79,29 +78,22 @@ fn told(doubt: Doubt, newest: Option<&Entry>, before: Option<&Clocks>, now: Time
 
 /// Returns the policies of the configuration for this repository: the primary one, or one of its copies.
 fn policies(context: &Context) -> Result<Policies> {
-    let config = &context.config;
-    let is_here = |location: &str| is_same_place(context, location);
-    if let Some(copy) = config.copies.iter().find(|copy| is_here(&copy.location)) {
-        return Policies::of_copy(config, &copy.name);
+    if let Some(copy) = &context.as_copy {
+        return Policies::of_copy(&copy.primary.config, &copy.name);
     }
-    match &config.repository.location {
-        Some(primary) if !is_here(primary) => Err(Error::usage(
-            format!(
-                "the configuration has no policy for {}: it is neither its repository nor a copy",
-                context.location.display()
-            ),
-            "say what stays, as `dbkeep forget --keep-daily 30 --keep-within 14d`",
-        )),
-        _ => Policies::of_primary(config),
+    if let Some(copy) = place::of_location(context) {
+        return Policies::of_copy(&context.config, copy);
     }
-}
-
-/// Says whether a location of the configuration is where the repository is.
-fn is_same_place(context: &Context, location: &str) -> bool {
-    let path = location.strip_prefix("local:").unwrap_or(location);
-    let path = context.environment.resolve(Path::new(path), &context.config_base());
-    let real = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-    real(&path) == real(&context.location)
+    if place::is_configured_repository(context) {
+        return Policies::of_primary(&context.config);
+    }
+    Err(Error::usage(
+        format!(
+            "the configuration has no policy for {}: it is neither its repository nor a copy",
+            context.location.display()
+        ),
+        "say what stays, as `dbkeep forget --keep-daily 30 --keep-within 14d`",
+    ))
 }
 
 /// What is needed to decide.

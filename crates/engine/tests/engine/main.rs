@@ -6,6 +6,7 @@ mod cache;
 mod compare;
 mod copies;
 mod copy_faults;
+mod copy_retention;
 mod damaged_sources;
 mod export;
 mod fixture;

@@ -1,0 +1,68 @@
+//! The policies of the configuration, in one go: of the repository, and of each of its copies by its own.
+//!
+//! Where the repository cannot be judged nothing goes anywhere: what it has lost, a copy may be the last to have. A
+//! copy that fails holds up nobody.
+
+use jiff::Timestamp;
+
+use super::{Choice, ForgetRequest, run};
+use crate::Result;
+use crate::context::Watch;
+use crate::copy::place::{self, Place};
+use crate::report::{CopyForgetReport, ErrorReport, ForgetReport, PolicyReport};
+use crate::repository::Store;
+
+/// Drops what the policies of the configuration do not keep, in the repository and then in each configured copy. Days,
+/// weeks and months are those of the user's zone.
+///
+/// `accept` says that what speaks against it is in order, in all places. An error is about the repository, and nothing
+/// was dropped anywhere; what goes wrong in a copy is part of the report. Where the repository in use is not the
+/// configured one, or is a copy itself, only that one is looked at.
+pub fn by_itself(
+    store: &Store,
+    database: Option<&str>,
+    accept: bool,
+    dry_run: bool,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<PolicyReport> {
+    let choice = Choice::Configured { accept };
+    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
+    let here = run(store, &request, now, watch)?;
+    let places = place::configured(store.context()).into_iter();
+    let copies = places.map(|(name, place)| in_copy(store, name, place, &request, now, watch));
+    Ok(PolicyReport { here, copies: copies.collect() })
+}
+
+fn in_copy(
+    primary: &Store,
+    name: String,
+    place: Result<Place>,
+    request: &ForgetRequest,
+    now: Timestamp,
+    watch: &Watch,
+) -> CopyForgetReport {
+    let location = place.as_ref().map(|place| place.location().to_owned()).unwrap_or_default();
+    let done = place.and_then(|place| drop_there(primary, &place, request, now, watch));
+    let (report, error) = match done {
+        Ok(report) => (report, None),
+        Err(error) => (ForgetReport::default(), Some(ErrorReport::from(&error))),
+    };
+    CopyForgetReport { name, location, report, error }
+}
+
+fn drop_there(
+    primary: &Store,
+    place: &Place,
+    request: &ForgetRequest,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<ForgetReport> {
+    let nothing = || ForgetReport { dry_run: request.dry_run, ..ForgetReport::default() };
+    let Some(copy) = place.open_if_made(primary, now, watch)? else { return Ok(nothing()) };
+    match run(&copy, request, now, watch) {
+        // The database was not copied there yet.
+        Err(error) if error.kind() == "no-snapshot" => Ok(nothing()),
+        done => done.map_err(|error| place::at(&place.name, error)),
+    }
+}
