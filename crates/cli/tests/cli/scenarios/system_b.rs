@@ -182,6 +182,102 @@ fn year_of_backups_keeps_24_hours_30_days_12_weeks_24_months_and_10_years() {
     assert_eq!(ask::<String>(&environment.path("march.db"), "SELECT notes FROM employees WHERE id = 1"), "3");
 }
 
+/// Three places, each with a key and a policy of its own: the old system's numbers, days only, months and years only.
+const PLACES: &str = "\
+[repository]
+location = \"backups/primary\"
+
+[retention]
+hourly = 24
+daily = 30
+weekly = 12
+monthly = 24
+yearly = 10
+within = \"0d\"
+
+[databases.tablet_counter]
+sqlite = \"tablet_counter.db\"
+
+[[copies]]
+name = \"secondary\"
+location = \"backups/secondary\"
+password-file = \"secondary.key\"
+retention = { hourly = 0, daily = 3, weekly = 0 }
+
+[[copies]]
+name = \"archive\"
+location = \"backups/archive\"
+password-file = \"archive.key\"
+retention = { hourly = 0, daily = 0, weekly = 0 }
+";
+
+#[test]
+fn primary_secondary_and_archive_keep_their_own_and_each_brings_the_database_back() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let environment = TestEnvironment::new();
+    let connection = application(&environment);
+    fs::write(environment.path("dbkeep.toml"), PLACES).unwrap();
+    fs::write(environment.path("secondary.key"), "of the second disk\n").unwrap();
+    fs::write(environment.path("archive.key"), "of the third disk\n").unwrap();
+    let months = ["2024-11", "2024-12", "2025-01", "2025-02"].map(|month| format!("{month}-01T04"));
+    let days = (10..=13).map(|day| format!("2025-02-{day}T02"));
+    let hours = (0..24).map(|hour| format!("2025-02-14T{hour:02}"));
+    let last_hours = (0..4).map(|hour| format!("2025-02-15T{hour:02}"));
+    let times: Vec<String> = months.into_iter().chain(days).chain(hours).chain(last_hours).collect();
+    for (number, time) in times.iter().enumerate() {
+        connection.execute("UPDATE employees SET notes = ?1 WHERE id = 1", [number as i64]).unwrap();
+        let report = at(&environment, &format!("{time}:00:00Z"), &["backup"]);
+        assert_eq!((&report["copies"][0]["copied"], &report["copies"][1]["copied"]), (&1.into(), &1.into()));
+        // The machine has not run for as long as the clock of this test says.
+        at(&environment, &format!("{time}:10:00Z"), &["forget", "--accept"]);
+    }
+    let left = |place: &str, key: &str| -> Vec<String> {
+        let list = environment.ok_json(&["--repo", place, "--password-file", key, "list"]);
+        let times = list["snapshots"].as_array().unwrap().iter();
+        let mut times: Vec<String> =
+            times.map(|one| one["time"].as_str().unwrap()[..13].to_owned()).collect();
+        times.sort();
+        times
+    };
+    let gone = ["2025-02-14T00", "2025-02-14T01", "2025-02-14T02", "2025-02-14T03"];
+    let stay: Vec<&String> = times.iter().filter(|time| !gone.contains(&time.as_str())).collect();
+    assert_eq!(left("backups/primary", "../password").iter().collect::<Vec<_>>(), stay);
+    let earlier = ["2024-11-01T04", "2024-12-01T04", "2025-01-01T04"];
+    let in_secondary = [&earlier[..], &["2025-02-13T02", "2025-02-14T23", "2025-02-15T03"]].concat();
+    assert_eq!(left("backups/secondary", "secondary.key"), in_secondary);
+    assert_eq!(left("backups/archive", "archive.key"), [&earlier[..], &["2025-02-15T03"]].concat());
+    // What a place has dropped by its policy is not missed there.
+    let status = environment.ok_json(&["status"]);
+    for copy in status["copies"].as_array().unwrap() {
+        assert_eq!((&copy["behind"], &copy["problems"]), (&0.into(), &serde_json::json!([])), "{copy:#}");
+    }
+    for (place, key) in
+        [("primary", "../password"), ("secondary", "secondary.key"), ("archive", "archive.key")]
+    {
+        let repository = format!("backups/{place}");
+        environment.ok(["--repo", &repository, "--password-file", key, "verify", "--all"]);
+        environment.ok(["--repo", &repository, "--password-file", key, "check", "--read-data"]);
+    }
+
+    // One disk after the other is lost.
+    let number = |file: &str| -> String {
+        assert_eq!(rows(&environment.path(file)), expected());
+        ask(&environment.path(file), "SELECT notes FROM employees WHERE id = 1")
+    };
+    fs::remove_dir_all(environment.path("backups/primary")).unwrap();
+    let report = environment.ok_json(&["restore", "latest", "--to", "newest.db"]);
+    assert_eq!((&report["copy"], number("newest.db")), (&"secondary".into(), (times.len() - 1).to_string()));
+    let report = environment.ok_json(&["restore", "--at", "2025-02-14T00:30:00Z", "--to", "day.db"]);
+    let moment = report["moment"].as_str().unwrap();
+    assert_eq!((&moment[..13], number("day.db")), ("2025-02-13T02", "7".to_owned()));
+    fs::remove_dir_all(environment.path("backups/secondary")).unwrap();
+    let report = environment.ok_json(&["restore", "--at", "2024-12-20", "--to", "december.db"]);
+    assert_eq!((&report["copy"], number("december.db")), (&"archive".into(), "1".to_owned()));
+}
+
 #[test]
 fn compressed_copy_with_checksum_and_metadata_leaves_for_the_archive() {
     let environment = TestEnvironment::new();
