@@ -93,7 +93,7 @@ impl Look<'_> {
             }
         }
         let stored = self.stored()?;
-        let mut names = Names::default();
+        let mut names = Names::new(self.damaged);
         let distrusted = |id: &Id| !stored.contains_key(id) || (self.damaged)(id);
         let mut see = |id: &Id, file: &IndexFile| names.add(id, file);
         let index = Index::load_seeing(self.repository, self.watch, &distrusted, &mut see)?;
@@ -103,7 +103,9 @@ impl Look<'_> {
         self.watch.phase("walking the snapshots", 0);
         let used = Blobs::none_of(index.len());
         walk(self.repository, &index, trees, &used, self.watch)?;
-        let needed = needed(&index, &used);
+        let mut needed = needed(&index, &used);
+        names.damaged.retain(|id, _| stored.contains_key(id));
+        add_doubtful(&index, &used, &names.damaged, &mut needed);
         let (packs, gone) = self.judge(&stored, &names.packs, &needed)?;
         let written = names.packs.iter().filter_map(|(id, named)| Some((*id, named.time?))).collect();
         let (files, index) = (names.files, SharedIndex::from(index));
@@ -200,15 +202,22 @@ impl Look<'_> {
 }
 
 /// Everything that index files say.
-#[derive(Default)]
-struct Names {
+struct Names<'l> {
+    is_damaged: &'l dyn Fn(&Id) -> bool,
     packs: HashMap<Id, Named>,
     files: Vec<File>,
+    /// What is in the packs in which damage was found.
+    damaged: HashMap<Id, Vec<PackBlob>>,
     /// The first contradiction.
     odd: Option<Error>,
 }
 
-impl Names {
+impl<'l> Names<'l> {
+    fn new(is_damaged: &'l dyn Fn(&Id) -> bool) -> Self {
+        let (packs, files, damaged) = (HashMap::new(), Vec::new(), HashMap::new());
+        Self { is_damaged, packs, files, damaged, odd: None }
+    }
+
     fn add(&mut self, id: &Id, file: &IndexFile) {
         let names = |packs: &[IndexPack]| packs.iter().map(|pack| pack.id).collect::<Vec<_>>();
         self.files.push(File {
@@ -226,6 +235,11 @@ impl Names {
         for pack in &file.packs_to_delete {
             if let Some(named) = self.named(id, pack) {
                 named.marks.push(Mark { time: pack.time, file: *id });
+            }
+        }
+        for pack in file.packs.iter().chain(&file.packs_to_delete) {
+            if (self.is_damaged)(&pack.id) {
+                self.damaged.insert(pack.id, pack.blobs.clone());
             }
         }
     }
@@ -269,6 +283,24 @@ fn needed(index: &Index, used: &Blobs) -> HashMap<Id, u64> {
         *needed.entry(pack.id).or_default() += bytes;
     }
     needed
+}
+
+/// Adds what is needed of damaged packs besides: a blob that only such packs have is needed in each of them, as nobody
+/// knows in which it is sound.
+fn add_doubtful(
+    index: &Index,
+    used: &Blobs,
+    damaged: &HashMap<Id, Vec<PackBlob>>,
+    needed: &mut HashMap<Id, u64>,
+) {
+    for (pack, blobs) in damaged {
+        for number in blobs.iter().filter_map(|blob| index.position(blob.kind, &blob.id)) {
+            let read_from = index.packs()[index.pack_number(number)];
+            if used.contains(number) && read_from.distrusted && read_from.id != *pack {
+                *needed.entry(*pack).or_default() += size_in_pack(&index.location(number));
+            }
+        }
+    }
 }
 
 /// Returns what a blob takes of its pack: its sealed bytes and its entry in the header.
