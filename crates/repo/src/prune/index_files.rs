@@ -27,7 +27,7 @@ const MERGE_AT_LEAST: usize = 8;
 /// What becomes of a pack in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It waits for its deletion from now on.
+    /// It waits for its deletion from now on, also where it was marked before.
     Mark,
     /// It is no longer mentioned.
     Drop,
@@ -98,9 +98,7 @@ impl<'a> IndexFiles<'a> {
         let merge = merge && self.files.iter().filter(is_small).count() >= MERGE_AT_LEAST;
         let concerns = |file: &&File| {
             let names_one = file.live.iter().any(|pack| changes.contains_key(pack));
-            let marks_one = |pack: &Id| {
-                live.contains(pack) || matches!(changes.get(pack), Some(Change::Drop | Change::TakeBack))
-            };
+            let marks_one = |pack: &Id| live.contains(pack) || changes.contains_key(pack);
             names_one || file.marks.iter().any(marks_one) || merge && is_small(file)
         };
         self.files.iter().filter(concerns).map(|file| file.id).collect()
@@ -132,10 +130,14 @@ impl<'a> IndexFiles<'a> {
             }
         }
         for pack in file.packs_to_delete {
+            // What is named as well is not waiting: that mark is of a prune that did not get far.
+            let waits = !live.contains(&pack.id);
             match changes.get(&pack.id) {
                 Some(Change::TakeBack) if written.insert(pack.id) => group.name(pack),
-                // It goes on waiting. What is named as well is not waiting: that mark is of a prune that did not get far.
-                None if !live.contains(&pack.id) && written.insert(pack.id) => group.mark(pack),
+                Some(Change::Mark) if waits && written.insert(pack.id) => {
+                    group.mark(IndexPack { time: Some(self.now), ..pack });
+                }
+                None if waits && written.insert(pack.id) => group.mark(pack),
                 _ => {}
             }
         }

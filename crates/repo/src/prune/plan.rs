@@ -1,7 +1,7 @@
 //! Which packs go, which are written anew, and which stay.
 //!
 //! Pure: packs with their sizes and how much of them is used in, decisions out. What is used was found out by a walk
-//! through all snapshots (`used.rs`); doing what is decided here is `run.rs`.
+//! through all snapshots (`used.rs`); what is decided here is done by `mod.rs`.
 
 use std::cmp::Reverse;
 
@@ -38,6 +38,8 @@ pub enum State {
         /// The time of grace has passed, by every clock that can tell.
         ready: bool,
     },
+    /// An earlier prune marked it at a time that has not come yet, so the mark does not tell how long ago that was.
+    Misdated,
     /// It is stored and no index file names it.
     Unnamed {
         /// It is older than the time of grace by the clock of the storage.
@@ -120,7 +122,7 @@ pub struct Plan {
     pub wait: Vec<usize>,
     /// In no index, and too young to be told from what is being written.
     pub leave: Vec<usize>,
-    /// Nothing in them is used: marked now.
+    /// Nothing in them is used: marked now, or marked anew.
     pub mark: Vec<usize>,
     /// What is used of them is copied into new packs, then they are marked.
     pub rewrite: Vec<usize>,
@@ -138,8 +140,8 @@ pub fn plan(packs: &[Pack], limits: Limits) -> Plan {
             State::Unnamed { ready: false } => plan.leave.push(place),
             State::Marked { ready: true } if pack.used == 0 => plan.remove.push(place),
             State::Marked { ready: false } if pack.used == 0 => plan.wait.push(place),
-            State::Live if pack.used == 0 => plan.mark.push(place),
-            State::Marked { .. } => {
+            State::Live | State::Misdated if pack.used == 0 => plan.mark.push(place),
+            State::Marked { .. } | State::Misdated => {
                 plan.take_back.push(place);
                 used += pack.used;
                 unused += pack.unused;

@@ -167,9 +167,28 @@ impl Look<'_> {
         let mut ready = !named.marks.is_empty();
         for mark in &named.marks {
             let stored = self.modified(FileKind::Index, &mark.file)?;
+            if self.is_far_ahead(mark.time, stored, storage_time) {
+                return Ok(State::Misdated);
+            }
             ready &= self.is_old_enough(mark.time, stored, storage_time);
         }
         Ok(State::Marked { ready })
+    }
+
+    /// Says whether something was written by a clock that was ahead, so that it would wait for more than another time
+    /// of grace.
+    fn is_far_ahead(
+        &self,
+        written: Option<Timestamp>,
+        stored: Option<Timestamp>,
+        storage_time: Option<Timestamp>,
+    ) -> bool {
+        let is_ahead = |time: Timestamp, now: Option<Timestamp>| {
+            now.is_some_and(|now| time.duration_since(now) > self.grace)
+        };
+        self.grace > SignedDuration::ZERO
+            && (written.is_some_and(|time| is_ahead(time, Some(self.now)))
+                || stored.is_some_and(|time| is_ahead(time, storage_time)))
     }
 
     /// Says whether the time of grace has passed by the clock of whoever wrote something, and by that of the storage.

@@ -415,6 +415,41 @@ fn grace_passes_when_both_clocks_say_so() {
 }
 
 #[test]
+fn marks_of_a_clock_that_was_ahead_are_made_anew() {
+    let years = DAY * 3650;
+    for (host, storage) in [(years, years), (years, SignedDuration::ZERO), (SignedDuration::ZERO, years)] {
+        let (backend, repository, snapshots) = scene();
+        forget(&repository, &[&snapshots[2].0]);
+        backend.set_time(now() + storage);
+        let marked = prune(&repository, &daily(), now() + host).unwrap().packs_marked;
+        assert!(marked > 0);
+        // The clocks are set right. Without new marks the packs would wait for ten years.
+        backend.set_time(now());
+        let again = prune(&repository, &daily(), now()).unwrap();
+        assert_eq!((again.packs_marked, again.packs_waiting, again.packs_removed), (marked, 0, 0));
+        assert_sound(&repository);
+        let half = now() + DAY / 2;
+        backend.set_time(half);
+        let waits = prune(&repository, &daily(), half).unwrap();
+        assert_eq!((waits.packs_marked, waits.packs_waiting, waits.packs_removed), (0, marked, 0));
+        backend.set_time(now() + DAY);
+        assert_eq!(prune(&repository, &daily(), now() + DAY).unwrap().packs_removed, marked);
+        assert_sound(&repository);
+    }
+}
+
+#[test]
+fn marks_that_are_a_little_ahead_wait() {
+    let (backend, repository, snapshots) = scene();
+    forget(&repository, &[&snapshots[2].0]);
+    backend.set_time(now());
+    let marked = prune(&repository, &daily(), now() + DAY).unwrap().packs_marked;
+    // Another host, a day behind.
+    let report = prune(&repository, &daily(), now()).unwrap();
+    assert_eq!((report.packs_marked, report.packs_waiting), (0, marked));
+}
+
+#[test]
 fn packs_and_index_files_of_many_small_sessions_are_merged() {
     let (backend, repository) = memory();
     let contents: Vec<Vec<u8>> = (0..30).map(|seed| image(&[seed])).collect();

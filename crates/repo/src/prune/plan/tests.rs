@@ -30,14 +30,16 @@ fn pack_is_judged_by_what_knows_it_and_what_needs_it() {
         pack(5, MIB, 0, State::Marked { ready: false }),
         pack(6, 0, MIB, State::Unnamed { ready: true }),
         pack(7, 0, MIB, State::Unnamed { ready: false }),
+        pack(8, 0, MIB, State::Misdated),
+        pack(9, 1, MIB, State::Misdated),
     ];
     let plan = plan(&packs, limits(1000));
     let expected = Plan {
         remove: vec![2, 6],
-        take_back: vec![4, 5],
+        take_back: vec![4, 5, 9],
         wait: vec![3],
         leave: vec![7],
-        mark: vec![1],
+        mark: vec![1, 8],
         rewrite: vec![],
     };
     assert_eq!(plan, expected);
@@ -98,6 +100,7 @@ fn any_pack() -> impl Strategy<Value = Pack> {
         6 => Just(State::Live),
         1 => any::<bool>().prop_map(|ready| State::Marked { ready }),
         1 => any::<bool>().prop_map(|ready| State::Unnamed { ready }),
+        1 => Just(State::Misdated),
     ];
     let holds = prop_oneof![Just(Holds::Data), Just(Holds::Trees), Just(Holds::Both)];
     let bytes = || prop_oneof![2 => Just(0), 3 => 1..3000u64, 3 => 1..40 * MIB];
@@ -117,8 +120,8 @@ fn obvious(packs: &[Pack], per_mille: u16) -> Plan {
             (State::Unnamed { ready: true }, _) | (State::Marked { ready: true }, false) => &mut plan.remove,
             (State::Unnamed { ready: false }, _) => &mut plan.leave,
             (State::Marked { ready: false }, false) => &mut plan.wait,
-            (State::Marked { .. }, true) => &mut plan.take_back,
-            (State::Live, false) => &mut plan.mark,
+            (State::Marked { .. } | State::Misdated, true) => &mut plan.take_back,
+            (State::Live | State::Misdated, false) => &mut plan.mark,
             (State::Live, true) => continue,
         };
         list.push(place);
