@@ -82,6 +82,7 @@ fn objects_are_stored_read_listed_and_removed(backend: &dyn Backend) {
         let all = [&contents[0], &contents[1], &contents[2]].map(|contents| Id::of(contents));
         let mut told = Vec::new();
         expect(backend.remove_all(kind, &all, &mut |id| told.push(*id)));
+        expect(backend.make_durable(kind));
         assert_eq!(told, all);
         assert_eq!(expect(backend.names(kind)), []);
     }

@@ -301,6 +301,18 @@ impl Backend for LocalBackend {
         remove().map_err(|source| Error::storage("remove objects in", &folder, 0, source))
     }
 
+    fn make_durable(&self, kind: FileKind) -> Result<()> {
+        let folder = self.folder(kind);
+        let synced = match kind {
+            // They lie in 256 folders.
+            FileKind::Pack => {
+                (0..=255u8).try_for_each(|byte| sync_if_there(&folder.join(format!("{byte:02x}"))))
+            }
+            _ => sync_if_there(&folder),
+        };
+        synced.map_err(|source| Error::storage("sync", &folder, 0, source))
+    }
+
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
         let path = self.path(FileKind::Lock, id);
         let write = || {
@@ -352,6 +364,14 @@ impl Backend for LocalBackend {
             Ok(time) => Ok(Timestamp::try_from(time).ok()),
             Err(source) => Err(read_error(kind, id, &path, source)),
         }
+    }
+}
+
+/// Makes the names in a folder survive a power cut; some folders are made when something comes into them.
+fn sync_if_there(folder: &Path) -> io::Result<()> {
+    match durable::sync_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
     }
 }
 

@@ -25,6 +25,7 @@ struct State {
     changes_left: Option<u64>,
     changes: u64,
     unlistable: BTreeSet<FileKind>,
+    made_durable: BTreeMap<FileKind, u64>,
     is_created: bool,
     interloper: Interloper,
 }
@@ -87,6 +88,11 @@ impl MemoryBackend {
     /// Returns how many writes and removals succeeded so far.
     pub fn changes(&self) -> u64 {
         self.state().changes
+    }
+
+    /// Returns how often what a listing of a kind shows was made durable.
+    pub fn times_made_durable(&self, kind: FileKind) -> u64 {
+        self.state().made_durable.get(&kind).copied().unwrap_or(0)
     }
 
     /// Returns the names of all objects of a kind.
@@ -202,6 +208,11 @@ impl Backend for MemoryBackend {
             state.objects.remove(&(kind, *id));
             state.times.remove(&(kind, *id));
         }
+        Ok(())
+    }
+
+    fn make_durable(&self, kind: FileKind) -> Result<()> {
+        *self.state().made_durable.entry(kind).or_default() += 1;
         Ok(())
     }
 

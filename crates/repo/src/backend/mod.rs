@@ -124,6 +124,14 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Makes what a listing of this kind shows survive a power cut, also what other processes have stored or removed:
+    /// not all tools see to that, and one that ended early could not. To be called before anything is removed because
+    /// of what is not in the listing.
+    fn make_durable(&self, kind: FileKind) -> Result<()> {
+        let _ = kind;
+        Ok(())
+    }
+
     /// Stores a lock and holds it in a way that ends with this process: see [`Backend::is_abandoned`].
     /// The returned guard ends the holding when dropped; it does not remove the object.
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>>;

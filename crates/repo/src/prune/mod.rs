@@ -168,6 +168,7 @@ impl Prune {
             });
         }
         let mut report = self.standing();
+        self.make_durable()?;
         let mut work = Work::new(&self, lock);
         work.remove_ready(&mut report)?;
         work.mark_unused(&mut report)?;
@@ -186,9 +187,17 @@ impl Prune {
         let waited: Vec<usize> = self.plan.remove.iter().filter(waited).copied().collect();
         let mut report = PruneReport::default();
         if self.options.without.is_empty() && !self.is_immediate() {
+            self.make_durable()?;
             Work::new(self, lock).remove(&waited, &mut report)?;
         }
         Ok(report)
+    }
+
+    /// Makes sure that no power cut brings back what this plan takes for gone: a snapshot that somebody dropped without
+    /// a sync, an index file that names packs which go.
+    fn make_durable(&self) -> Result<()> {
+        let backend = self.repository.backend();
+        [FileKind::Snapshot, FileKind::Index].into_iter().try_for_each(|kind| backend.make_durable(kind))
     }
 
     /// Returns what the plan leaves as it is.

@@ -90,6 +90,9 @@ impl Backend for FailsOnce {
     fn remove(&self, kind: FileKind, id: &Id) -> Result<()> {
         self.inner.remove(kind, id)
     }
+    fn make_durable(&self, kind: FileKind) -> Result<()> {
+        self.inner.make_durable(kind)
+    }
     fn write_held_lock(&self, id: &Id, contents: &[u8]) -> Result<Box<dyn LockHolder>> {
         self.inner.write_held_lock(id, contents)
     }

@@ -450,6 +450,31 @@ fn marks_that_are_a_little_ahead_wait() {
 }
 
 #[test]
+fn what_others_removed_is_made_durable_before_anything_goes() {
+    let (backend, repository, snapshots) = scene();
+    forget(&repository, &[&snapshots[2].0]);
+    let durable = |backend: &MemoryBackend| {
+        [FileKind::Snapshot, FileKind::Index].map(|kind| backend.times_made_durable(kind))
+    };
+    let before = durable(&backend);
+    // Without a time of grace, and of what was marked before.
+    for (options, now) in [(at_once(), now()), (daily(), now()), (daily(), now() + DAY)] {
+        prune(&repository, &options, now).unwrap();
+    }
+    assert_eq!(durable(&backend), before.map(|times| times + 3));
+    forget(&repository, &[&snapshots[1].0]);
+    let before = durable(&backend);
+    backend.before_change(FileKind::Index, move |backend| {
+        assert_eq!(durable(backend), before.map(|times| times + 1));
+    });
+    prune(&repository, &daily(), now()).unwrap();
+    backend.before_change(FileKind::Pack, move |backend| {
+        assert_eq!(durable(backend), before.map(|times| times + 2));
+    });
+    assert!(prune(&repository, &daily(), now() + DAY).unwrap().packs_removed > 0);
+}
+
+#[test]
 fn packs_and_index_files_of_many_small_sessions_are_merged() {
     let (backend, repository) = memory();
     let contents: Vec<Vec<u8>> = (0..30).map(|seed| image(&[seed])).collect();
