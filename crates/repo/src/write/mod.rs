@@ -285,14 +285,18 @@ impl<'l> Writer<'l> {
         let session = &self.line.session;
         self.lock.ensure_valid()?;
         let mut files = Vec::new();
-        for packs in split(packs) {
-            let file = IndexFile { packs, ..IndexFile::default() }.encode();
+        let mut rest = split(packs).into_iter();
+        while let Some(packs) = rest.next() {
+            let index = IndexFile { packs, ..IndexFile::default() };
+            let file = index.encode();
             match self.store_index(&file) {
                 Ok(id) => files.push((id, file)),
                 Err(error) => {
-                    // The packs are forgotten: nothing may be built on them.
+                    // Nothing may be built on these packs.
+                    session.put_back_unlisted(index.packs.into_iter().chain(rest.flatten()));
                     session.fail(Some(error));
                     session.check()?;
+                    break;
                 }
             }
             session.watch.step("backup.index-stored");
@@ -302,11 +306,13 @@ impl<'l> Writer<'l> {
 }
 
 impl Writer<'_> {
-    /// Stores an index file. When the lock was lost meanwhile its packs may be gone, so it is taken back.
+    /// Stores an index file. When the lock was lost meanwhile its packs may be gone, so it is taken back; and after an
+    /// error of the storage it may be there all the same.
     fn store_index(&self, json: &[u8]) -> Result<Id> {
         let repository = &self.line.session.repository;
-        let id = repository.save_unpacked(FileKind::Index, json)?;
-        self.lock.ensure_valid().inspect_err(|_| {
+        let (id, sealed) = repository.seal_unpacked(json)?;
+        let stored = repository.backend().write(FileKind::Index, &id, &sealed);
+        stored.and_then(|()| self.lock.ensure_valid()).inspect_err(|_| {
             _ = repository.backend().remove(FileKind::Index, &id);
         })?;
         Ok(id)

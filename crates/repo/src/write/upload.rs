@@ -203,6 +203,15 @@ impl Session {
         std::mem::take(&mut unlisted)
     }
 
+    /// Takes packs back that no index file names after all.
+    pub(super) fn put_back_unlisted(&self, packs: impl Iterator<Item = IndexPack>) {
+        let mut unlisted = lock(&self.unlisted);
+        for pack in packs {
+            self.unlisted_blobs.fetch_add(pack.blobs.len() as u64, Ordering::Relaxed);
+            unlisted.push(pack);
+        }
+    }
+
     /// Returns all packs that were stored so far.
     pub(super) fn stored(&self) -> Vec<Id> {
         lock(&self.stored).clone()

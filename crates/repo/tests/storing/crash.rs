@@ -50,12 +50,24 @@ fn crash_at_any_write_keeps_all_earlier_snapshots_and_makes_no_half_one() {
     }
 }
 
-/// Fails at one write and works again afterwards.
+/// Says at one write that the disk is full, and works again afterwards.
 #[derive(Debug)]
-struct FailsOnce {
+pub(crate) struct FailsOnce {
     inner: MemoryBackend,
     kind: FileKind,
     left: AtomicU64,
+}
+
+impl FailsOnce {
+    /// Lets the `nth` write of a kind fail.
+    pub(crate) fn new(inner: MemoryBackend, kind: FileKind, nth: u64) -> Self {
+        Self { inner, kind, left: AtomicU64::new(nth) }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        // It goes on counting below zero.
+        !(1..u64::MAX / 2).contains(&self.left.load(Ordering::SeqCst))
+    }
 }
 
 impl Backend for FailsOnce {
@@ -117,12 +129,14 @@ fn write_that_fails_once_ends_the_session_with_its_error_and_without_a_snapshot(
     for (kind, nth) in cases {
         let (inner, repository) = memory();
         drop(repository);
-        let backend = FailsOnce { inner: inner.clone(), kind, left: AtomicU64::new(nth) };
+        let backend = FailsOnce::new(inner.clone(), kind, nth);
         let repository = open(Arc::new(backend));
         let failed = backup(&repository, &contents);
         assert!(matches!(failed, Err(Error::NoSpace { .. })), "{kind:?} {nth}: {failed:?}");
         assert!(inner.names(FileKind::Snapshot).is_empty());
         assert!(inner.names(FileKind::Lock).is_empty());
+        // Whoever comes next needs some room: what no index file names does not stay.
+        assert_eq!(inner.names(FileKind::Pack).is_empty(), kind != FileKind::Snapshot, "{kind:?} {nth}");
         let snapshot = backup(&repository, &contents).unwrap();
         assert!(restore(&repository, &snapshot).unwrap() == contents);
         assert_sound(&repository, &format!("{kind:?} {nth}"));
@@ -133,7 +147,7 @@ fn write_that_fails_once_ends_the_session_with_its_error_and_without_a_snapshot(
 fn session_that_has_failed_stays_failed() {
     let (inner, repository) = memory();
     drop(repository);
-    let backend = FailsOnce { inner, kind: FileKind::Pack, left: AtomicU64::new(1) };
+    let backend = FailsOnce::new(inner, FileKind::Pack, 1);
     let repository = open(Arc::new(backend));
     let lock = repository.lock_shared(now()).unwrap();
     let index = dbkeep_repo::index::Index::new();

@@ -1,13 +1,16 @@
 //! Prunes that fail at any write, and whole histories of backups, prunes and crashes: nothing that is needed is ever lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use dbkeep_repo::Id;
+use dbkeep_repo::backend::{Backend, FileKind, MemoryBackend};
 use dbkeep_repo::format::snapshot::Snapshot;
-use dbkeep_repo::prune::{Limits, PruneOptions};
-use jiff::SignedDuration;
+use dbkeep_repo::index::Index;
+use dbkeep_repo::prune::{Limits, PruneOptions, PruneReport};
+use dbkeep_repo::{Error, Id, Repository, Result, Unobserved};
+use jiff::{SignedDuration, Timestamp};
 
+use crate::crash::FailsOnce;
 use crate::prune::{DAY, assert_sound, at_once, daily, forget, image, limits, prune, scene, watch};
 use crate::scene::{backup, memory, now, open, restore};
 
@@ -65,6 +68,69 @@ fn crash_at_any_write_of_removing_loses_nothing() {
 fn crash_at_any_write_without_a_time_of_grace_loses_nothing() {
     let none = PruneOptions { limits: limits(0), ..at_once() };
     crash_everywhere(&none, &[SignedDuration::ZERO]);
+}
+
+/// Makes sure that each pack is named by an index file, so that nothing takes room that cannot be given back.
+#[track_caller]
+fn assert_all_named(backend: &MemoryBackend, repository: &Repository) {
+    let index = Index::load(repository, &Unobserved).unwrap();
+    let named: HashSet<Id> = index.packs().iter().map(|pack| pack.id).collect();
+    let stored = backend.names(FileKind::Pack);
+    assert!(stored.iter().all(|pack| named.contains(pack)), "packs are in no index");
+}
+
+#[test]
+fn disk_that_is_full_at_any_write_of_a_prune_is_left_with_no_more_on_it() {
+    for kind in [FileKind::Pack, FileKind::Index] {
+        for nth in 1.. {
+            let (backend, repository, snapshots) = scene();
+            forget(&repository, &[&snapshots[0].0]);
+            let full = Arc::new(FailsOnce::new(backend.clone(), kind, nth));
+            let none = PruneOptions { limits: limits(0), ..daily() };
+            let pruned = prune_without_forecast(&open(Arc::clone(&full) as Arc<dyn Backend>), &none, now());
+            let what = format!("{kind:?} {nth}: {pruned:?}");
+            assert!(matches!(pruned, Ok(_) | Err(Error::NoSpace { .. })), "{what}");
+            assert_all_named(&backend, &repository);
+            assert_sound(&repository);
+            for (snapshot, contents) in &snapshots[1..] {
+                assert!(restore(&repository, snapshot).unwrap() == *contents, "{what}");
+            }
+            if !full.has_failed() {
+                assert!(nth > 1, "{what}");
+                break;
+            }
+            // What could not be copied waits for the next one.
+            assert!(prune(&repository, &none, now()).unwrap().packs_marked > 0, "{what}");
+            prune(&repository, &none, now() + DAY).unwrap();
+            assert_sound(&repository);
+        }
+    }
+}
+
+#[test]
+fn disk_that_is_too_full_to_merge_index_files_does_not_fail_the_prune() {
+    let (backend, repository) = memory();
+    for seed in 0..10 {
+        backup(&repository, &image(&[seed])).unwrap();
+    }
+    let full = Arc::new(FailsOnce::new(backend.clone(), FileKind::Index, 1));
+    // No pack is small here.
+    let options = PruneOptions { limits: Limits { pack_size: 1000, ..limits(50) }, ..daily() };
+    let report = prune(&open(Arc::clone(&full) as Arc<dyn Backend>), &options, now()).unwrap();
+    assert!(full.has_failed() && report.bytes_index == 0, "{report:?}");
+    assert_eq!(backend.names(FileKind::Index).len(), 10);
+    assert!(prune(&repository, &options, now()).unwrap().bytes_index > 0);
+    assert_eq!(backend.names(FileKind::Index).len(), 1);
+    assert_sound(&repository);
+}
+
+fn prune_without_forecast(
+    repository: &Repository,
+    options: &PruneOptions,
+    now: Timestamp,
+) -> Result<PruneReport> {
+    let lock = repository.lock_exclusive(now)?;
+    repository.plan_prune(&lock, options, now, &watch())?.run(&lock)
 }
 
 /// A small generator of numbers, so that a failure can be repeated by its seed.
