@@ -145,31 +145,45 @@ impl<'a> IndexFiles<'a> {
 
     /// Stores what replaces some files, durably, and removes them after that.
     fn replace(&mut self, group: Group) -> Result<()> {
-        if group.sources.is_empty() {
+        let Group { sources, live, marks, .. } = group;
+        if sources.is_empty() {
             return Ok(());
         }
         self.lock.ensure_valid()?;
         let mut new = Vec::new();
-        if !group.marks.is_empty() {
-            let marks = group.marks.iter().map(|pack| pack.id).collect();
-            let id = self.store(&IndexFile { packs_to_delete: group.marks, ..IndexFile::default() })?;
-            self.watch.step("prune.marks-stored");
-            new.push(File { id, live: Vec::new(), marks, blobs: 0 });
+        let stored = self.store_all(marks, live, &mut new).and_then(|()| self.lock.ensure_valid());
+        let backend = self.repository.backend();
+        if let Err(error) = stored {
+            // Whoever took the lock away may have removed what these files name, and others would rely on it. What
+            // they were to replace is still there, or replaced by somebody else.
+            let new: Vec<Id> = new.iter().map(|file| file.id).collect();
+            _ = backend.remove_all(FileKind::Index, &new, &mut |_| {});
+            return Err(error);
         }
-        for packs in split(group.live) {
+        backend.remove_all(FileKind::Index, &sources, &mut |_| {
+            self.watch.step("prune.old-index-removed");
+        })?;
+        let sources: HashSet<Id> = sources.into_iter().collect();
+        self.files.retain(|file| !sources.contains(&file.id));
+        self.files.append(&mut new);
+        Ok(())
+    }
+
+    /// Stores index files, durably: one that marks packs, and those that name others. Notes each one in `new`.
+    fn store_all(&mut self, marks: Vec<IndexPack>, live: Vec<IndexPack>, new: &mut Vec<File>) -> Result<()> {
+        if !marks.is_empty() {
+            let names = marks.iter().map(|pack| pack.id).collect();
+            let id = self.store(&IndexFile { packs_to_delete: marks, ..IndexFile::default() })?;
+            new.push(File { id, live: Vec::new(), marks: names, blobs: 0 });
+            self.watch.step("prune.marks-stored");
+        }
+        for packs in split(live) {
             let live = packs.iter().map(|pack| pack.id).collect();
             let blobs = packs.iter().map(|pack| pack.blobs.len()).sum();
             let id = self.store(&IndexFile { packs, ..IndexFile::default() })?;
-            self.watch.step("prune.index-stored");
             new.push(File { id, live, blobs, marks: Vec::new() });
+            self.watch.step("prune.index-stored");
         }
-        self.lock.ensure_valid()?;
-        let sources: HashSet<Id> = group.sources.iter().copied().collect();
-        self.repository.backend().remove_all(FileKind::Index, &group.sources, &mut |_| {
-            self.watch.step("prune.old-index-removed");
-        })?;
-        self.files.retain(|file| !sources.contains(&file.id));
-        self.files.append(&mut new);
         Ok(())
     }
 

@@ -70,6 +70,30 @@ fn crash_at_any_write_without_a_time_of_grace_loses_nothing() {
     crash_everywhere(&none, &[SignedDuration::ZERO]);
 }
 
+#[test]
+fn index_file_that_a_prune_stores_after_its_lock_was_taken_away_does_not_stay() {
+    let (backend, repository, snapshots) = scene();
+    forget(&repository, &[&snapshots[0].0]);
+    // It is stopped before it replaces a part of the index. Meanwhile another one removes what its new index file names.
+    let other = open(Arc::new(backend.clone()));
+    let second = snapshots[1].0.clone();
+    backend.before_change(FileKind::Index, move |backend| {
+        for id in backend.names(FileKind::Lock) {
+            backend.remove(FileKind::Lock, &id).unwrap();
+        }
+        forget(&other, &[&second]);
+        assert!(prune(&other, &at_once(), now()).unwrap().packs_removed > 0);
+    });
+    let marking = PruneOptions { limits: limits(1000), ..daily() };
+    assert!(matches!(prune(&repository, &marking, now()), Err(Error::LockLost)));
+    // A stock tool would take what that file names for stored.
+    assert_sound(&repository);
+    let index = Index::load(&repository, &Unobserved).unwrap();
+    let stored = backend.names(FileKind::Pack);
+    assert!(index.packs().iter().all(|pack| stored.contains(&pack.id)));
+    assert!(restore(&repository, &snapshots[2].0).unwrap() == snapshots[2].1);
+}
+
 /// Makes sure that each pack is named by an index file, so that nothing takes room that cannot be given back.
 #[track_caller]
 fn assert_all_named(backend: &MemoryBackend, repository: &Repository) {
