@@ -227,6 +227,34 @@ proptest! {
     }
 
     #[test]
+    fn what_is_needed_stays_and_nothing_grows(
+        packs in prop::collection::vec(any_pack(), 0..60),
+        share in 0..=1000u16,
+    ) {
+        let plan = plan(&packs, limits(share));
+        let after = carried_out(&packs, &plan);
+        let used = |packs: &[Pack]| packs.iter().map(|pack| pack.used).sum::<u64>();
+        let blobs = |packs: &[Pack]| packs.iter().map(|pack| pack.used + pack.unused).sum::<u64>();
+        prop_assert_eq!(used(&after), used(&packs));
+        prop_assert!(blobs(&after) <= blobs(&packs));
+        // No more is unused than may be, but for what cannot be copied now.
+        let candidates = after.iter().filter(|pack| pack.used > 0 && pack.unused > 0);
+        let fixed = packs.iter().filter(|pack| pack.used > 0 && (pack.damaged || pack.state != State::Live));
+        let unused: u64 = candidates.map(|pack| pack.unused).sum();
+        let allowed = MaxUnused::per_mille(share).beside(used(&packs));
+        prop_assert!(unused <= allowed.max(fixed.map(|pack| pack.unused).sum()));
+    }
+
+    #[test]
+    fn where_everything_is_needed_and_nothing_is_small_nothing_is_done(
+        sizes in prop::collection::vec(MIB..40 * MIB, 0..60),
+        share in 0..=1000u16,
+    ) {
+        let packs: Vec<Pack> = (0..).zip(sizes).map(|(number, used)| live(number, used, 0)).collect();
+        prop_assert_eq!(plan(&packs, limits(share)), Plan::default());
+    }
+
+    #[test]
     fn what_was_pruned_needs_no_second_prune(
         packs in prop::collection::vec(any_pack(), 0..60),
         share in 0..=1000u16,
