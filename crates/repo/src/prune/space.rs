@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::plan::State;
+use super::plan::{Pack, State};
 use super::survey::{Look, size_in_pack};
 use super::used::{Blobs, walk};
 use crate::error::Result;
+use crate::index::Index;
 use crate::lock::RepositoryLock;
 use crate::observe::Observer;
 use crate::{Id, Repository};
@@ -58,33 +59,48 @@ impl Repository {
         };
         let survey = look.survey()?;
         let index = survey.index.read();
-        let mut owners = vec![NOBODY; index.len()];
-        for (owner, trees) in (1..SEVERAL).zip(groups) {
-            let needed = Blobs::none_of(index.len());
-            walk(self, &index, trees.iter().copied(), &needed, watch)?;
-            for (number, found) in
-                owners.iter_mut().enumerate().filter(|(number, _)| needed.contains(*number))
-            {
-                debug_assert!(survey.used.contains(number), "a group has no snapshots that are not there");
-                *found = if *found == NOBODY { owner } else { SEVERAL };
-            }
-        }
         let mut space = Space { bytes_unique: vec![0; groups.len()], ..Space::default() };
-        for (number, owner) in owners.iter().enumerate().filter(|(_, owner)| **owner != NOBODY) {
+        for (number, owner) in owners(self, &index, groups, watch)?.into_iter().enumerate() {
             let size = size_in_pack(&index.location(number));
-            match *owner {
+            match owner {
+                NOBODY => {}
                 SEVERAL => space.bytes_shared += size,
                 owner => space.bytes_unique[owner as usize - 1] += size,
             }
         }
-        for pack in &survey.packs {
-            space.packs += 1;
-            space.bytes_stored += pack.size;
-            space.bytes_unused += if pack.used == 0 { pack.size } else { pack.unused };
+        space.add_packs(&survey.packs);
+        Ok(space)
+    }
+}
+
+/// Returns which group needs each blob of the index: [`NOBODY`], the number of one from 1 on, or [`SEVERAL`].
+fn owners(
+    repository: &Repository,
+    index: &Index,
+    groups: &[Vec<Id>],
+    watch: &dyn Observer,
+) -> Result<Vec<u32>> {
+    let mut owners = vec![NOBODY; index.len()];
+    for (owner, trees) in (1..SEVERAL).zip(groups) {
+        let needed = Blobs::none_of(index.len());
+        walk(repository, index, trees.iter().copied(), &needed, watch)?;
+        for (_, found) in owners.iter_mut().enumerate().filter(|(number, _)| needed.contains(*number)) {
+            *found = if *found == NOBODY { owner } else { SEVERAL };
+        }
+    }
+    Ok(owners)
+}
+
+impl Space {
+    /// Adds what is stored, and what of it is of no use.
+    fn add_packs(&mut self, packs: &[Pack]) {
+        for pack in packs {
+            self.packs += 1;
+            self.bytes_stored += pack.size;
+            self.bytes_unused += if pack.used == 0 { pack.size } else { pack.unused };
             if matches!(pack.state, State::Marked { .. }) && pack.used == 0 {
-                space.bytes_waiting += pack.size;
+                self.bytes_waiting += pack.size;
             }
         }
-        Ok(space)
     }
 }
