@@ -41,11 +41,12 @@ impl Default for PruneRequest {
     }
 }
 
-/// Prunes. Holds the only lock meanwhile; a dry run is content with one that others may hold too.
+/// Prunes. Holds the only lock meanwhile; a dry run is content with one that others may hold too, or with none where none
+/// can be written.
 pub fn run(store: &Store, request: &PruneRequest, now: Timestamp, watch: &Watch) -> Result<PruneReport> {
     let store = &store.afresh();
     if request.dry_run {
-        let lock = store.repository().lock_shared(now)?;
+        let lock = store.repository().lock_for_reading(&**watch, now)?;
         let prune = planned(store, &lock, request, now, watch)?;
         return Ok(told(&prune.forecast(), request, now));
     }
@@ -65,7 +66,8 @@ pub fn run(store: &Store, request: &PruneRequest, now: Timestamp, watch: &Watch)
     Ok(told(&report, request, now))
 }
 
-/// Makes room for the lock on a disk where not even that fits, by removing what was marked long enough ago.
+/// Makes room for the lock on a disk where not even that fits, by removing what was marked long enough ago: where no time
+/// of grace is asked for, the usual one. Nothing else may go without the lock.
 fn make_room(
     store: &Store,
     request: &PruneRequest,
@@ -74,7 +76,10 @@ fn make_room(
     full: dbkeep_repo::Error,
 ) -> Result<prune::PruneReport> {
     let lock = store.repository().lock_for_reading(&**watch, now)?;
-    let report = planned(store, &lock, request, now, watch)?.make_room(&lock)?;
+    let usual = PruneRequest::default().grace;
+    let grace = if request.grace > SignedDuration::ZERO { request.grace } else { usual };
+    let request = PruneRequest { grace, ..request.clone() };
+    let report = planned(store, &lock, &request, now, watch)?.make_room(&lock)?;
     if report.packs_removed == 0 { Err(full.into()) } else { Ok(report) }
 }
 

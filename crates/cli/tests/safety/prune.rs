@@ -10,7 +10,7 @@ use dbkeep_testkit::process::Run;
 use dbkeep_testkit::workload::JournalMode;
 
 use crate::kill::{History, steps_of};
-use crate::times;
+use crate::{World, times};
 
 /// How the prunes of a test are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,21 @@ enum Grace {
     None,
     /// A day, after which the next prune comes.
     Day,
+}
+
+/// When the clock of this host says that every mark is old enough. That of the storage has its say too.
+pub(crate) const IN_YEARS: (&str, &str) = ("DBKEEP_TEST_NOW", "2099-01-01T00:00:00Z");
+
+/// Lets the storage forget how young the marks are.
+pub(crate) fn let_marks_age(world: &World) {
+    let long_ago = SystemTime::now() - Duration::from_secs(10 * 24 * 3600);
+    for entry in fs::read_dir(world.repository().join("index")).unwrap() {
+        let times = FileTimes::new().set_modified(long_ago);
+        // Another process may have removed it.
+        if let Ok(file) = File::open(entry.unwrap().path()) {
+            file.set_times(times).unwrap();
+        }
+    }
 }
 
 /// A history of which some snapshots are forgotten, so that a prune has all kinds of work.
@@ -45,7 +60,7 @@ impl Pruned {
         }
         if matches!(self.grace, Grace::Day) {
             self.history.world.dbkeep.run(["prune", "--json"]).success();
-            self.let_marks_age();
+            let_marks_age(&self.history.world);
         }
         // A few stay, so that packs are partly used; never the newest.
         while self.history.acknowledged.len() > 4 {
@@ -55,23 +70,12 @@ impl Pruned {
         }
     }
 
-    /// Lets the storage forget how young everything is.
-    fn let_marks_age(&self) {
-        let long_ago = SystemTime::now() - Duration::from_secs(10 * 24 * 3600);
-        for entry in fs::read_dir(self.history.world.repository().join("index")).unwrap() {
-            let times = FileTimes::new().set_modified(long_ago);
-            File::open(entry.unwrap().path()).unwrap().set_times(times).unwrap();
-        }
-    }
-
     fn run(&self) -> Run {
         let dbkeep = &self.history.world.dbkeep;
         match self.grace {
             Grace::None => dbkeep.run(["prune", "--grace", "0", "--max-unused", "0%", "--json"]),
             // The clock of this host is years ahead, that of the storage ten days.
-            Grace::Day => dbkeep
-                .run(["prune", "--max-unused", "0%", "--json"])
-                .with("DBKEEP_TEST_NOW", "2099-01-01T00:00:00Z"),
+            Grace::Day => dbkeep.run(["prune", "--max-unused", "0%", "--json"]).with(IN_YEARS.0, IN_YEARS.1),
         }
     }
 
@@ -80,7 +84,7 @@ impl Pruned {
         let line = ["prune", "--max-unused", "0%", "--progress=json"];
         steps_of(match self.grace {
             Grace::None => dbkeep.run(line.into_iter().chain(["--grace", "0"])),
-            Grace::Day => dbkeep.run(line).with("DBKEEP_TEST_NOW", "2099-01-01T00:00:00Z"),
+            Grace::Day => dbkeep.run(line).with(IN_YEARS.0, IN_YEARS.1),
         })
     }
 

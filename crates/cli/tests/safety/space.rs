@@ -9,6 +9,7 @@ use dbkeep_testkit::oracle::Oracle;
 use dbkeep_testkit::process::Outcome;
 use dbkeep_testkit::workload::JournalMode;
 
+use crate::prune::{IN_YEARS, let_marks_age};
 use crate::{World, times};
 
 /// A file system of its own with few bytes; gone when dropped.
@@ -113,35 +114,35 @@ fn prune_works_on_a_full_disk() {
     let oracle = Oracle::new(12);
     world.write_until(12, JournalMode::Wal, 400);
     let mut kept = vec![(world.backup(), 400)];
-    for last in [800, 1200, 1600, 2000] {
+    for last in [800, 1200, 1600, 2000, 2400] {
         world.write_until(12, JournalMode::Wal, last);
         kept.push((world.backup(), last));
     }
     let forget = |world: &World, snapshot: &str| {
         world.dbkeep.run(["forget", snapshot, "--force", "--json"]).success();
     };
-    forget(&world, &kept.remove(0).0);
-    world.dbkeep.run(["prune", "--max-unused", "0%", "--json"]).success();
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(10 * 24 * 3600);
-    for entry in fs::read_dir(world.repository().join("index")).unwrap() {
-        let times = fs::FileTimes::new().set_modified(long_ago);
-        fs::File::open(entry.unwrap().path()).unwrap().set_times(times).unwrap();
-    }
     let filler = disk.path.join("filler");
 
     // Not even a lock can be written, and what was marked long ago gives its room back.
-    fill(&filler);
-    let outcome =
-        world.dbkeep.run(["prune", "--json"]).with("DBKEEP_TEST_NOW", "2099-01-01T00:00:00Z").success();
-    assert!(outcome.json()["bytes_freed"].as_u64().unwrap() > 0, "{}", outcome.transcript());
-    assert!(outcome.stderr.contains("without a lock"), "{}", outcome.transcript());
-    for (snapshot, last) in &kept {
-        world.expect_restores(&oracle, snapshot, *last);
+    for line in [&["prune", "--json"][..], &["prune", "--grace", "0", "--json"]] {
+        forget(&world, &kept.remove(0).0);
+        world.dbkeep.run(["prune", "--max-unused", "0%", "--json"]).success();
+        let_marks_age(&world);
+        fill(&filler);
+        let in_years = |line: &[&str]| world.dbkeep.run(line).with(IN_YEARS.0, IN_YEARS.1).success();
+        let planned = in_years(&["prune", "--dry-run", "--json"]).json();
+        let outcome = in_years(line);
+        assert!(outcome.json()["bytes_freed"].as_u64().unwrap() > 0, "{}", outcome.transcript());
+        assert!(outcome.json()["bytes_freed"].as_u64() >= planned["bytes_freed"].as_u64(), "{planned}");
+        assert!(outcome.stderr.contains("without a lock"), "{}", outcome.transcript());
+        for (snapshot, last) in &kept {
+            world.expect_restores(&oracle, snapshot, *last);
+        }
+        world.dbkeep.run(["check", "--read-data", "--json"]).success();
+        fs::remove_file(&filler).unwrap();
     }
-    world.dbkeep.run(["check", "--read-data", "--json"]).success();
 
     // Nothing was marked before, and a little room is left: unused packs go at once, and what cannot be copied waits.
-    fs::remove_file(&filler).unwrap();
     forget(&world, &kept.remove(0).0);
     forget(&world, &kept.remove(0).0);
     fill(&filler);
