@@ -13,6 +13,7 @@ use dbkeep_testkit::workload::JournalMode;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::kill::History;
+use crate::prune::{IN_YEARS, let_marks_age};
 use crate::{snapshot_of, times};
 
 /// Done, or kept out by the lock of the other.
@@ -56,11 +57,16 @@ impl Race {
         self.history.world.dbkeep.run(line)
     }
 
-    /// Returns a prune; every other one without a time of grace.
-    fn prune(&self) -> Run {
-        match self.number % 2 {
-            0 => self.dbkeep(&["prune", "--grace", "0", "--max-unused", "0%", "--json"]),
-            _ => self.dbkeep(&["prune", "--max-unused", "0%", "--json"]),
+    /// Returns a prune: one that removes at once, one that marks, or one that removes what was marked before.
+    fn prune(&mut self) -> Run {
+        let line = ["prune", "--max-unused", "0%", "--json"];
+        match self.rng.below(3) {
+            0 => self.dbkeep(&[&line[..], &["--grace", "0"]].concat()),
+            1 => self.dbkeep(&line),
+            _ => {
+                let_marks_age(&self.history.world);
+                self.dbkeep(&line).with(IN_YEARS.0, IN_YEARS.1)
+            }
         }
     }
 
@@ -255,7 +261,7 @@ fn race_of_a_stopped_prune_whose_lock_was_taken_away_and_a_backup() {
 fn race_of_restics_prune_and_our_backup() {
     let mut race = Race::new(86);
     let Some(restic) = race.history.world.restic() else { return };
-    for number in 0..times(30, 200) {
+    for number in 0..times(36, 200) {
         race.prepare();
         if number % 3 == 0 {
             // So that there are marked packs, which restic takes for packs in no index.
@@ -270,6 +276,9 @@ fn race_of_restics_prune_and_our_backup() {
             if number % 4 == 0 {
                 stop(&backup);
             }
+            if number % 8 == 0 {
+                remove_locks(&race);
+            }
             let prune = prune.output().unwrap();
             go_on(&backup);
             (backup.wait(), prune)
@@ -280,7 +289,11 @@ fn race_of_restics_prune_and_our_backup() {
         };
         let said = String::from_utf8_lossy(&prune.stderr).into_owned();
         assert!(prune.status.success() || said.contains("lock"), "{said}");
-        race.expect_done_or_locked(&[&backup]);
+        // One that was stopped notices that its lock is gone.
+        assert!(backup.code() != Some(1) || number % 8 == 0, "{}", backup.transcript());
+        if backup.code() != Some(1) {
+            race.expect_done_or_locked(&[&backup]);
+        }
         race.locked += usize::from(!prune.status.success());
         race.note(&backup);
         race.expect_nothing_lost();
