@@ -260,6 +260,21 @@ impl Catalog {
         self.without_facts.then(|| "there are snapshots, and nothing of what happened to them".to_owned())
     }
 
+    /// Says how to go on where there is a [`Catalog::gap`].
+    pub(crate) fn way_past_gap(&self) -> String {
+        let unreadable = match (self.unreadable.as_slice(), self.unreadable_facts.as_slice()) {
+            ([id, ..], _) => format!("snapshots/{id}"),
+            ([], [id, ..]) => format!("dbkeep/facts/{id}"),
+            ([], []) => {
+                return "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
+                    .to_owned();
+            }
+        };
+        format!(
+            "run `dbkeep check`; where the file {unreadable} of the repository is damaged for good, move it away; `dbkeep check --accept-removed` says that it may be gone"
+        )
+    }
+
     /// Says whether damage was ever found in a pack. A new snapshot then does not rely on it.
     pub(crate) fn is_damaged_pack(&self, pack: &Id) -> bool {
         !self.damaged_packs.is_empty() && self.damaged_packs.contains(&pack.to_string())

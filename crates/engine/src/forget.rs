@@ -214,10 +214,7 @@ fn refuse_gaps(catalog: &Catalog) -> Result<()> {
     let Some(gap) = catalog.gap() else { return Ok(()) };
     Err(Error::Refused {
         what: format!("nothing is forgotten by a policy while the listing has a gap: {gap}"),
-        hint: Some(
-            "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
-                .to_owned(),
-        ),
+        hint: Some(catalog.way_past_gap()),
     })
 }
 

@@ -95,10 +95,7 @@ fn planned(
     if let Some(gap) = catalog.gap() {
         return Err(Error::Refused {
             what: format!("nothing is pruned while the listing has a gap: {gap}"),
-            hint: Some(
-                "run `dbkeep check`; where snapshots were removed on purpose, `dbkeep check --accept-removed` says so"
-                    .to_owned(),
-            ),
+            hint: Some(catalog.way_past_gap()),
         });
     }
     let options = PruneOptions {
@@ -128,7 +125,10 @@ fn refused(error: dbkeep_repo::Error) -> Error {
         | Repo::Damaged { .. }
         | Repo::Listing { .. }) => Error::Refused {
             what: format!("nothing is pruned, as not all that snapshots need can be read: {}", chain(&error)),
-            hint: Some("run `dbkeep check` to learn which snapshots are affected".to_owned()),
+            hint: Some(
+                "run `dbkeep check` to learn which snapshots are affected; what is lost of the index, stock `restic repair index` makes anew from the packs, and only snapshots whose packs are lost for good are to be forgotten (`dbkeep forget ID --force`)"
+                    .to_owned(),
+            ),
         },
         error => error.into(),
     }

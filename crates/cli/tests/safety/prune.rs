@@ -170,6 +170,38 @@ fn kill_at_random_moments_of_a_prune_loses_nothing() {
 }
 
 #[test]
+fn index_that_restic_makes_anew_lets_prunes_go_on() {
+    let mut pruned = Pruned::new(73, Grace::Day);
+    pruned.grow();
+    let Some(restic) = pruned.history.world.restic() else { return };
+    let index = || -> Vec<_> {
+        let files = fs::read_dir(pruned.history.world.repository().join("index")).unwrap();
+        files.map(|entry| entry.unwrap().path()).collect()
+    };
+    let refused = || {
+        let report = pruned.run().go().expect_code(1).json();
+        assert_eq!(report["error"]["kind"], "refused");
+        let hint = report["error"]["hint"].as_str().unwrap();
+        assert!(hint.contains("restic repair index"), "{hint}");
+    };
+    for path in index() {
+        File::options().write(true).open(path).unwrap().set_len(40).unwrap();
+    }
+    refused();
+    // Gone altogether, with the marks in it.
+    index().iter().for_each(|path| fs::remove_file(path).unwrap());
+    refused();
+    let repaired = ["repair index", "rebuild-index"]
+        .map(|words| restic.command(words.split(' ')).output().unwrap().status.success());
+    assert!(repaired.contains(&true));
+    pruned.expect_sound(true);
+    assert_eq!(pruned.run().success().json()["packs_taken_back"], 0);
+    pruned.grow();
+    pruned.run().success();
+    pruned.expect_sound(true);
+}
+
+#[test]
 fn restic_restores_exactly_what_a_prune_leaves() {
     let mut pruned = Pruned::new(71, Grace::None);
     pruned.grow();

@@ -231,6 +231,57 @@ fn nothing_is_pruned_while_something_is_missing_or_cannot_be_read() {
 }
 
 #[test]
+fn way_past_what_cannot_be_read_is_told_and_leads_there() {
+    for (kind, folder) in [("snapshot", "snapshots"), ("fact", "dbkeep/facts")] {
+        let place = Fixture::new();
+        let shop = place.database("shop.db", 3000);
+        let first = place.stored("shop.db");
+        insert(&shop, 100);
+        let second = place.stored("shop.db");
+        let harmed = match kind {
+            "snapshot" => place.path("backups/snapshots").join(first.snapshot.unwrap().to_string()),
+            _ => place.objects("dbkeep/facts")[0].clone(),
+        };
+        File::options().write(true).open(&harmed).unwrap().set_len(30).unwrap();
+        let error = pruned(&place, &PruneRequest::default()).unwrap_err();
+        let (_, _, message) = told(&error);
+        assert!(message.starts_with("nothing is pruned") && message.contains(kind), "{message}");
+        let name = harmed.file_name().unwrap().to_str().unwrap();
+        let hint = error.hint().unwrap().to_owned();
+        assert!(hint.contains(&format!("{folder}/{name}")), "{hint}");
+        assert!(hint.contains("dbkeep check --accept-removed"), "{hint}");
+
+        std::fs::remove_file(&harmed).unwrap();
+        assert!(pruned(&place, &PruneRequest::default()).is_err());
+        place.check(&CheckRequest { accept_removed: true, ..CheckRequest::default() });
+        pruned(&place, &at_once()).unwrap();
+        assert_sound(&place);
+        assert_restores(&place, &second, &rows(&place.path("shop.db")));
+    }
+}
+
+#[test]
+fn snapshots_whose_data_is_lost_can_be_forgotten_and_pruned() {
+    let place = Fixture::new();
+    let shop = place.database("shop.db", 3000);
+    let first = place.stored("shop.db");
+    insert(&shop, 100);
+    let second = place.stored("shop.db");
+    for pack in place.objects("data") {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let error = pruned(&place, &PruneRequest::default()).unwrap_err();
+    assert!(error.hint().unwrap().contains("dbkeep forget ID --force"), "{error:?}");
+    // What is there still is stored again.
+    let third = place.stored("shop.db");
+    assert!(pruned(&place, &PruneRequest::default()).is_err());
+    forgotten(&place, &[&first, &second]);
+    pruned(&place, &PruneRequest::default()).unwrap();
+    assert_sound(&place);
+    assert_restores(&place, &third, &rows(&place.path("shop.db")));
+}
+
+#[test]
 fn size_tells_what_each_database_costs_alone() {
     let place = Fixture::new();
     let a = place.database("a.db", 3000);
