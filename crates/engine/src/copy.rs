@@ -4,26 +4,28 @@
 //! that is half copied is ever visible as a snapshot, and a copy that was interrupted goes on where it was.
 
 pub(crate) mod place;
+mod plan;
 pub(crate) mod standing;
 mod transfer;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use dbkeep_repo::Id;
-use dbkeep_repo::format::snapshot::Snapshot;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Entry};
 use crate::clock::Clock;
 use crate::context::{Context, Watch};
-use crate::finding::is_of_storage;
 use crate::report::{CopiedSnapshot, CopiedStatus, CopyReport, CopyRunReport, ErrorReport, SessionStatus};
 use crate::repository::Store;
 use crate::state::CopyMemory;
 use crate::{Error, Result};
 use place::{Place, at};
+use plan::first_of;
+pub(crate) use plan::is_same;
+use plan::{Step, plan};
 use transfer::Transfer;
 
 /// What to copy, and where to.
@@ -191,51 +193,6 @@ fn wanted<'c>(source: &'c Catalog, request: &CopyRequest) -> Result<Vec<&'c Entr
         request.snapshots.iter().map(|wanted| Ok(source.choose(wanted, database)?.id)).collect();
     let named = named?;
     Ok(source.entries.iter().filter(|entry| named.contains(&entry.id)).collect())
-}
-
-/// What is to be done with one snapshot.
-#[derive(Clone, Copy, Debug)]
-enum Step<'c> {
-    /// It is not there.
-    Copy(&'c Entry),
-    /// What is stored of it there was found damaged, or is gone. Contents that are wrong are so here too.
-    Repair(&'c Entry, &'c Entry),
-    /// It is there.
-    Leave(&'c Entry, &'c Entry),
-    /// It was dropped there on purpose.
-    Dropped,
-}
-
-/// Decides what is to be done with each of `wanted`, in their order. What was dropped in the copy is copied again only
-/// where it is named.
-fn plan<'c>(wanted: &[&'c Entry], there: &'c Catalog, named: bool) -> Vec<Step<'c>> {
-    let mut by_tree: BTreeMap<&Id, Vec<&'c Entry>> = BTreeMap::new();
-    for entry in &there.entries {
-        by_tree.entry(&entry.snapshot.tree).or_default().push(entry);
-    }
-    let decide = |entry: &&'c Entry| {
-        let alike = by_tree.get(&entry.snapshot.tree).map_or(&[][..], Vec::as_slice);
-        match alike.iter().find(|other| is_same(&entry.snapshot, &other.snapshot)) {
-            Some(copy) if copy.history.damage.iter().any(|found| is_of_storage(found)) => {
-                Step::Repair(entry, copy)
-            }
-            Some(copy) => Step::Leave(entry, copy),
-            None if there.dropped.contains(&entry.snapshot.tree) && !named => Step::Dropped,
-            None => Step::Copy(entry),
-        }
-    };
-    wanted.iter().map(decide).collect()
-}
-
-/// Says whether two snapshots of two repositories are the same: the same contents, and both come from the same first
-/// one. That is how stock restic marks what it copies, and it survives a change of tags.
-pub(crate) fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
-    one.tree == other.tree && first_of(one) == first_of(other)
-}
-
-/// Returns the id of the first snapshot of which this is a copy: its own, when it is none.
-fn first_of(snapshot: &Snapshot) -> Option<Id> {
-    snapshot.original.or(snapshot.id)
 }
 
 /// Returns the JSON of a snapshot's copy: everything as it is, also what only other programs know, but for the snapshot

@@ -10,7 +10,7 @@ use dbkeep_repo::backend::FileKind;
 use jiff::Timestamp;
 
 use super::place::{self, Place};
-use super::{Step, plan};
+use super::plan::{Step, plan};
 use crate::Result;
 use crate::catalog::{Catalog, Entry};
 use crate::context::Watch;

@@ -10,7 +10,8 @@ use dbkeep_repo::write::{Writer, WriterOptions};
 use dbkeep_repo::{Id, SharedLock};
 
 use super::place::{Place, at};
-use super::{Step, is_same, json_of_copy, missing, row};
+use super::plan::{Step, is_same};
+use super::{json_of_copy, missing, row};
 use crate::catalog::{COPIED, Catalog, Entry, History, READ};
 use crate::clock::Clock;
 use crate::context::Watch;
