@@ -23,9 +23,8 @@ use crate::repository::Store;
 use crate::state::CopyMemory;
 use crate::{Error, Result};
 use place::{Place, at};
-use plan::first_of;
-pub(crate) use plan::is_same;
 use plan::{Step, plan};
+pub(crate) use plan::{first_of, is_same};
 use transfer::Transfer;
 
 /// What to copy, and where to.
@@ -114,7 +113,7 @@ fn copy(
     let _only_one = state.lock_copy(place.location()).map_err(|error| at(&place.name, error))?;
     let done = transfer(store, place, request, clock, watch);
     let mut memory = state.copy(place.location());
-    memory.note(&done, clock.now());
+    memory.note(&done, request.is_narrowed(), clock.now());
     if let Err(error) = state.save_copy(place.location(), &memory) {
         watch.warn(&format!("this host will not remember what was copied: {}", error.full_message()));
     }
@@ -132,9 +131,22 @@ fn copy(
     done
 }
 
+impl CopyRequest {
+    /// Says whether less is meant than all that the copy lacks.
+    fn is_narrowed(&self) -> bool {
+        !self.snapshots.is_empty() || self.database.is_some()
+    }
+}
+
 impl CopyMemory {
-    fn note(&mut self, done: &Result<CopyRunReport>, now: Timestamp) {
+    /// Takes note of how a copy went. One that was narrowed tells nothing of the other snapshots.
+    fn note(&mut self, done: &Result<CopyRunReport>, is_narrowed: bool, now: Timestamp) {
         let trouble = match done {
+            Ok(report) if is_narrowed => {
+                let known: HashSet<Id> = self.held.iter().copied().collect();
+                self.held.extend(report.held.iter().filter(|id| !known.contains(id)));
+                report.trouble()
+            }
             Ok(report) => {
                 self.held.clone_from(&report.held);
                 report.trouble()
@@ -142,6 +154,7 @@ impl CopyMemory {
             Err(error) => Some(ErrorReport::from(error)),
         };
         match trouble {
+            None if is_narrowed => {}
             None => {
                 *self = Self { succeeded: Some(now), held: std::mem::take(&mut self.held), ..Self::default() }
             }

@@ -112,6 +112,9 @@ pub(crate) fn passwords(
     let mut secrets = Vec::from_iter(lent.cloned());
     let directory = directory(&context.environment);
     let ids: Vec<Id> = backend.list(FileKind::Key)?.into_iter().map(|file| file.id).collect();
+    if ids.is_empty() {
+        return Err(dbkeep_repo::Error::NoKey.into());
+    }
     let mut files: Vec<PathBuf> = ids.iter().map(|id| directory.join(id.to_string())).collect();
     files.extend(pending_files(&directory));
     for file in files.iter().filter(|file| file.exists()) {

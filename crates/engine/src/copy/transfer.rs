@@ -143,6 +143,7 @@ impl<'t> Transfer<'t> {
         let json = json.map_err(Error::from).and_then(|json| json_of_copy(&json, entry));
         let json = match json {
             Ok(json) => json,
+            Err(error) if is_missing(&error) && self.was_dropped_meanwhile(entry)? => return Ok(()),
             Err(error) => {
                 self.fail(entry, &error);
                 return Ok(());
@@ -155,6 +156,11 @@ impl<'t> Transfer<'t> {
             self.commit()?;
         }
         Ok(())
+    }
+
+    /// Says whether a snapshot that is not in the source any more was dropped there on purpose since the copy began.
+    fn was_dropped_meanwhile(&self, entry: &Entry) -> Result<bool> {
+        Ok(Catalog::load(&self.store.afresh())?.is_dropped(entry))
     }
 
     /// Sends the blobs of a snapshot. Says whether all of them could be read.
@@ -374,6 +380,10 @@ impl<'t> Transfer<'t> {
         report.judge();
         report
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Repo(dbkeep_repo::Error::Missing { .. }))
 }
 
 /// Says whether packs that the index of a copy names are gone without a finding of damage that would tell which snapshots

@@ -11,16 +11,17 @@ use super::plan::{Drawn, LostOne, draw};
 use super::{PlannedRestore, RestorePlan, RestoreRequest, not_restored, run_from, session_report};
 use crate::catalog::Catalog;
 use crate::context::{Context, Watch};
-use crate::copy::is_same;
 use crate::copy::place::{self, Place};
+use crate::copy::{first_of, is_same};
 use crate::report::{ErrorReport, RestoreOutcome, RestoreReport, RestoreStatus};
 use crate::repository::{self, Store};
+use crate::state::{RepositoryState, State};
 use crate::{Error, Result};
 
 /// Opens the repository or, where it is gone or too damaged for that, the first of its copies that can be opened.
 pub fn open(context: &Context, now: Timestamp, watch: &Watch) -> Result<Store> {
     let error = match repository::open(context, now, watch) {
-        Err(error) if is_unusable(error.kind()) => error,
+        Err(error) if is_unusable(error.kind()) || has_no_key(&error) => error,
         opened => return opened,
     };
     for (name, place) in place::configured(context) {
@@ -52,8 +53,44 @@ pub(super) fn complete(
             instead(store, request, meant.as_ref(), error, now)
         }
         Err(error) => Err(error),
-        Ok(plan) => Ok(improved(store, request, plan, &lost, now)),
+        Ok(plan) => {
+            let plan = improved(store, request, plan, &lost, now);
+            if store.context().as_copy.is_some() {
+                say_what_is_newer(store, request, &plan);
+            }
+            Ok(plan)
+        }
     }
+}
+
+/// Warns where a copy stands in for a repository that cannot be looked at, and this host remembers a newer backup than
+/// the newest of the copy.
+fn say_what_is_newer(copy: &Store, request: &RestoreRequest, plan: &RestorePlan) {
+    if request.snapshot.as_deref().is_some_and(|wanted| wanted != "latest") {
+        return;
+    }
+    let (Some(known), Ok(catalog)) = (remembered(copy), Catalog::load(copy)) else { return };
+    for one in &plan.restores {
+        let Some(last) = known.position(&one.database) else { continue };
+        let is_newest = catalog.usable(&one.database).next().is_some_and(|newest| newest.id == one.snapshot);
+        if is_newest && !catalog.entries.iter().any(|entry| first_of(&entry.snapshot) == Some(last.snapshot))
+        {
+            copy.watch().warn(&format!(
+                "the last backup of {:?} that this host made, snapshot {}, was never copied to {:?}: what changed after {:.0} is not in it",
+                one.database,
+                last.snapshot.short(),
+                name_of(copy),
+                one.moment
+            ));
+        }
+    }
+}
+
+/// Returns what this host remembers of the repository that a copy is of.
+fn remembered(copy: &Store) -> Option<RepositoryState> {
+    let primary = &copy.context().as_copy.as_ref()?.primary;
+    let host = State::new(&primary.environment.state_directory);
+    Some(host.repository(&host.place(&primary.location)?.id))
 }
 
 /// Plans from the first copy that can give what is meant.
@@ -72,6 +109,9 @@ fn instead(
         match plan {
             Ok(plan) => {
                 say(store, &copy, &error.full_message());
+                if meant.is_none() {
+                    say_what_is_newer(&copy, request, &plan);
+                }
                 return Ok(plan);
             }
             Err(why) => store.watch().warn(&place::at(name_of(&copy), why).full_message()),
@@ -307,6 +347,11 @@ fn name_of(copy: &Store) -> &str {
 /// Says whether an error of this kind means that the repository is gone, damaged or cannot be read.
 fn is_unusable(kind: &str) -> bool {
     matches!(kind, "damaged" | "no-repository" | "repository-gone" | "foreign" | "repository")
+}
+
+/// Says whether a repository has lost all its keys. A wrong password, or one that is not there, is another thing.
+fn has_no_key(error: &Error) -> bool {
+    matches!(error, Error::Repo(dbkeep_repo::Error::NoKey))
 }
 
 /// Says whether what failed may work with a copy. A safety backup may have failed for the same reason.

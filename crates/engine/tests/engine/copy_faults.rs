@@ -1,14 +1,17 @@
 //! Copies where something is wrong: with the contents, with the storage of the copy, with what happens meanwhile.
 
+use dbkeep_engine::copy::CopyRequest;
+use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::prune::{self, PruneRequest};
-use dbkeep_engine::report::CopiedStatus;
+use dbkeep_engine::report::{CopiedStatus, SnapshotRow};
+use dbkeep_engine::restore::{self, RestoreRequest};
 use dbkeep_engine::status;
 use dbkeep_engine::verify::{self, VerifyRequest};
 use jiff::SignedDuration;
 use rusqlite::Connection;
 
 use crate::copies::{Other, SECOND, all_to, copied, largest, objects, without_copies};
-use crate::fixture::{Fixture, insert, of, rows};
+use crate::fixture::{Fixture, insert, of, rows, to};
 
 /// Makes an index of other values than its table has: a quick check passes, a full one does not.
 fn spoil_an_index(connection: &Connection) {
@@ -80,4 +83,121 @@ fn packs_that_a_copy_has_lost_are_stored_again_by_the_next_one() {
     let request = PruneRequest { grace: SignedDuration::ZERO, ..PruneRequest::default() };
     prune::run(&other.open(), &request, place.now(), &place.watch()).unwrap();
     other.expect_sound();
+}
+
+#[test]
+fn snapshot_that_is_dropped_while_it_is_copied_is_no_failure() {
+    let place = Fixture::with_config(SECOND);
+    let a = place.database("a.db", 10);
+    let first = place.backup(&without_copies(&["a.db"])).unwrap().databases[0].snapshot.unwrap();
+    insert(&a, 1);
+    place.backup(&without_copies(&["a.db"])).unwrap();
+    let (store, now) = (place.open().unwrap(), place.now());
+    let mut left = Some(first);
+    let quiet: dbkeep_engine::Watch = std::sync::Arc::new(dbkeep_engine::Unobserved);
+    place.at_step(move |step| {
+        if let (Some(id), "copy.locked") = (left, step) {
+            left = None;
+            let choice = Choice::Named { snapshots: vec![id.to_string()], force: false };
+            let request = ForgetRequest { choice, database: None, dry_run: false };
+            assert_eq!(forget::run(&store, &request, now, &quiet).unwrap().forgotten.len(), 1);
+        }
+    });
+    let report = copied(&place, &all_to("second")).unwrap();
+    assert_eq!((report.copied, report.failed, report.exit_code()), (1, 0, 0), "{report:?}");
+    assert_eq!(place.list().snapshots.len(), 1);
+
+    // One that just vanishes is one.
+    let gone = place.list().snapshots[0].id;
+    let file = place.path("backups/snapshots").join(gone.to_string());
+    place.at_step(move |step| {
+        if step == "copy.locked" {
+            std::fs::remove_file(&file).unwrap();
+        }
+    });
+    let report = copied(&place, &all_to("./third")).unwrap();
+    assert_eq!((report.copied, report.failed, report.exit_code()), (0, 1, 1), "{report:?}");
+}
+
+#[test]
+fn copy_of_single_snapshots_forgets_nothing_of_what_else_is_there() {
+    let place = Fixture::with_config(SECOND);
+    let a = place.database("a.db", 10);
+    place.stored("a.db");
+    insert(&a, 1);
+    place.stored("a.db");
+    let copies =
+        || place.list().snapshots.iter().map(|row: &SnapshotRow| row.copies.len()).collect::<Vec<_>>();
+    assert_eq!(copies(), [1, 1]);
+    std::fs::rename(place.path("second"), place.path("unmounted")).unwrap();
+    place.backup(&of(&["a.db"])).unwrap();
+    std::fs::rename(place.path("unmounted"), place.path("second")).unwrap();
+    for request in [
+        CopyRequest { snapshots: vec!["latest~1".to_owned()], ..all_to("second") },
+        CopyRequest { snapshots: vec!["latest~2".to_owned()], ..all_to("second") },
+    ] {
+        assert_eq!(copied(&place, &request).unwrap().exit_code(), 0);
+        assert_eq!(copies(), [0, 1, 1]);
+    }
+    let status = status::run(&place.open().unwrap(), place.now()).unwrap().copies.remove(0);
+    assert!(status.error.is_some(), "not all that failed is caught up: {status:?}");
+    copied(&place, &all_to("second")).unwrap();
+    assert_eq!(copies(), [1, 1, 1]);
+    let status = status::run(&place.open().unwrap(), place.now()).unwrap().copies.remove(0);
+    assert_eq!((status.error, status.problems), (None, vec![]));
+}
+
+/// Restores from whatever can be opened, and returns the copy that was read with the warnings.
+fn restored_anyhow(place: &Fixture, request: &RestoreRequest) -> (Option<String>, Vec<String>) {
+    place.warnings();
+    let store = restore::open(&place.context, place.now(), &place.watch()).unwrap();
+    let plan = restore::plan(&store, request, place.now()).unwrap();
+    restore::run(&store, &plan, place.now(), &place.watch()).unwrap();
+    (plan.restores[0].copy.clone(), place.warnings())
+}
+
+#[test]
+fn repository_that_lost_its_keys_is_damaged_and_a_copy_stands_in() {
+    for generated in [false, true] {
+        let mut place = Fixture::with_config(SECOND);
+        if generated {
+            place.context.environment.variables.remove("DBKEEP_PASSWORD");
+        }
+        drop(place.database("a.db", 10));
+        let request = dbkeep_engine::backup::BackupRequest { new_key: generated, ..of(&["a.db"]) };
+        assert_eq!(place.backup(&request).unwrap().exit_code(), 0);
+        place.objects("keys").iter().for_each(|key| std::fs::remove_file(key).unwrap());
+        let error = place.open().unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), ("no-password", 12));
+        assert!(error.hint().unwrap().contains("the folder `keys` from a copy"), "{error:?}");
+        assert_eq!(restored_anyhow(&place, &to("back.db")).0.as_deref(), Some("second"));
+        assert_eq!(rows(&place.path("back.db")).len(), 10);
+    }
+}
+
+#[test]
+fn newest_of_a_copy_that_is_behind_is_restored_with_a_word_about_what_it_lacks() {
+    let place = Fixture::with_config(SECOND);
+    let a = place.database("a.db", 10);
+    place.stored("a.db");
+    let lacks = |warnings: &[String]| warnings.iter().any(|one| one.contains("was never copied to"));
+    let gone = |gone: bool| {
+        let (from, to) = if gone { ("backups", "away") } else { ("away", "backups") };
+        std::fs::rename(place.path(from), place.path(to)).unwrap();
+    };
+    gone(true);
+    let (copy, warnings) = restored_anyhow(&place, &to("complete.db"));
+    assert!(copy.is_some() && !lacks(&warnings), "it has the last one: {warnings:?}");
+    gone(false);
+
+    insert(&a, 1);
+    let last = place.backup(&without_copies(&["a.db"])).unwrap().databases[0].snapshot.unwrap();
+    gone(true);
+    let (_, warnings) = restored_anyhow(&place, &to("behind.db"));
+    assert!(lacks(&warnings) && warnings.iter().any(|one| one.contains(&last.short())), "{warnings:?}");
+    let at = RestoreRequest { at: Some("2026-01-02 23:00".to_owned()), ..to("at.db") };
+    assert!(lacks(&restored_anyhow(&place, &at).1), "nor by a time after it");
+    let older = Other::at(&place, "second").list().snapshots[0].id;
+    let by_id = RestoreRequest { snapshot: Some(older.to_string()), ..to("by-id.db") };
+    assert!(!lacks(&restored_anyhow(&place, &by_id).1), "it is what was asked for");
 }
