@@ -175,6 +175,11 @@ fn live_database_that_is_gone_locked_or_another_one_is_an_error() {
     let error = place.compare(&with("latest")).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), ("missing", 1), "{error}");
 
+    std::fs::write(place.path("a.db"), "").unwrap();
+    let error = place.compare(&with("latest")).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), ("empty", 1), "{error}");
+    assert!(error.to_string().contains("empty"), "{error}");
+
     std::fs::write(place.path("a.db"), "a letter, and no database at all, though it has that name").unwrap();
     let error = place.compare(&with("latest")).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), ("not-a-database", 1), "{error}");

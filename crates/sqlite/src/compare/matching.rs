@@ -122,7 +122,7 @@ impl Found {
 pub(super) struct Matcher<'m> {
     pub(super) pair: &'m Pair,
     pub(super) columns: [&'m Columns<'m>; 2],
-    pub(super) cancelled: &'m dyn Fn() -> bool,
+    pub(super) cancelled: &'m (dyn Fn() -> bool + Sync),
 }
 
 impl Matcher<'_> {
@@ -140,7 +140,7 @@ impl Matcher<'_> {
         } else {
             self.alternate(left, right, &mut pool)?;
         }
-        pool.finish(found)
+        pool.finish(found, self.cancelled)
     }
 
     /// Goes along both sides in the order of rowids.
@@ -264,7 +264,7 @@ impl Matcher<'_> {
         Ok(self.pair.is_same(&left, &right))
     }
 
-    fn stop_if_cancelled(&self, count: u64) -> Result<()> {
+    pub(super) fn stop_if_cancelled(&self, count: u64) -> Result<()> {
         let is_due = count.is_multiple_of(ASK_EVERY);
         if is_due && (self.cancelled)() { Err(Error::Cancelled) } else { Ok(()) }
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use crate::extract::distance;
+use crate::inspect::with_interrupt;
 use crate::vfs::{PageSource, open_image};
 use crate::{Error, Result};
 
@@ -57,7 +58,7 @@ pub struct Options<'o> {
     /// Takes one way, or fails, instead of choosing.
     pub force: Option<Way>,
     /// Asked now and then whether to stop.
-    pub cancelled: &'o dyn Fn() -> bool,
+    pub cancelled: &'o (dyn Fn() -> bool + Sync),
 }
 
 impl Default for Options<'_> {
@@ -180,8 +181,8 @@ pub struct ColumnDifference {
 
 /// Both sides, opened.
 struct Databases<'o> {
-    images: Images,
-    connections: [Connection; 2],
+    images: Images<'o>,
+    connections: &'o [Connection; 2],
     schemas: [Schema; 2],
     known: [Option<&'o BTreeMap<String, u64>>; 2],
     options: &'o Options<'o>,
@@ -197,9 +198,15 @@ pub fn compare(left: &Side, right: &Side, options: &Options<'_>) -> Result<Compa
         images.forget_relation();
     }
     let connections = [open_image(Arc::clone(&left.pages))?, open_image(Arc::clone(&right.pages))?];
-    let schemas = [Schema::read(&connections[LEFT])?, Schema::read(&connections[RIGHT])?];
     let known = [left.rows.as_ref(), right.rows.as_ref()];
-    Databases { images, connections, schemas, known, options }.compare()
+    let compared = with_interrupt(&connections[LEFT], options.cancelled, || {
+        with_interrupt(&connections[RIGHT], options.cancelled, || {
+            let schemas = [Schema::read(&connections[LEFT])?, Schema::read(&connections[RIGHT])?];
+            Databases { images, connections: &connections, schemas, known, options }.compare()
+        })
+    });
+    // SQLite only says that it was interrupted.
+    if compared.is_err() && (options.cancelled)() { Err(Error::Cancelled) } else { compared }
 }
 
 impl Databases<'_> {
@@ -274,23 +281,16 @@ impl Databases<'_> {
         let mut changes = SchemaChanges::default();
         let [left, right] = [LEFT, RIGHT].map(|side| self.objects(side));
         for (id, one) in &left {
-            let other = right.get(id);
-            let object = SchemaObject {
-                kind: one.kind.clone(),
-                name: other.unwrap_or(one).name.clone(),
-                left: one.sql.clone(),
-                right: other.and_then(|other| other.sql.clone()),
-            };
+            let other = right.get(id).copied();
+            let object = schema_object(other.unwrap_or(one), [Some(*one), other]);
             match other {
                 None => changes.removed.push(object),
                 Some(other) if other.sql != one.sql => changes.changed.push(object),
                 Some(_) => {}
             }
         }
-        for (_, one) in right.iter().filter(|(id, _)| !left.contains_key(*id)) {
-            let (kind, name) = (one.kind.clone(), one.name.clone());
-            changes.added.push(SchemaObject { kind, name, left: None, right: one.sql.clone() });
-        }
+        let only_right = right.iter().filter(|(id, _)| !left.contains_key(*id));
+        changes.added.extend(only_right.map(|(_, one)| schema_object(one, [None, Some(*one)])));
         changes
     }
 
@@ -305,25 +305,33 @@ impl Databases<'_> {
         objects.filter(is_meant).map(|object| (object.id(), object)).collect()
     }
 
-    /// Returns what each table shares with the other side; `None` where pages do not tell.
+    /// Returns what each table shares with the other side; `None` where nothing differs.
     fn shared_pages(&self, tables: &[[Option<&Object>; 2]]) -> Result<Vec<Option<Result<prune::Pages>>>> {
-        if !self.images.are_related() || self.images.are_equal() {
+        if self.images.are_equal() {
             return Ok(tables.iter().map(|_| None).collect());
         }
-        let roots =
-            |table: &[Option<&Object>; 2]| Roots { roots: table.map(|table| table.map(|table| table.root)) };
-        let roots: Vec<Roots> = tables.iter().map(roots).collect();
-        let mut others = vec![Roots { roots: [Some(1), Some(1)] }];
-        for side in [LEFT, RIGHT] {
-            let indexes =
-                self.schemas[side].objects.iter().filter(|object| object.kind == "index" && object.root > 0);
-            others.extend(indexes.map(|index| {
-                let mut roots = [None, None];
-                roots[side] = Some(index.root);
-                Roots { roots }
-            }));
-        }
-        let pages = prune::shared(&self.images, &roots, &others, self.options.cancelled)?;
+        let roots: Vec<Roots> = tables
+            .iter()
+            .map(|table| Roots { roots: table.map(|table| table.map(|table| table.root)) })
+            .collect();
+        let pages = prune::shared(&self.images, &roots, &self.other_trees())?;
         Ok(pages.into_iter().map(Some).collect())
     }
+
+    /// Returns the trees that are not of tables: that of the schema and those of indexes.
+    fn other_trees(&self) -> Vec<Roots> {
+        let mut indexes: BTreeMap<(String, String), [Option<u32>; 2]> = BTreeMap::new();
+        for (side, schema) in self.schemas.iter().enumerate() {
+            for index in schema.objects.iter().filter(|object| object.kind == "index" && object.root > 0) {
+                indexes.entry(index.id()).or_default()[side] = Some(index.root);
+            }
+        }
+        std::iter::once([Some(1); 2]).chain(indexes.into_values()).map(|roots| Roots { roots }).collect()
+    }
+}
+
+fn schema_object(named: &Object, sides: [Option<&Object>; 2]) -> SchemaObject {
+    let [left, right] =
+        sides.map(|object| object?.sql.as_ref().map(|sql| String::from_utf8_lossy(sql).into_owned()));
+    SchemaObject { kind: named.kind.clone(), name: named.name.clone(), left, right }
 }

@@ -1,5 +1,6 @@
 //! The pages of two images: which are known to be the same in both, and what they hold.
 
+use std::cell::Cell as Counter;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,7 +95,13 @@ pub(super) struct Image {
     pub(super) usable: usize,
     /// The number of pages.
     pub(super) pages: u32,
+    /// How many overflow pages may still be followed.
+    overflow: Counter<u64>,
 }
+
+/// How often the overflow pages of an image are followed at most: to account for changed pages, to find cells whose
+/// overflow changed, to compare rows and to list them.
+const READINGS: u64 = 4;
 
 impl Image {
     pub(super) fn open(source: &Arc<dyn PageSource>) -> Result<Self> {
@@ -109,7 +116,24 @@ impl Image {
         let pages = u32::try_from(source.size() / page_size as u64);
         let pages = pages.map_err(|_| damaged("the image has more pages than a database can have"))?;
         let usable = page_size - usize::from(header.reserved);
-        Ok(Self { source, header, page_size, usable, pages })
+        let overflow = Counter::new(READINGS * u64::from(pages));
+        Ok(Self { source, header, page_size, usable, pages, overflow })
+    }
+
+    /// Fails where there is no such page.
+    pub(super) fn ensure_has(&self, number: u32) -> Result<()> {
+        match number == 0 || number > self.pages {
+            true => Err(damaged(format!("page {number} of {}", self.pages))),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts an overflow page that is followed. Each has one owner, so there is an end to it even where damage
+    /// makes a chain go round, or many cells share one.
+    fn follow_overflow(&self) -> Result<()> {
+        let left = self.overflow.get().checked_sub(1);
+        self.overflow.set(left.ok_or_else(|| damaged("overflow pages are used more than once"))?);
+        Ok(())
     }
 
     fn fill(&self, page: u32, buffer: &mut [u8]) -> Result<()> {
@@ -118,9 +142,7 @@ impl Image {
     }
 
     fn page(&self, number: u32) -> Result<Vec<u8>> {
-        if number == 0 || number > self.pages {
-            return Err(damaged(format!("page {number} of {}", self.pages)));
-        }
+        self.ensure_has(number)?;
         let mut bytes = vec![0; self.page_size];
         self.fill(number, &mut bytes)?;
         Ok(bytes)
@@ -159,7 +181,8 @@ impl Image {
                 return Ok(None);
             };
             for entry in entries.chunks_exact(4) {
-                if !pages.insert(be32(entry, 0)) {
+                let page = be32(entry, 0);
+                if page == 0 || page > self.pages || !pages.insert(page) {
                     return Ok(None);
                 }
             }
@@ -170,24 +193,26 @@ impl Image {
 }
 
 /// Two images, and the pages in which they differ.
-pub(super) struct Images {
+pub(super) struct Images<'c> {
     images: [Image; 2],
     /// Pages whose bytes differ, or that only one image has. `None` where the two are cut in different ways: then no
     /// page of one stands for a page of the other.
     changed: Option<PageSet>,
+    /// Asked whether to stop.
+    cancelled: &'c dyn Fn() -> bool,
 }
 
-impl Images {
+impl<'c> Images<'c> {
     /// Finds the pages that differ. Only what is not in `same` is read: stretches known to hold the same bytes in
     /// both.
     pub(super) fn open(
         left: &Arc<dyn PageSource>,
         right: &Arc<dyn PageSource>,
         same: &[Range<u64>],
-        cancelled: &dyn Fn() -> bool,
+        cancelled: &'c dyn Fn() -> bool,
     ) -> Result<Self> {
         let images = [Image::open(left)?, Image::open(right)?];
-        let mut images = Self { images, changed: None };
+        let mut images = Self { images, changed: None, cancelled };
         let [left, right] = &images.images;
         if (left.page_size, left.usable) == (right.page_size, right.usable) {
             images.changed = Some(changed(left, right, same, cancelled)?);
@@ -226,6 +251,9 @@ impl Images {
     /// Returns the bytes of a page. One that is the same in both is read from the left, so that one cache serves
     /// both.
     pub(super) fn page(&self, side: usize, number: u32) -> Result<Vec<u8>> {
+        if (self.cancelled)() {
+            return Err(Error::Cancelled);
+        }
         let has_both = number <= self.images[LEFT].pages && number <= self.images[RIGHT].pages;
         let side = if has_both && self.is_same(number) { LEFT } else { side };
         self.images[side].page(number)
@@ -247,45 +275,63 @@ impl Images {
             .ok_or_else(|| damaged(format!("page {number} is not a sound page of a tree")))
     }
 
-    /// Returns a whole record, following its overflow pages; each is told to `met`.
-    pub(super) fn record(&self, side: usize, cell: &Cell<'_>, met: &mut dyn FnMut(u32)) -> Result<Vec<u8>> {
-        let image = &self.images[side];
-        let size = usize::try_from(cell.size).ok().filter(|size| *size as u64 <= image.source.size());
-        let size = size.ok_or_else(|| damaged("a record is longer than the image"))?;
-        let mut record = Vec::with_capacity(size);
+    /// Returns a whole record, with what lies in its overflow pages.
+    pub(super) fn record(&self, side: usize, cell: &Cell<'_>) -> Result<Vec<u8>> {
+        let size = usize::try_from(cell.size).ok();
+        let size = size.filter(|size| *size as u64 <= self.images[side].source.size());
+        let mut record =
+            Vec::with_capacity(size.ok_or_else(|| damaged("a record is longer than the image"))?);
         record.extend_from_slice(cell.local);
-        let mut next = cell.overflow.unwrap_or(0);
-        while record.len() < size {
-            let page = next;
-            let bytes = self.page(side, page)?;
-            met(page);
-            next = be32(&bytes, 0);
-            let rest = size - record.len();
-            record.extend_from_slice(&bytes[4..image.usable][..rest.min(image.usable - 4)]);
-        }
+        self.overflow(side, cell, &mut |_, part| {
+            record.extend_from_slice(part);
+            true
+        })?;
         Ok(record)
+    }
+
+    /// Calls `met` with each overflow page of a cell and its part of the record, until that says to stop.
+    pub(super) fn overflow(
+        &self,
+        side: usize,
+        cell: &Cell<'_>,
+        met: &mut dyn FnMut(u32, &[u8]) -> bool,
+    ) -> Result<()> {
+        let image = &self.images[side];
+        let mut rest = cell.size.saturating_sub(cell.local.len() as u64);
+        let mut page = cell.overflow.unwrap_or(0);
+        while rest > 0 {
+            image.follow_overflow()?;
+            let bytes = self.page(side, page)?;
+            let part = &bytes[4..image.usable];
+            let part = &part[..usize::try_from(rest).map_or(part.len(), |rest| rest.min(part.len()))];
+            if !met(page, part) {
+                return Ok(());
+            }
+            page = be32(&bytes, 0);
+            rest -= part.len() as u64;
+        }
+        Ok(())
     }
 
     /// Says whether a page of the overflow of a cell differs. The cell itself is the same on both sides.
     pub(super) fn overflow_differs(&self, cell: &Cell<'_>) -> Result<bool> {
-        let usable = self.images[LEFT].usable as u64 - 4;
-        let mut rest = cell.size.saturating_sub(cell.local.len() as u64);
-        let mut page = cell.overflow.unwrap_or(0);
-        while rest > 0 {
-            if !self.is_same(page) {
-                return Ok(true);
-            }
-            page = be32(&self.page(LEFT, page)?, 0);
-            rest = rest.saturating_sub(usable);
-        }
-        Ok(false)
+        let mut differs = false;
+        self.overflow(LEFT, cell, &mut |page, _| {
+            differs = !self.is_same(page);
+            !differs
+        })?;
+        Ok(differs)
     }
 
-    /// Returns the pages that differ and are neither free nor of a pointer map in any image.
-    pub(super) fn changed_with_data(&self) -> Result<PageSet> {
-        let mut changed = self.changed.clone().unwrap_or_default();
-        changed.subtract(&self.images[LEFT].without_data()?);
-        changed.subtract(&self.images[RIGHT].without_data()?);
+    /// Returns the pages that differ and may hold something of a tree of an image: it has them, and they are neither
+    /// free nor of a pointer map.
+    pub(super) fn changed_with_data(&self, side: usize) -> Result<PageSet> {
+        let image = &self.images[side];
+        let mut changed = PageSet::default();
+        for page in self.changed.iter().flat_map(PageSet::iter).take_while(|page| *page <= image.pages) {
+            changed.insert(page);
+        }
+        changed.subtract(&image.without_data()?);
         Ok(changed)
     }
 }

@@ -61,6 +61,11 @@ impl Pair {
             .collect()
     }
 
+    /// Says whether no column of the right side has this name.
+    pub(super) fn has_no_column(&self, name: &str) -> bool {
+        !self.shapes[RIGHT].columns.iter().any(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
     pub(super) fn column(&self, pair: [usize; 2], side: usize) -> &Column {
         &self.shapes[side].columns[pair[side]]
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, params};
 
+use crate::inspect::with_interrupt;
 use crate::{Error, Result};
 
 use super::matching::{Change, Found, Locator};
@@ -103,12 +104,12 @@ impl Pool {
     }
 
     /// Tells what became of all rows.
-    pub(super) fn finish(self, found: &mut Found) -> Result<()> {
+    pub(super) fn finish(self, found: &mut Found, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<()> {
         for [left, right] in self.changed {
             found.add(Change::Changed, [Some(left), Some(right)]);
         }
         if let Some(file) = self.file {
-            return file.finish(found);
+            return file.finish(found, cancelled);
         }
         let [left, right] = self.keyed;
         left.into_values().for_each(|(_, row)| found.add(Change::Removed, [Some(row), None]));
@@ -156,12 +157,13 @@ fn pair_by_place(left: Vec<Locator>, right: Vec<Locator>, found: &mut Found) {
 /// The pool in a file.
 struct File {
     database: Connection,
-    /// Rows on their way there.
+    /// Rows on their way there, and what they take in memory.
     batch: Vec<Waiting>,
+    taken: usize,
 }
 
-/// Rows that go to the file together.
-const BATCH: usize = 1024;
+/// What rows that go to the file together may take in memory, in bytes.
+const BATCH: usize = 1 << 20;
 
 struct Waiting {
     side: usize,
@@ -182,18 +184,20 @@ impl File {
                  CREATE TABLE loose(seq INTEGER PRIMARY KEY, side INT, content BLOB, place BLOB);
                  BEGIN",
             )?;
-            Ok(Self { database, batch: Vec::new() })
+            Ok(Self { database, batch: Vec::new(), taken: 0 })
         };
         make().map_err(failed)
     }
 
     fn add(&mut self, row: Waiting) -> Result<()> {
+        self.taken += cost(row.key.as_deref().unwrap_or_default(), &row.locator);
         self.batch.push(row);
-        if self.batch.len() < BATCH { Ok(()) } else { self.write() }
+        if self.taken < BATCH { Ok(()) } else { self.write() }
     }
 
     fn write(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
+        self.taken = 0;
         let write = || {
             let mut keyed = self.database.prepare("INSERT OR IGNORE INTO keyed VALUES(?1, ?2, ?3, ?4)")?;
             let mut loose =
@@ -213,8 +217,12 @@ impl File {
         if write().map_err(failed)? { Ok(()) } else { Err(same_key()) }
     }
 
-    fn finish(mut self, found: &mut Found) -> Result<()> {
+    fn finish(mut self, found: &mut Found, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<()> {
         self.write()?;
+        with_interrupt(&self.database, cancelled, || self.pair(found))
+    }
+
+    fn pair(&self, found: &mut Found) -> Result<()> {
         self.read(
             "SELECT l.place, r.place FROM keyed l LEFT JOIN keyed r ON r.key=l.key AND r.side=1
              WHERE l.side=0 AND r.content IS NOT l.content

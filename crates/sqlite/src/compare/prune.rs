@@ -6,13 +6,14 @@
 //! tree has is told by its interior pages, one in a hundred; leaves need not be read for it.
 //!
 //! Overflow is the difficulty: a long value that is changed in place leaves its leaf as it was. Each page has one
-//! owner, so a changed page that is free, or of a tree, or overflow of a cell that is read anyway, is accounted for.
-//! Only while a changed page is left over are the overflow pages of unchanged cells followed.
+//! owner, so a changed page that is free, or of a tree, or overflow of a cell that is not shared, is accounted for.
+//! Both sides have to account for it, so that one sound side is enough. Only while a changed page is left over are
+//! the overflow pages of shared cells followed.
 
 use crate::{Error, Result};
 
-use super::pages::{Images, PageSet};
-use super::tree::Tree;
+use super::pages::{Images, PageSet, damaged};
+use super::tree::{Tree, TreePages};
 use super::{LEFT, RIGHT};
 
 /// A table, or something else with a tree, on each side that has it.
@@ -28,58 +29,25 @@ pub(super) struct Pages {
     pub(super) is_same: bool,
 }
 
-/// The trees of a table that were walked.
-struct Walked<'i> {
-    trees: [Option<(Tree<'i>, PageSet)>; 2],
-    shared: PageSet,
-}
-
 /// Finds the shared pages of each of `tables`. What is damaged in one is an error of that one alone.
 ///
-/// `others` are the roots of all other trees, to account for changed pages.
-pub(super) fn shared(
-    images: &Images,
-    tables: &[Roots],
-    others: &[Roots],
-    cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<Result<Pages>>> {
-    let mut walked = Vec::new();
-    for roots in tables {
-        stop_if(cancelled)?;
-        walked.push(one_table(walk(images, roots))?);
-    }
-    let mut rest = images.changed_with_data()?;
+/// `others` are the roots of all other trees, to account for changed pages. Every page of a tree is looked at as
+/// often as it is used, which is once: a page that is used again is damage.
+pub(super) fn shared(images: &Images<'_>, tables: &[Roots], others: &[Roots]) -> Result<Vec<Result<Pages>>> {
+    let mut walk = Walk { images, used: Default::default() };
+    let walked = walk.all(tables)?;
     let whole: Vec<&Walked<'_>> = walked.iter().flatten().collect();
-    for walked in &whole {
-        subtract_trees(&mut rest, walked);
-    }
-    if !rest.is_empty() {
-        let others = others.iter().map(|roots| one_table(walk(images, roots))).collect::<Result<Vec<_>>>()?;
-        let others: Vec<&Walked<'_>> = others.iter().flatten().collect();
-        others.iter().for_each(|walked| subtract_trees(&mut rest, walked));
-        for walked in whole.iter().chain(&others) {
-            if rest.is_empty() {
-                break;
-            }
-            stop_if(cancelled)?;
-            one_table(subtract_overflow(images, &mut rest, walked))?.ok();
-        }
-    }
-    let unaccounted = rest.len();
+    let is_in_doubt = images.are_related() && is_overflow_in_doubt(&mut walk, &whole, others)?;
     drop(whole);
-    if unaccounted > 0 {
-        tracing::debug!(pages = unaccounted, "following the overflow of unchanged cells");
+    if is_in_doubt {
+        tracing::debug!("following the overflow of unchanged cells");
     }
-    let finish = |walked: Result<Walked<'_>>| -> Result<Result<Pages>> {
-        stop_if(cancelled)?;
+    let finish = |walked: Result<Walked<'_>>| {
         one_table(walked.and_then(|mut walked| {
-            if unaccounted > 0 {
+            if is_in_doubt {
                 drop_changed_overflow(images, &mut walked)?;
             }
-            let sizes = walked.trees.iter().flatten().map(|(_, pages)| pages.len());
-            let is_same = walked.trees.iter().all(Option::is_some)
-                && sizes.into_iter().all(|size| size == walked.shared.len());
-            Ok(Pages { shared: walked.shared, is_same })
+            Ok(walked.finish())
         }))
     };
     walked.into_iter().map(finish).collect()
@@ -93,46 +61,108 @@ fn one_table<T>(result: Result<T>) -> Result<Result<T>> {
     }
 }
 
-fn stop_if(cancelled: &dyn Fn() -> bool) -> Result<()> {
-    if cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+/// Going through trees, each page once.
+struct Walk<'i> {
+    images: &'i Images<'i>,
+    /// The pages of the trees that were walked, on each side.
+    used: [PageSet; 2],
 }
 
-fn walk<'i>(images: &'i Images, roots: &Roots) -> Result<Walked<'i>> {
-    let mut trees = [None, None];
-    for side in [LEFT, RIGHT] {
-        if let Some(root) = roots.roots[side] {
-            let tree = Tree::open(images, side, root)?;
-            let pages = tree.pages()?;
-            trees[side] = Some((tree, pages));
+/// The trees of a table that were walked.
+struct Walked<'i> {
+    trees: [Option<(Tree<'i>, TreePages)>; 2],
+    shared: PageSet,
+}
+
+impl<'i> Walk<'i> {
+    fn all(&mut self, tables: &[Roots]) -> Result<Vec<Result<Walked<'i>>>> {
+        tables.iter().map(|roots| one_table(self.one(roots))).collect()
+    }
+
+    fn one(&mut self, roots: &Roots) -> Result<Walked<'i>> {
+        let mut trees = [None, None];
+        for side in [LEFT, RIGHT] {
+            if let Some(root) = roots.roots[side] {
+                let tree = Tree::open(self.images, side, root)?;
+                let pages = tree.pages(&mut self.used[side])?;
+                trees[side] = Some((tree, pages));
+            }
+        }
+        let mut shared = PageSet::default();
+        if let (Some((left, left_pages)), Some((right, right_pages)), Some(changed)) =
+            (&trees[LEFT], &trees[RIGHT], self.images.changed())
+            && left.is_table() == right.is_table()
+        {
+            shared = left_pages.shared(right_pages);
+            shared.subtract(changed);
+        }
+        Ok(Walked { trees, shared })
+    }
+}
+
+impl Walked<'_> {
+    fn finish(self) -> Pages {
+        let is_same = self
+            .trees
+            .iter()
+            .all(|tree| tree.as_ref().is_some_and(|(_, pages)| pages.all.len() == self.shared.len()));
+        Pages { shared: self.shared, is_same }
+    }
+}
+
+/// Says whether a changed page may be overflow of a cell in a shared page, for all that both sides account for.
+fn is_overflow_in_doubt(walk: &mut Walk<'_>, tables: &[&Walked<'_>], others: &[Roots]) -> Result<bool> {
+    let images = walk.images;
+    let mut rest = [images.changed_with_data(LEFT)?, images.changed_with_data(RIGHT)?];
+    tables.iter().for_each(|walked| subtract_trees(&mut rest, walked));
+    if rest.iter().all(PageSet::is_empty) {
+        return Ok(false);
+    }
+    let others = walk.all(others)?;
+    let others: Vec<&Walked<'_>> = others.iter().flatten().collect();
+    others.iter().for_each(|walked| subtract_trees(&mut rest, walked));
+    // Changed pages first, which are read in any case.
+    for are_changed in [true, false] {
+        for walked in tables.iter().chain(&others) {
+            // What cannot be followed stays in doubt.
+            one_table(subtract_overflow(images, &mut rest, walked, are_changed))?.ok();
         }
     }
-    let mut shared = PageSet::default();
-    if let (Some((left, left_pages)), Some((right, right_pages)), Some(changed)) =
-        (&trees[LEFT], &trees[RIGHT], images.changed())
-        && left.is_table() == right.is_table()
-    {
-        shared = left_pages.common(right_pages);
-        shared.subtract(changed);
-    }
-    Ok(Walked { trees, shared })
+    Ok(!rest.iter().all(PageSet::is_empty))
 }
 
-fn subtract_trees(rest: &mut PageSet, walked: &Walked<'_>) {
-    for (_, pages) in walked.trees.iter().flatten() {
-        rest.subtract(pages);
+fn subtract_trees(rest: &mut [PageSet; 2], walked: &Walked<'_>) {
+    for (rest, tree) in rest.iter_mut().zip(&walked.trees) {
+        if let Some((_, pages)) = tree {
+            rest.subtract(&pages.all);
+        }
     }
 }
 
-/// Accounts for the overflow of cells in pages that changed.
-fn subtract_overflow(images: &Images, rest: &mut PageSet, walked: &Walked<'_>) -> Result<()> {
-    for (side, tree) in walked.trees.iter().enumerate() {
-        let Some((tree, pages)) = tree else { continue };
-        let changed = images.changed().map(|changed| pages.common(changed)).unwrap_or_default();
-        tree.each_page(&changed, &mut |_, page| {
+/// Accounts for the overflow of cells that are not shared: those in pages that differ, or those in the others.
+fn subtract_overflow(
+    images: &Images<'_>,
+    rest: &mut [PageSet; 2],
+    walked: &Walked<'_>,
+    are_changed: bool,
+) -> Result<()> {
+    for ((side, rest), tree) in rest.iter_mut().enumerate().zip(&walked.trees) {
+        let Some((tree, pages)) = tree.as_ref().filter(|_| !rest.is_empty()) else { continue };
+        let mut own = pages.all.clone();
+        match (images.changed(), are_changed) {
+            (Some(changed), true) => own = own.common(changed),
+            (Some(changed), false) => {
+                own.subtract(changed);
+                own.subtract(&walked.shared);
+            }
+            (None, _) => {}
+        }
+        tree.each_page(&own, &mut |_, page| {
             for cell in (0..page.cells).filter_map(|index| page.cell(index)) {
-                if cell.overflow.is_some() {
-                    images.record(side, &cell, &mut |overflow| rest.remove(overflow))?;
-                }
+                images.overflow(side, &cell, &mut |overflow, _| {
+                    rest.remove(overflow);
+                    true
+                })?;
             }
             Ok(())
         })?;
@@ -141,12 +171,15 @@ fn subtract_overflow(images: &Images, rest: &mut PageSet, walked: &Walked<'_>) -
 }
 
 /// Takes pages out of the shared ones that have a cell whose overflow changed.
-fn drop_changed_overflow(images: &Images, walked: &mut Walked<'_>) -> Result<()> {
-    let Some((tree, _)) = &walked.trees[LEFT] else { return Ok(()) };
+fn drop_changed_overflow(images: &Images<'_>, walked: &mut Walked<'_>) -> Result<()> {
+    let Some((tree, pages)) = &walked.trees[LEFT] else { return Ok(()) };
     let mut differing = Vec::new();
     tree.each_page(&walked.shared, &mut |number, page| {
+        if page.kind.is_interior() != pages.interior.contains(number) {
+            return Err(damaged(format!("page {number} lies at another depth than its tree has")));
+        }
         for cell in (0..page.cells).filter_map(|index| page.cell(index)) {
-            if cell.overflow.is_some() && images.overflow_differs(&cell)? {
+            if images.overflow_differs(&cell)? {
                 differing.push(number);
                 break;
             }

@@ -10,6 +10,7 @@ use crate::inspect::quoted;
 use crate::vfs::image_error;
 use crate::{Error, Result};
 
+use super::pages::damaged;
 use super::record::{self, Value};
 use super::schema::Shape;
 
@@ -163,6 +164,7 @@ pub(super) struct SqlRows<'s> {
     columns: usize,
     has_rowid: bool,
     encoding: Encoding,
+    last: Option<i64>,
 }
 
 impl<'s> SqlRows<'s> {
@@ -174,7 +176,7 @@ impl<'s> SqlRows<'s> {
     ) -> Self {
         let rows = statement.raw_query();
         let has_rowid = shape.rowid_name().is_some();
-        Self { connection, rows, columns: shape.columns.len(), has_rowid, encoding }
+        Self { connection, rows, columns: shape.columns.len(), has_rowid, encoding, last: None }
     }
 
     fn read(&mut self) -> rusqlite::Result<Option<Row>> {
@@ -189,6 +191,12 @@ impl<'s> SqlRows<'s> {
 
 impl Rows for SqlRows<'_> {
     fn next(&mut self) -> Result<Option<Row>> {
-        self.read().map_err(|error| image_error(Some(self.connection), error))
+        let row = self.read().map_err(|error| image_error(Some(self.connection), error))?;
+        let rowid = row.as_ref().and_then(|row| row.rowid);
+        if rowid.is_some() && rowid <= self.last {
+            return Err(damaged("the rowids of a table are not in order"));
+        }
+        self.last = rowid;
+        Ok(row)
     }
 }

@@ -1,5 +1,8 @@
 //! What a database has: its objects, and the columns and keys of its tables.
 
+use std::collections::HashSet;
+
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ToSql};
 
 use crate::Result;
@@ -22,8 +25,8 @@ pub(super) struct Object {
     /// The table that it belongs to.
     pub(super) table: String,
     pub(super) root: u32,
-    /// How it is made; for a setting its value.
-    pub(super) sql: Option<String>,
+    /// How it is made, in UTF-8 if that is valid; for a setting its value.
+    pub(super) sql: Option<Vec<u8>>,
 }
 
 impl Object {
@@ -32,9 +35,11 @@ impl Object {
         (self.kind.clone(), self.name.to_ascii_lowercase())
     }
 
-    /// Says whether it is a table with rows of its own.
+    /// Says whether it is a table with rows of its own. A virtual one has none, and no tree.
     pub(super) fn has_rows(&self) -> bool {
-        self.kind == "table" && self.root > 0
+        // SQLite writes the SQL of a table itself, up to its name.
+        let is_virtual = self.sql.as_ref().is_some_and(|sql| sql.starts_with(b"CREATE VIRTUAL TABLE "));
+        self.kind == "table" && !(is_virtual && self.root == 0)
     }
 }
 
@@ -42,18 +47,26 @@ impl Schema {
     pub(super) fn read(connection: &Connection) -> Result<Self> {
         let query = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid";
         let mut objects = rows(connection, query, &[], |row| {
-            let sql =
-                if row.get_ref(4)? == rusqlite::types::ValueRef::Null { None } else { Some(text(row, 4)?) };
+            let sql = match row.get_ref(4)? {
+                ValueRef::Text(sql) | ValueRef::Blob(sql) => Some(sql.to_vec()),
+                _ => None,
+            };
             let root = row.get::<_, Option<u32>>(3)?.unwrap_or(0);
             Ok(Object { kind: text(row, 0)?, name: text(row, 1)?, table: text(row, 2)?, root, sql })
         })?;
         // What an application marks a version of its schema with.
         for setting in ["user_version", "application_id"] {
             let value = rows(connection, &format!("PRAGMA main.{setting}"), &[], |row| text(row, 0))?;
+            let sql = value.into_iter().next().map(String::into_bytes);
             let (kind, name) = ("setting".to_owned(), setting.to_owned());
-            objects.push(Object { kind, name, table: String::new(), root: 0, sql: value.into_iter().next() });
+            objects.push(Object { kind, name, table: String::new(), root: 0, sql });
         }
-        Ok(Self { objects })
+        // Two that seem to have one name, because of bytes in it that are no UTF-8, would be taken for one.
+        let mut ids = HashSet::new();
+        match objects.iter().find(|object| !ids.insert(object.id())) {
+            Some(twice) => Err(damaged(format!("the schema has two of the name {}", twice.name))),
+            None => Ok(Self { objects }),
+        }
     }
 
     /// Returns the tables with rows of their own.
@@ -109,16 +122,13 @@ impl Shape {
         let query = "SELECT cid, name, type, \"notnull\", dflt_value, pk, hidden \
                      FROM pragma_table_xinfo(?1) ORDER BY cid";
         rows(connection, query, of_table, |row| {
-            let default = match row.get_ref(4)? {
-                rusqlite::types::ValueRef::Null => None,
-                _ => Some(text(row, 4)?),
-            };
-            let (cid, declared) = (row.get(0)?, text(row, 2)?);
             pks.push(row.get::<_, i64>(5)?);
-            let (not_null, hidden) = (row.get(3)?, row.get(6)?);
-            all.push(Column { cid, name: text(row, 1)?, declared, not_null, default, hidden });
+            all.push(column(row));
             Ok(())
         })?;
+        // Without its columns any two rows would be the same.
+        let unread = || damaged(format!("the columns of table {table} cannot be read"));
+        let all: Vec<Column> = all.into_iter().collect::<rusqlite::Result<_>>().map_err(|_| unread())?;
         let flags = "SELECT wr, strict FROM pragma_table_list(?1) WHERE schema='main'";
         let flags =
             rows(connection, flags, of_table, |row| Ok((row.get::<_, bool>(0)?, row.get::<_, bool>(1)?)))?;
@@ -143,8 +153,7 @@ impl Shape {
         };
         let alias = alias_cid.and_then(place);
         if flags.is_empty() || columns.is_empty() || fields.len() != columns.len() {
-            // Without its columns any two rows would be the same.
-            return Err(damaged(format!("the columns of table {table} cannot be read")));
+            return Err(unread());
         }
         let name = table.to_owned();
         Ok(Self { name, without_rowid, strict, fields, alias, key, free_rowid_name, columns })
@@ -166,6 +175,19 @@ impl Shape {
             None => self.free_rowid_name.map(str::to_owned),
         }
     }
+}
+
+/// Reads a line of `pragma_table_xinfo`. Fails for what is no UTF-8: replaced, two names or defaults could seem to be
+/// one.
+fn column(row: &rusqlite::Row<'_>) -> rusqlite::Result<Column> {
+    Ok(Column {
+        cid: row.get(0)?,
+        name: row.get(1)?,
+        declared: row.get(2)?,
+        not_null: row.get(3)?,
+        default: row.get(4)?,
+        hidden: row.get(6)?,
+    })
 }
 
 /// A column in the index of the key.

@@ -31,9 +31,12 @@ pub(super) fn compare(
     match one.fill(&mut comparison, pages) {
         Ok(()) => {}
         Err(error @ (Error::Source(_) | Error::Cancelled)) => return Err(error),
+        Err(_) if (databases.options.cancelled)() => return Err(Error::Cancelled),
         Err(error) => {
-            comparison.listed.clear();
-            comparison.problem = Some(error.to_string());
+            // What was counted so far means nothing.
+            let TableComparison { name, way, .. } = comparison;
+            let problem = Some(error.to_string());
+            comparison = TableComparison { name, exists, way, problem, ..TableComparison::default() };
         }
     }
     tracing::debug!(
@@ -62,9 +65,11 @@ impl OneTable<'_> {
         let pages = pages.transpose()?;
         match self.table {
             [Some(left), Some(right)] => {
-                let is_same =
-                    self.databases.images.are_equal() || pages.as_ref().is_some_and(|pages| pages.is_same);
-                if !(is_same && left.sql == right.sql) {
+                let images = &self.databases.images;
+                let is_same = images.are_equal() || pages.as_ref().is_some_and(|pages| pages.is_same);
+                let encodings = [LEFT, RIGHT].map(|side| images.image(side).header.encoding);
+                // The same bytes mean the same only where they are read in the same way.
+                if !(is_same && left.sql == right.sql && encodings[LEFT] == encodings[RIGHT]) {
                     self.both(comparison, left, right, pages)?;
                 }
                 self.count(comparison)
@@ -150,7 +155,7 @@ impl OneTable<'_> {
     /// Calls `act` with the rows of both sides, in the way that was chosen.
     fn each(&self, pair: &Pair, shared: &PageSet, way: Way, act: &mut EachRow<'_>) -> Result<()> {
         if way == Way::Sql {
-            let [one, other] = &self.databases.connections;
+            let [one, other] = self.databases.connections;
             let [left, right] = &pair.shapes;
             let mut one_statement = rows::prepare(one, left, pair.encoding)?;
             let mut other_statement = rows::prepare(other, right, pair.encoding)?;
@@ -203,8 +208,10 @@ impl OneTable<'_> {
     fn ask(&self, side: usize) -> Result<u64> {
         let name = self.table[side].map(|table| quoted(&table.name)).unwrap_or_default();
         let connection: &Connection = &self.databases.connections[side];
-        let rows = connection
-            .query_row(&format!("SELECT count(*) FROM main.{name}"), [], |row| row.get::<_, i64>(0));
+        let rows =
+            connection.query_row(&format!("SELECT count(*) FROM main.{name} NOT INDEXED"), [], |row| {
+                row.get::<_, i64>(0)
+            });
         rows.map(i64::unsigned_abs).map_err(|error| image_error(Some(connection), error))
     }
 
@@ -281,9 +288,9 @@ impl<'m> Details<'m> {
     }
 
     fn gather(&mut self, side: usize, rows: &mut dyn Rows) -> Result<()> {
-        while !self.wanted[side].is_empty()
-            && let Some(row) = rows.next()?
-        {
+        for count in 0u64.. {
+            self.matcher.stop_if_cancelled(count)?;
+            let Some(row) = (if self.wanted[side].is_empty() { None } else { rows.next()? }) else { break };
             self.take(side, &row)?;
         }
         Ok(())
@@ -314,31 +321,29 @@ impl<'m> Details<'m> {
 /// Tells what differs in a row.
 fn described(pair: &Pair, change: Change, found: &[Option<Detail>; 2]) -> RowDifference {
     let side = if change == Change::Added { RIGHT } else { LEFT };
-    let value = |side: usize, place: usize| {
-        let value = found[side].as_ref()?.values.get(place)?;
-        Some(value.clone().into_utf8(pair.encoding))
-    };
+    let value = |side: usize, at: [usize; 2]| found[side].as_ref()?.values.get(at[side]);
+    // What is no valid text in UTF-16 is told with other characters in its place, and compared before.
+    let told = |value: &Value| value.clone().into_utf8(pair.encoding);
+    let name = |at: [usize; 2]| pair.column(at, RIGHT).name.clone();
     let places = pair.key_places();
-    let mut key: Vec<(String, Value)> = places
-        .iter()
-        .filter_map(|place| {
-            let columns = pair.common[*place];
-            Some((pair.column(columns, RIGHT).name.clone(), value(side, columns[side])?))
-        })
-        .collect();
-    if pair.key == Key::None && pair.has_rowids() {
-        let rowid = found[side].as_ref().and_then(|found| found.rowid);
-        key.extend(rowid.map(|rowid| ("rowid".to_owned(), Value::Integer(rowid))));
+    let of_key = places.iter().map(|place| pair.common[*place]);
+    let mut key: Vec<(String, Value)> =
+        of_key.filter_map(|at| Some((name(at), told(value(side, at)?)))).collect();
+    // NULL in a key tells no row apart.
+    let is_key = pair.key != Key::None && key.iter().all(|(_, value)| *value != Value::Null);
+    let rowid = found[side].as_ref().and_then(|found| found.rowid);
+    if let Some(rowid) = rowid.filter(|_| !is_key && pair.has_rowids() && pair.has_no_column("rowid")) {
+        key.push(("rowid".to_owned(), Value::Integer(rowid)));
     }
     let mut columns = Vec::new();
     for (place, at) in pair.common.iter().enumerate() {
-        let [left, right] = [value(LEFT, at[LEFT]), value(RIGHT, at[RIGHT])];
-        let differs = match (&left, &right) {
+        let [left, right] = [value(LEFT, *at), value(RIGHT, *at)];
+        let differs = match (left, right) {
             (Some(left), Some(right)) => !left.is_same(right),
             _ => !places.contains(&place),
         };
         if differs {
-            columns.push(ColumnDifference { name: pair.column(*at, RIGHT).name.clone(), left, right });
+            columns.push(ColumnDifference { name: name(*at), left: left.map(told), right: right.map(told) });
         }
     }
     RowDifference { change, key, columns }

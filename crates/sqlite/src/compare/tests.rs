@@ -2,6 +2,7 @@
 
 mod cases;
 mod changes;
+mod damaged;
 mod model;
 
 use std::ops::Range;

@@ -9,10 +9,32 @@ use super::rows::{Body, Row, Rows};
 /// SQLite itself follows no tree deeper than this.
 const DEEPEST: usize = 20;
 
+/// The pages of a tree.
+#[derive(Debug, Default)]
+pub(super) struct TreePages {
+    pub(super) all: PageSet,
+    /// Those that are no leaves.
+    pub(super) interior: PageSet,
+}
+
+impl TreePages {
+    /// Returns the pages that are in both trees, as leaves of both or of neither.
+    pub(super) fn shared(&self, other: &Self) -> PageSet {
+        let mut shared = self.all.common(&other.all);
+        let both = self.interior.common(&other.interior);
+        for interior in [&self.interior, &other.interior] {
+            let mut one = interior.clone();
+            one.subtract(&both);
+            shared.subtract(&one);
+        }
+        shared
+    }
+}
+
 /// A tree of one of the two images.
 #[derive(Clone, Copy)]
 pub(super) struct Tree<'i> {
-    images: &'i Images,
+    images: &'i Images<'i>,
     side: usize,
     root: u32,
     /// How many interior pages lie above each leaf.
@@ -22,7 +44,7 @@ pub(super) struct Tree<'i> {
 
 impl<'i> Tree<'i> {
     /// Finds out how deep the tree is, by going down once.
-    pub(super) fn open(images: &'i Images, side: usize, root: u32) -> Result<Self> {
+    pub(super) fn open(images: &'i Images<'i>, side: usize, root: u32) -> Result<Self> {
         let mut page = root;
         let mut depth = 0;
         let mut is_table = None;
@@ -46,22 +68,25 @@ impl<'i> Tree<'i> {
         self.is_table
     }
 
-    /// Returns all pages of the tree. Leaves are not read.
-    pub(super) fn pages(&self) -> Result<PageSet> {
-        let mut pages = PageSet::default();
-        self.gather(self.root, 0, &mut pages)?;
+    /// Returns all pages of the tree. Leaves are not read. None may be in `used`, and all are on return.
+    pub(super) fn pages(&self, used: &mut PageSet) -> Result<TreePages> {
+        let mut pages = TreePages::default();
+        self.gather(self.root, 0, &mut pages, used)?;
         Ok(pages)
     }
 
-    fn gather(&self, number: u32, depth: usize, pages: &mut PageSet) -> Result<()> {
-        if !pages.insert(number) {
+    fn gather(&self, number: u32, depth: usize, pages: &mut TreePages, used: &mut PageSet) -> Result<()> {
+        self.images.image(self.side).ensure_has(number)?;
+        if !used.insert(number) {
             return Err(damaged(format!("page {number} is used twice")));
         }
+        pages.all.insert(number);
         if depth == self.depth {
             return Ok(());
         }
+        pages.interior.insert(number);
         let children = self.interior(number)?;
-        children.into_iter().try_for_each(|child| self.gather(child, depth + 1, pages))
+        children.into_iter().try_for_each(|child| self.gather(child, depth + 1, pages, used))
     }
 
     /// Returns the children of a page that is no leaf.
@@ -180,7 +205,7 @@ impl TreeRows<'_> {
         let number = frame.number;
         let page = frame.page.moved(&frame.bytes);
         let cell = page.cell(index).ok_or_else(|| damaged(format!("page {number} has an odd cell")))?;
-        let record = self.tree.images.record(self.tree.side, &cell, &mut |_| {})?;
+        let record = self.tree.images.record(self.tree.side, &cell)?;
         if !self.tree.is_table {
             return Ok(Row { rowid: None, body: Body::Record(record) });
         }

@@ -266,6 +266,38 @@ fn texts_in_utf16_are_told_in_utf8() {
 }
 
 #[test]
+fn rows_that_a_key_does_not_tell_apart_are_listed_with_their_rowids() {
+    let listed = |columns: &str| {
+        let (left, right) = before_and_after(
+            &format!(
+                "CREATE TABLE t(k PRIMARY KEY, v{columns}); INSERT INTO t(k, v) VALUES(NULL, 1), (NULL, 2), (3, 3)"
+            ),
+            "UPDATE t SET v = 9 WHERE v > 1",
+        );
+        let listed = table(&compared_in_every_way(&left, &right), "t").listed;
+        listed.into_iter().map(|row| row.key).collect::<Vec<_>>()
+    };
+    let rowid = ("rowid".to_owned(), Value::Integer(2));
+    let null = ("k".to_owned(), Value::Null);
+    let plain = vec![("k".to_owned(), Value::Integer(3))];
+    assert_eq!(listed(""), [vec![null.clone(), rowid], plain.clone()]);
+    // That name is another column's.
+    assert_eq!(listed(", rowid"), [vec![null], plain]);
+}
+
+#[test]
+fn texts_that_differ_where_they_are_no_utf16_are_listed_as_a_changed_column() {
+    let (left, right) = before_and_after(
+        "PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+         INSERT INTO t VALUES(1, CAST(x'00d8' AS TEXT))",
+        "UPDATE t SET v = CAST(x'01d8' AS TEXT)",
+    );
+    let comparison = compared_in_every_way(&left, &right);
+    assert_eq!(counts(&comparison, "t"), [1, 1, 0, 0, 1]);
+    assert_eq!(table(&comparison, "t").listed[0].columns[0].name, "v");
+}
+
+#[test]
 fn only_changed_pages_are_read() {
     struct Counting {
         image: Vec<u8>,
