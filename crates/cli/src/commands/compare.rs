@@ -268,12 +268,22 @@ fn summary(report: &CompareReport) -> String {
     }
     let sum = |of: fn(&ComparedTable) -> u64| report.tables.iter().map(of).sum::<u64>();
     let (added, removed, changed) = (sum(|one| one.added), sum(|one| one.removed), sum(|one| one.changed));
-    let differing = report.tables.iter().filter(|table| !table.is_same()).count() as u64;
-    format!(
+    let unknown = report.tables.iter().filter(|table| table.error.is_some()).count() as u64;
+    let differing = report.tables.iter().filter(|table| !table.is_same()).count() as u64 - unknown;
+    let mut parts = vec![format!(
         "{} of {tables} differ: {} added, {} removed, {} changed",
         human::count(differing),
         human::counted(added, "row"),
         human::count(removed),
         human::count(changed)
-    )
+    )];
+    let schema = &report.schema;
+    let schema = schema.added.len() + schema.removed.len() + schema.changed.len();
+    if schema > 0 {
+        parts.push(format!("{} of the schema", human::counted(schema as u64, "change")));
+    }
+    if unknown > 0 {
+        parts.push(format!("{} not compared", human::counted(unknown, "table")));
+    }
+    parts.join("; ")
 }

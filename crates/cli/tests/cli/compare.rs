@@ -65,7 +65,7 @@ fn differences_are_printed_a_line_a_table_and_rows_on_request() {
         " ~ user_version 0 → 4",
         " notes | 0 → 2 rows | 2 ++",
         " users | 5 → 5 rows | 3 +-~",
-        "2 of 2 tables differ: 3 rows added, 1 removed, 1 changed",
+        "2 of 2 tables differ: 3 rows added, 1 removed, 1 changed; 2 changes of the schema",
     ] {
         assert!(run.stdout.lines().any(|printed| printed == line), "{line} is not in\n{}", run.stdout);
     }
@@ -89,6 +89,34 @@ fn what_is_the_same_is_said_with_exit_code_0() {
         assert!(environment.ok(line).stdout.contains("the same: 1 table, 5 rows"));
         assert_eq!(environment.ok_json(line)["same"], true);
     }
+}
+
+#[test]
+fn last_line_tells_of_a_schema_that_differs_and_of_tables_that_could_not_be_compared() {
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 5);
+    environment.ok(["backup", "app.db"]);
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("CREATE INDEX by_name ON users(name)").unwrap();
+    let run = environment.ok(["compare", "latest"]);
+    let last = "0 of 1 table differ: 0 rows added, 0 removed, 0 changed; 1 change of the schema";
+    assert_eq!(run.stdout.lines().last(), Some(last), "{}", run.stdout);
+
+    // A count of cells that its page does not have.
+    let root: u64 = connection
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'users'", [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .unsigned_abs();
+    drop(connection);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let page = usize::try_from(root - 1).unwrap() * 4096;
+    bytes[page + 4] += 1;
+    std::fs::write(&path, bytes).unwrap();
+    let run = environment.run(["compare", "latest"]);
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+    let last = "0 of 1 table differ: 0 rows added, 0 removed, 0 changed; 1 change of the schema; 1 table not compared";
+    assert_eq!(run.stdout.lines().last(), Some(last), "{}", run.stdout);
+    assert!(run.stderr.contains("table users could not be compared"), "{}", run.stderr);
 }
 
 #[test]
