@@ -26,12 +26,16 @@ impl Dice {
         i64::try_from(self.below(end.unsigned_abs())).unwrap()
     }
 
+    fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
+    }
+
     fn text(&mut self) -> String {
         let length = match self.below(8) {
             0 => 300 + self.below(2500),
             _ => self.below(30),
         };
-        (0..length).map(|_| char::from(b"abcABC xyz"[usize::try_from(self.below(10)).unwrap()])).collect()
+        (0..length).map(|_| char::from(self.choose(b"abcABC xyz"))).collect()
     }
 
     fn value(&mut self) -> Sql {
@@ -39,128 +43,205 @@ impl Dice {
             0 => Sql::Null,
             1 | 2 => Sql::Integer(self.number(5) - 2),
             3 => Sql::Integer(i64::MAX - self.number(3)),
-            4 => {
-                Sql::Real([0.0, -0.0, 1.0, 0.5, f64::INFINITY, -2.0][usize::try_from(self.below(6)).unwrap()])
-            }
+            4 => Sql::Real(self.choose(&[0.0, -0.0, 1.0, 0.5, f64::INFINITY, -2.0, f64::NAN])),
             5 => Sql::Blob(self.text().into_bytes()),
             _ => Sql::Text(self.text()),
         }
     }
 }
 
-const TABLES: &str = "
-    CREATE TABLE id(id INTEGER PRIMARY KEY, a, b TEXT, c BLOB);
-    CREATE TABLE words(k TEXT PRIMARY KEY COLLATE NOCASE, a, b);
-    CREATE TABLE pairs(x, y, a, PRIMARY KEY(x, y DESC));
-    CREATE TABLE none(a, b);
-    CREATE TABLE wr(k TEXT, j INT, v, PRIMARY KEY(k, j DESC)) WITHOUT ROWID;
-    CREATE TABLE wide(v, w, k PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE reals(id INTEGER PRIMARY KEY, r REAL, n NUMERIC);
-    CREATE TABLE firm(id INTEGER PRIMARY KEY, a ANY, t TEXT) STRICT;
-    CREATE TABLE made(id INTEGER PRIMARY KEY, a, v AS (a || 'x') VIRTUAL, s AS (typeof(a)) STORED, z);
-    CREATE TABLE counted(id INTEGER PRIMARY KEY AUTOINCREMENT, a);
-    CREATE VIRTUAL TABLE found USING fts5(body);
-    CREATE INDEX id_c ON id(c); CREATE INDEX none_b ON none(b, a);";
-
-/// The tables with what is put into each: the columns, and how many of them come first as small whole numbers.
-const SHAPES: &[(&str, &str, usize)] = &[
-    ("id", "id, a, b, c", 1),
-    ("words", "k, a, b", 0),
-    ("pairs", "x, y, a", 0),
-    ("none", "a, b", 0),
-    ("wr", "k, j, v", 0),
-    ("wide", "k, v, w", 0),
-    ("reals", "id, r, n", 1),
-    ("firm", "id, a", 1),
-    ("made", "id, a, z", 1),
-    ("counted", "id, a", 1),
+/// The tables: how each is made, what is put into it, and how many of its columns come first as small whole numbers.
+const TABLES: &[(&str, &str, &str, usize)] = &[
+    ("id", "id(id INTEGER PRIMARY KEY, a, b TEXT, c BLOB)", "id, a, b, c", 1),
+    ("words", "words(k TEXT PRIMARY KEY COLLATE NOCASE, a, b)", "k, a, b", 0),
+    ("pairs", "pairs(x, y, a, PRIMARY KEY(x, y DESC))", "x, y, a", 0),
+    ("none", "none(a, b)", "a, b", 0),
+    ("wr", "wr(k TEXT, j INT, v, PRIMARY KEY(k, j DESC)) WITHOUT ROWID", "k, j, v", 0),
+    ("wide", "wide(v, w, k PRIMARY KEY) WITHOUT ROWID", "k, v, w", 0),
+    ("trimmed", "trimmed(j, k TEXT COLLATE RTRIM, v, PRIMARY KEY(k, j)) WITHOUT ROWID", "k, j, v", 0),
+    ("reals", "reals(id INTEGER PRIMARY KEY, r REAL, n NUMERIC)", "id, r, n", 1),
+    ("firm", "firm(id INTEGER PRIMARY KEY, a ANY, t TEXT) STRICT", "id, a", 1),
+    (
+        "made",
+        "made(id INTEGER PRIMARY KEY, a, v AS (a || 'x') VIRTUAL, s AS (typeof(a)) STORED, z)",
+        "id, a, z",
+        1,
+    ),
+    ("counted", "counted(id INTEGER PRIMARY KEY AUTOINCREMENT, a)", "id, a", 1),
 ];
+
+const OTHERS: &str =
+    "CREATE VIRTUAL TABLE found USING fts5(body); CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1);
+                      CREATE INDEX id_c ON id(c); CREATE INDEX none_b ON none(b, a);
+                      CREATE VIEW seen AS SELECT a FROM none";
+
+type Table = (&'static str, &'static str, &'static str, usize);
 
 fn put(connection: &Connection, dice: &mut Dice, rows: u64) {
     for _ in 0..rows {
-        let (table, columns, numbers) = SHAPES[usize::try_from(dice.below(SHAPES.len() as u64)).unwrap()];
+        let (table, _, columns, numbers): Table = dice.choose(TABLES);
         let count = columns.split(", ").count();
         let values: Vec<Sql> = (0..count)
             .map(|at| if at < numbers { Sql::Integer(dice.number(200)) } else { dice.value() })
             .collect();
         let places = vec!["?"; count].join(", ");
         // A row that is there, or that the table does not take, is another kind of change.
-        let word = if dice.one_in(2) { "REPLACE" } else { "IGNORE" };
+        let word = dice.choose(&["REPLACE", "IGNORE"]);
         let insert = format!("INSERT OR {word} INTO {table}({columns}) VALUES({places})");
         let _ = connection.execute(&insert, params_from_iter(values));
     }
 }
 
+/// Changes something; what cannot be done any more, because of a change before, is left.
 fn change(connection: &Connection, dice: &mut Dice) {
-    let (table, columns, numbers) = SHAPES[usize::try_from(dice.below(SHAPES.len() as u64)).unwrap()];
+    match dice.below(5) {
+        0 => {
+            let rows = 1 + dice.below(40);
+            put(connection, dice, rows);
+        }
+        1 if dice.one_in(2) => change_schema(connection, dice),
+        _ => change_rows(connection, dice),
+    }
+}
+
+fn change_rows(connection: &Connection, dice: &mut Dice) {
+    let (table, _, columns, numbers): Table = dice.choose(TABLES);
     let column = columns.split(", ").nth(numbers).unwrap();
     let last = columns.split(", ").last().unwrap();
     let some = format!("length(hex(coalesce({last}, {column}, 'x'))) / 2 % {} = 0", 1 + dice.below(7));
-    let rows = dice.below(5);
-    let many = 1 + dice.below(40);
-    let done = match dice.below(12) {
-        0 => return put(connection, dice, many),
-        1 => connection.execute(&format!("DELETE FROM {table} WHERE {some}"), []),
-        2 => connection
-            .execute(&format!("UPDATE OR IGNORE {table} SET {last}=?1 WHERE {some}"), [dice.value()]),
+    let value = dice.value();
+    let with_value = |sql: String| connection.execute(&sql, [&value]);
+    let plain = |sql: String| connection.execute(&sql, []);
+    let _ = match dice.below(12) {
+        0 => plain(format!("DELETE FROM {table} WHERE {some}")),
+        1 => with_value(format!("UPDATE OR IGNORE {table} SET {last}=?1 WHERE {some}")),
         // Changed in place: a long value keeps its length, its leaf may keep its bytes.
-        3 | 4 => connection.execute(
-            &format!(
-                "UPDATE OR IGNORE {table} SET {last}=substr({last}, 1, length({last}) - 1) || 'Q'
-                 WHERE length({last}) > 600"
-            ),
-            [],
-        ),
-        5 => connection
-            .execute(&format!("UPDATE OR IGNORE {table} SET {column}=?1 WHERE {some}"), [dice.value()]),
-        6 => connection.execute(&format!("DELETE FROM {table}"), []),
-        7 if rows == 0 => connection.execute("VACUUM", []),
-        8 if rows == 0 => connection
-            .execute(&format!("ALTER TABLE {table} ADD COLUMN more{} DEFAULT 'q'", dice.0 % 1000), []),
-        9 if rows == 0 => connection.execute("REINDEX", []),
-        10 => connection.execute("INSERT INTO found VALUES(?1)", [dice.text()]),
-        11 if rows == 0 => {
-            connection.execute(&format!("CREATE INDEX more{} ON {table}({last})", dice.0 % 1000), [])
+        2 | 3 => plain(format!(
+            "UPDATE OR IGNORE {table} SET {last}=substr({last}, 1, length({last}) - 1) || 'Q'
+             WHERE length({last}) > 600"
+        )),
+        4 => with_value(format!("UPDATE OR IGNORE {table} SET {column}=?1 WHERE {some}")),
+        5 => plain(format!("DELETE FROM {table}")),
+        // Texts of any bytes.
+        6 => plain(format!(
+            "UPDATE {table} SET {last}=CAST(CAST({last} AS BLOB) || x'ff' AS TEXT) WHERE {some}"
+        )),
+        7 => plain(format!("UPDATE OR IGNORE {table} SET rowid=rowid+{} WHERE {some}", dice.below(300))),
+        8 => plain(format!("INSERT INTO none SELECT {column}, {last} FROM {table}")),
+        9 => {
+            plain(format!("INSERT OR IGNORE INTO id(a, c) SELECT {last}, {column} FROM {table} WHERE {some}"))
         }
-        _ => connection.execute(&format!("UPDATE OR REPLACE {table} SET {last}={last} WHERE {some}"), []),
+        10 => with_value("INSERT INTO found VALUES(?1)".to_owned()),
+        // Written anew, with the same contents.
+        _ => plain(format!("UPDATE OR REPLACE {table} SET {last}={last} WHERE {some}")),
     };
-    let _ = done;
+}
+
+fn change_schema(connection: &Connection, dice: &mut Dice) {
+    let (table, made, columns, numbers): Table = dice.choose(TABLES);
+    let (other, ..): Table = dice.choose(TABLES);
+    let last = columns.split(", ").last().unwrap();
+    let column = columns.split(", ").nth(numbers).unwrap();
+    let number = dice.below(1000);
+    let default = dice.choose(&[
+        "DEFAULT 'q'",
+        "DEFAULT 7",
+        "TEXT DEFAULT 7",
+        "REAL DEFAULT 7",
+        "INT",
+        "DEFAULT x'00'",
+    ]);
+    let size = dice.choose(&[512, 1024, 4096]);
+    let sql = match dice.below(15) {
+        0 => "VACUUM".to_owned(),
+        1 => format!("PRAGMA page_size={size}; VACUUM"),
+        2 | 3 => "PRAGMA incremental_vacuum".to_owned(),
+        4 => "REINDEX".to_owned(),
+        5 => format!("ALTER TABLE {table} ADD COLUMN more{number} {default}"),
+        6 => format!("CREATE INDEX more{number} ON {table}({last})"),
+        7 => "DROP INDEX id_c".to_owned(),
+        // Its pages are those of other tables from then on.
+        8 => format!("DROP TABLE {table}; INSERT INTO none SELECT * FROM none"),
+        9 => format!(
+            "DROP TABLE {table}; CREATE TABLE {made}; INSERT OR IGNORE INTO {table} SELECT * FROM {other}"
+        ),
+        10 => format!(
+            "ALTER TABLE {table} RENAME TO x; ALTER TABLE {other} RENAME TO {table}; ALTER TABLE x RENAME TO {other}"
+        ),
+        11 => format!("ALTER TABLE {table} RENAME COLUMN {column} TO named{number}"),
+        12 => format!("ALTER TABLE {table} DROP COLUMN {last}"),
+        13 => format!("PRAGMA user_version={number}; DROP VIEW seen; CREATE VIEW seen AS SELECT {number}"),
+        // The same contents in another order.
+        _ => format!(
+            "CREATE TABLE y AS SELECT * FROM {table}; DELETE FROM {table}; INSERT INTO {table} SELECT * FROM y ORDER BY 2; DROP TABLE y"
+        ),
+    };
+    let _ = connection.execute_batch(&sql);
+}
+
+/// How a database is made, before anything is put into it.
+struct Form {
+    page_size: u32,
+    vacuum: u64,
+    encoding: &'static str,
+}
+
+impl Form {
+    fn of(dice: &mut Dice) -> Self {
+        let encoding = if dice.one_in(5) { dice.choose(&["UTF-16le", "UTF-16be"]) } else { "UTF-8" };
+        Self { page_size: dice.choose(&[512, 512, 1024, 4096]), vacuum: dice.below(3), encoding }
+    }
+
+    fn open(&self, path: &std::path::Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        let tables: String = TABLES.iter().map(|(_, made, ..)| format!("CREATE TABLE {made};")).collect();
+        let Self { page_size, vacuum, encoding } = self;
+        connection
+            .execute_batch(&format!(
+                "PRAGMA page_size={page_size}; PRAGMA auto_vacuum={vacuum}; PRAGMA encoding='{encoding}';
+                 PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY; BEGIN; {tables} {OTHERS}; COMMIT"
+            ))
+            .unwrap();
+        connection
+    }
 }
 
 fn one_case(seed: u64) {
     let mut dice = Dice(seed);
-    let page_size = [512, 512, 1024, 4096][usize::try_from(dice.below(4)).unwrap()];
-    let vacuum = dice.below(3);
-    let encoding = if dice.one_in(5) { "UTF-16le" } else { "UTF-8" };
+    let form = Form::of(&mut dice);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");
-    let connection = Connection::open(&path).unwrap();
-    connection
-        .execute_batch(&format!(
-            "PRAGMA page_size={page_size}; PRAGMA auto_vacuum={vacuum}; PRAGMA encoding='{encoding}';
-             PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY; BEGIN; {TABLES}"
-        ))
-        .unwrap();
-    let rows = dice.below(600);
-    put(&connection, &mut dice, rows);
-    connection.execute_batch("COMMIT").unwrap();
+    let mut connection = form.open(&path);
+    let fill = |connection: &Connection, dice: &mut Dice| {
+        let rows = dice.below(600);
+        connection.execute_batch("BEGIN").unwrap();
+        put(connection, dice, rows);
+        connection.execute_batch("COMMIT").unwrap();
+        let changes = dice.below(4);
+        (0..changes).for_each(|_| change(connection, dice));
+    };
+    fill(&connection, &mut dice);
     let left = std::fs::read(&path).unwrap();
-    for _ in 0..=dice.below(6) {
-        change(&connection, &mut dice);
+    if dice.one_in(20) {
+        // One that has nothing to do with the other, but for its tables; it may be cut into other pages.
+        drop(connection);
+        std::fs::remove_file(&path).unwrap();
+        let form = if dice.one_in(2) { Form::of(&mut dice) } else { form };
+        connection = form.open(&path);
+        fill(&connection, &mut dice);
+    } else {
+        for _ in 0..=dice.below(6) {
+            change(&connection, &mut dice);
+        }
     }
     let right = std::fs::read(&path).unwrap();
     let comparison = compared_in_every_way(&left, &right);
-    for (table, expected) in model::differences(&left, &right) {
-        assert_eq!(counts(&comparison, &table), expected, "table {table}, seed {seed}");
+    if let Err(why) = model::check(&left, &right, &comparison) {
+        panic!("seed {seed}: {why}");
     }
     let reversed = compared_in_every_way(&right, &left);
-    for table in &comparison.tables {
-        let back = reversed.tables.iter().find(|one| one.name == table.name).unwrap();
-        assert_eq!(
-            (table.added, table.removed, table.changed),
-            (back.removed, back.added, back.changed),
-            "seed {seed}"
-        );
+    if let Err(why) = model::check(&right, &left, &reversed) {
+        panic!("seed {seed}, reversed: {why}");
     }
 }
 
