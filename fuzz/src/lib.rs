@@ -3,6 +3,9 @@
 //! A target panics when an invariant is broken; an error is a right answer. `fuzz_targets/` hands these
 //! functions to the fuzzer; `tests/replay.rs` runs them over the corpora on any toolchain.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use dbkeep_repo::Id;
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::cache::{record, segment};
@@ -15,16 +18,18 @@ use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::Tree;
 use dbkeep_repo::format::{pack, unpacked};
 use dbkeep_repo::write::KnownChunks;
+use dbkeep_sqlite::compare::{self, Comparison, Options, Side, Way};
 use dbkeep_sqlite::header::{HEADER_SIZE, Header, lock_page};
 use dbkeep_sqlite::inspect::TableRoot;
 use dbkeep_sqlite::rows::RowCounter;
+use dbkeep_sqlite::vfs::open_image;
 use dbkeep_sqlite::wal;
 
 /// One target: its name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("pack_header", pack_header),
     ("index", index),
     ("tree", tree),
@@ -39,6 +44,7 @@ pub const TARGETS: [Target; 14] = [
     ("wal", wal),
     ("rows", rows),
     ("cache", cache),
+    ("compare", compare),
 ];
 
 /// The header of a pack: blobs lie one behind the other, inside the pack, and the header fills the rest.
@@ -196,4 +202,75 @@ pub fn rows(data: &[u8]) {
         let _ = counter.rows(&[TableRoot { name: format!("t{root}"), root }]);
     }
     assert!(counter.memory() <= 64 * 1024 + pages.len() * 4);
+}
+
+/// Two images that have most of their pages in common: comparing them ends, whatever they hold, and where one of the two
+/// is sound, it finds by changed pages what it finds by reading everything.
+///
+/// The first byte says which side is which, the second how many changes follow, of four bytes each: a page, two bytes
+/// for a place in it, and the bits to flip there; where these are none, that place is a page to be copied to the first
+/// one. The rest is an image.
+pub fn compare(data: &[u8]) {
+    let Some(([order, count], rest)) = data.split_first_chunk::<2>() else { return };
+    let Some((changes, image)) = rest.split_at_checked(4 * usize::from(*count)) else { return };
+    let Some(Ok(header)) = image.first_chunk::<HEADER_SIZE>().map(Header::parse) else { return };
+    let changed = with_changes(image, changes, header.page_size as usize);
+    let sides = if order % 2 == 0 { [image, &changed] } else { [&changed, image] };
+    let plain = compared(sides, &[], None);
+    assert_eq!(plain, compared(sides, &same_stretches(sides), None));
+    let Some(plain) = plain else { return };
+    if !sides.iter().any(|image| is_sound(image)) {
+        return;
+    }
+    for way in [Way::AllPages, Way::Sql] {
+        let Some(forced) = compared(sides, &[], Some(way)) else { continue };
+        assert_eq!(forced.tables.len(), plain.tables.len());
+        for (one, other) in plain.tables.iter().zip(&forced.tables) {
+            // Damage that only one of the two met.
+            if one.problem.is_none() && other.problem.is_none() {
+                let counts =
+                    [one, other].map(|table| (table.rows, table.added, table.removed, table.changed));
+                assert_eq!(counts[0], counts[1], "{} {way:?}", one.name);
+            }
+        }
+    }
+}
+
+fn with_changes(image: &[u8], changes: &[u8], page_size: usize) -> Vec<u8> {
+    let mut changed = image.to_vec();
+    for change in changes.chunks_exact(4) {
+        let start = usize::from(change[0]) * page_size;
+        let place = usize::from(u16::from_le_bytes([change[1], change[2]]));
+        let source = place * page_size..(place + 1) * page_size;
+        match change[3] {
+            0 if start + page_size <= image.len() && source.end <= image.len() => {
+                changed.copy_within(source, start);
+            }
+            bits => {
+                if let Some(byte) = changed.get_mut(start + place % page_size) {
+                    *byte ^= bits;
+                }
+            }
+        }
+    }
+    changed
+}
+
+fn same_stretches([left, right]: [&[u8]; 2]) -> Vec<Range<u64>> {
+    const CHUNK: usize = 1024;
+    let chunks = left.chunks(CHUNK).zip(right.chunks(CHUNK)).enumerate();
+    let same = chunks.filter(|(_, (left, right))| left == right);
+    same.map(|(number, (bytes, _))| (number * CHUNK) as u64..(number * CHUNK + bytes.len()) as u64).collect()
+}
+
+fn compared(sides: [&[u8]; 2], same: &[Range<u64>], force: Option<Way>) -> Option<Comparison> {
+    let [left, right] = sides.map(|image| Side { pages: Arc::new(image.to_vec()), rows: None });
+    let options = Options { list: 3, same, force, memory: 1 << 10, ..Options::default() };
+    compare::compare(&left, &right, &options).ok()
+}
+
+fn is_sound(image: &[u8]) -> bool {
+    let Ok(connection) = open_image(Arc::new(image.to_vec())) else { return false };
+    let answer = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+    answer.is_ok_and(|answer| answer == "ok")
 }

@@ -54,6 +54,24 @@ fn database() -> (Vec<u8>, Vec<u8>) {
     (fs::read(&path).unwrap(), log)
 }
 
+/// A database with tables of each kind, a long value and free pages.
+fn tables() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seed.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 512; CREATE TABLE t (a INTEGER PRIMARY KEY, b); CREATE TABLE n (b);
+             CREATE TABLE w (k TEXT PRIMARY KEY, v) WITHOUT ROWID; CREATE TABLE gone (x); CREATE INDEX nb ON n (b);
+             WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 12)
+             INSERT INTO t SELECT i, 'row ' || hex(zeroblob(35)) FROM c;
+             INSERT INTO w SELECT b || a, NULL FROM t; INSERT INTO n SELECT a FROM t;
+             INSERT INTO t VALUES (99, hex(zeroblob(700))); INSERT INTO gone VALUES (zeroblob(1500)); DROP TABLE gone",
+        )
+        .unwrap();
+    fs::read(&path).unwrap()
+}
+
 /// Returns what our own encoders give a target to read.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
@@ -91,6 +109,11 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "sqlite_header" => vec![database().0[..100].to_vec()],
         "wal" => vec![[&[0], database().1.as_slice()].concat()],
         "rows" => vec![[&[0, 0], database().0.as_slice()].concat()],
+        // Changes of a byte, and of a page into another.
+        "compare" => {
+            let changes: [&[u8]; 3] = [&[0, 1, 1, 0xff, 1, 1], &[1, 2, 6, 200, 0, 7, 9, 100, 1, 1], &[0, 1, 7, 5, 0, 0]];
+            changes.into_iter().map(|changes| [changes, tables().as_slice()].concat()).collect()
+        }
         "cache" => {
             let snapshot = record::encode_snapshot(&Snapshot::new(now, Id::of(b"tree")));
             let fact = FactFile::decode(&seeds("fact")[0]).unwrap();
@@ -178,6 +201,7 @@ fn every_seed_is_really_parsed() {
             records.len() == 2 && records.into_iter().all(|(_, range)| is_read(&bytes[1..][range]))
         }
         "rows" => bytes[2..].starts_with(b"SQLite format 3\0"),
+        "compare" => bytes[2 + 4 * usize::from(bytes[1])..].starts_with(b"SQLite format 3\0"),
         _ => false,
     };
     for (name, _) in TARGETS {
