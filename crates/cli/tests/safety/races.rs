@@ -243,6 +243,10 @@ fn race_of_a_stopped_prune_whose_lock_was_taken_away_and_a_backup() {
         race.pause();
         stop(&prune);
         remove_locks(&race);
+        // Another machine takes over, and prunes too.
+        if race.rng.below(2) == 0 {
+            race.prune().success();
+        }
         let backup = race.history.run_backup().go();
         assert_eq!(backup.code(), Some(0), "{}", backup.transcript());
         race.note(&backup);
