@@ -107,7 +107,20 @@ fn planned(
         without: request.without.clone(),
         damaged: damaged_packs(&catalog),
     };
-    store.repository().plan_prune(lock, &options, now, watch).map_err(refused)
+    let prune = store.repository().plan_prune(lock, &options, now, watch).map_err(refused)?;
+    log(&prune);
+    Ok(prune)
+}
+
+/// Writes to the log what becomes of each pack that does not stay as it is.
+fn log(prune: &prune::Prune) {
+    let (packs, plan) = prune.plan();
+    for (fate, places) in plan.fates() {
+        for pack in places.iter().map(|place| &packs[*place]) {
+            let prune::Pack { id, size, used, .. } = pack;
+            tracing::debug!(job = "prune", event = "planned", fate, pack = %id, size, used, "planned");
+        }
+    }
 }
 
 /// Returns the packs in which damage was found.

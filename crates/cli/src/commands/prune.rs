@@ -22,6 +22,7 @@ nobody else uses the repository.
 
 Examples:
   dbkeep prune --dry-run
+  dbkeep prune --dry-run -vv      what becomes of each pack
   dbkeep prune
   dbkeep prune --grace 0
 

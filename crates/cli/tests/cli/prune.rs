@@ -28,7 +28,14 @@ fn prune_tells_what_went_and_what_waits() {
         .map(|row| row["id"].as_str().unwrap().to_owned())
         .collect();
     environment.ok(["forget", &ids[1], &ids[2]]);
+    let planned = environment.ok(["-vv", "prune", "--dry-run"]).stderr;
     let marked = environment.ok_json(&["prune"]);
+    let fates: Vec<&str> = planned.lines().filter(|line| line.contains("event=planned")).collect();
+    assert_eq!(fates.len() as u64, marked["packs_marked"].as_u64().unwrap(), "{planned}");
+    assert!(
+        fates.iter().all(|line| line.contains("fate=mark pack=") && line.contains("used=0")),
+        "{planned}"
+    );
     assert!(marked["packs_marked"].as_u64().unwrap() > 0, "{marked}");
     assert!(marked["bytes_marked"].as_u64().unwrap() > 0, "{marked}");
     assert_eq!((&marked["packs_removed"], &marked["bytes_freed"]), (&0.into(), &0.into()));

@@ -128,6 +128,20 @@ pub struct Plan {
     pub rewrite: Vec<usize>,
 }
 
+impl Plan {
+    /// Returns each fate in a word, with the places of the packs that have it. A pack that is in no list stays as it is.
+    pub fn fates(&self) -> [(&'static str, &[usize]); 6] {
+        [
+            ("remove", &self.remove),
+            ("take back", &self.take_back),
+            ("wait", &self.wait),
+            ("leave", &self.leave),
+            ("mark", &self.mark),
+            ("rewrite", &self.rewrite),
+        ]
+    }
+}
+
 /// Decides about all packs.
 pub fn plan(packs: &[Pack], limits: Limits) -> Plan {
     let mut plan = Plan::default();

@@ -218,8 +218,7 @@ proptest! {
         for place in plan.remove.iter().chain(&plan.mark).chain(&plan.wait) {
             prop_assert_eq!(packs[*place].used, 0);
         }
-        let lists = [&plan.remove, &plan.take_back, &plan.wait, &plan.leave, &plan.mark, &plan.rewrite];
-        let mut all: Vec<usize> = lists.into_iter().flatten().copied().collect();
+        let mut all: Vec<usize> = plan.fates().iter().flat_map(|(_, places)| *places).copied().collect();
         let count = all.len();
         all.sort_unstable();
         all.dedup();
