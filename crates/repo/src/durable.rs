@@ -3,7 +3,6 @@
 //! A file is written under a random name, synced, renamed, and its folder is synced. When a sync fails
 //! the file is given up: the kernel may have dropped the bytes and a second sync would not tell.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -130,19 +129,14 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the names of files and calls `removed` after each. Returns the folders that have to be synced to make the
-/// removals survive a power cut. A file that is not there is no error.
-pub fn remove_unsynced(paths: &[PathBuf], mut removed: impl FnMut(usize)) -> io::Result<BTreeSet<&Path>> {
-    let mut folders = BTreeSet::new();
-    for (place, path) in paths.iter().enumerate() {
-        match fs::remove_file(path) {
-            Ok(()) => drop(folders.insert(parent(path))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        removed(place);
+/// Removes the name of a file and returns the folder that has to be synced to make that survive a power cut; none where
+/// no file was there.
+pub fn remove_unsynced(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(Some(parent(path).to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(folders)
 }
 
 /// Makes a folder for this user only, whatever the umask, and the folders above it that are missing.

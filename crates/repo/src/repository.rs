@@ -273,7 +273,7 @@ impl Repository {
         let fact = Fact::Forgotten { snapshots: dropped, reason: reason.to_owned() };
         look(self.append_fact(fact, &heads, now)?)?;
         // Made durable together: one by one it took longer than everything else of a prune of a thousand snapshots.
-        Ok(self.0.backend.remove_all(FileKind::Snapshot, snapshots, &mut |_| {})?)
+        Ok(self.0.backend.remove_all(FileKind::Snapshot, snapshots, &mut |_| Ok(()))?)
     }
 }
 

@@ -81,7 +81,18 @@ fn objects_are_stored_read_listed_and_removed(backend: &dyn Backend) {
         // Those that are gone already are no error.
         let all = [&contents[0], &contents[1], &contents[2]].map(|contents| Id::of(contents));
         let mut told = Vec::new();
-        expect(backend.remove_all(kind, &all, &mut |id| told.push(*id)));
+        let stopped = backend.remove_all(kind, &all, &mut |id| {
+            told.push(*id);
+            Err(Error::Cancelled)
+        });
+        assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+        assert_eq!((told.as_slice(), expect(backend.names(kind)).len()), (&all[..1], 1));
+        told.clear();
+        let removed = backend.remove_all(kind, &all, &mut |id| {
+            told.push(*id);
+            Ok(())
+        });
+        expect(removed);
         expect(backend.make_durable(kind));
         assert_eq!(told, all);
         assert_eq!(expect(backend.names(kind)), []);

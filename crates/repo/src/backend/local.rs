@@ -3,6 +3,7 @@
 //! `config`, `keys/`, `locks/`, `snapshots/`, `index/`, `data/00/` to `data/ff/`, and a folder of our own
 //! that stock tools ignore: `dbkeep/facts/`, and `dbkeep/tmp/` for files that are being written.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirEntry, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -289,16 +290,26 @@ impl Backend for LocalBackend {
         durable::remove(&path).map_err(|source| Error::storage("remove", &path, 0, source))
     }
 
-    fn remove_all(&self, kind: FileKind, ids: &[Id], removed: &mut dyn FnMut(&Id)) -> Result<()> {
-        let paths: Vec<PathBuf> = ids.iter().map(|id| self.path(kind, id)).collect();
-        let folder = self.folder(kind);
-        let mut remove = || {
-            let folders = durable::remove_unsynced(&paths, |place| removed(&ids[place]))?;
-            // Packs lie in 256 folders. One that comes back after a power cut is in no index and harms nothing.
-            let mut folders = folders.into_iter().filter(|_| kind != FileKind::Pack);
-            folders.try_for_each(durable::sync_folder)
-        };
-        remove().map_err(|source| Error::storage("remove objects in", &folder, 0, source))
+    fn remove_all(
+        &self,
+        kind: FileKind,
+        ids: &[Id],
+        removed: &mut dyn FnMut(&Id) -> Result<()>,
+    ) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        let outcome = ids.iter().try_for_each(|id| {
+            let path = self.path(kind, id);
+            let folder = durable::remove_unsynced(&path);
+            folders.extend(folder.map_err(|source| Error::storage("remove", &path, 0, source))?);
+            removed(id)
+        });
+        // Packs lie in 256 folders. One that comes back after a power cut is in no index and harms nothing.
+        if kind != FileKind::Pack {
+            for folder in folders {
+                durable::sync_folder(&folder).map_err(|source| Error::storage("sync", &folder, 0, source))?;
+            }
+        }
+        outcome
     }
 
     fn make_durable(&self, kind: FileKind) -> Result<()> {

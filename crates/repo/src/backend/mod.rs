@@ -112,16 +112,21 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Removes an object, durably; one that is absent is no error.
     fn remove(&self, kind: FileKind, id: &Id) -> Result<()>;
 
-    /// Removes objects, and calls `removed` after each. On return all removals survive a power cut, except that a pack
-    /// may come back: nothing names it then. After an error or a crash any of them may have happened.
+    /// Removes objects, and calls `removed` after each; where that fails, the rest stays. On return, with that error as
+    /// well, all removals survive a power cut, except that a pack may come back: nothing names it then. After another
+    /// error or a crash any of them may have happened.
     ///
     /// Quicker than one by one where durability costs extra.
-    fn remove_all(&self, kind: FileKind, ids: &[Id], removed: &mut dyn FnMut(&Id)) -> Result<()> {
-        for id in ids {
+    fn remove_all(
+        &self,
+        kind: FileKind,
+        ids: &[Id],
+        removed: &mut dyn FnMut(&Id) -> Result<()>,
+    ) -> Result<()> {
+        ids.iter().try_for_each(|id| {
             self.remove(kind, id)?;
-            removed(id);
-        }
-        Ok(())
+            removed(id)
+        })
     }
 
     /// Makes what a listing of this kind shows survive a power cut, also what other processes have stored or removed:

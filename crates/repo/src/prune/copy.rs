@@ -65,8 +65,11 @@ impl Copy<'_> {
             Err(error) => {
                 // Ends what is still being stored.
                 drop(writer);
-                // Nobody knows of them: best effort, as a later prune removes them as well.
-                _ = self.repository.backend().remove_all(FileKind::Pack, &copier.stored(), &mut |_| {});
+                // Nobody knows of them while the lock is held: best effort, as a later prune removes them as well.
+                if self.lock.ensure_valid().is_ok() {
+                    let stored = copier.stored();
+                    _ = self.repository.backend().remove_all(FileKind::Pack, &stored, &mut |_| Ok(()));
+                }
                 Err(error)
             }
         }

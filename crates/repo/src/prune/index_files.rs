@@ -157,11 +157,13 @@ impl<'a> IndexFiles<'a> {
             // Whoever took the lock away may have removed what these files name, and others would rely on it. What
             // they were to replace is still there, or replaced by somebody else.
             let new: Vec<Id> = new.iter().map(|file| file.id).collect();
-            _ = backend.remove_all(FileKind::Index, &new, &mut |_| {});
+            _ = backend.remove_all(FileKind::Index, &new, &mut |_| Ok(()));
             return Err(error);
         }
         backend.remove_all(FileKind::Index, &sources, &mut |_| {
             self.watch.step("prune.old-index-removed");
+            // Somebody who took the lock away may rely on the next of them.
+            self.lock.ensure_valid()
         })?;
         let sources: HashSet<Id> = sources.into_iter().collect();
         self.files.retain(|file| !sources.contains(&file.id));

@@ -369,6 +369,7 @@ impl<'a> Work<'a> {
             report.packs_removed += 1;
             report.bytes_freed += sizes.get(id).copied().unwrap_or(0);
             self.step("prune.pack-removed");
+            if self.prune.watch.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
         })?;
         Ok(ids)
     }

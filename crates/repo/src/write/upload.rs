@@ -174,7 +174,7 @@ impl Session {
     pub(super) fn give_back_room(&self) {
         if self.is_full.load(Ordering::SeqCst) {
             let packs: Vec<Id> = self.take_unlisted().iter().map(|pack| pack.id).collect();
-            _ = self.repository.backend().remove_all(FileKind::Pack, &packs, &mut |_| {});
+            _ = self.repository.backend().remove_all(FileKind::Pack, &packs, &mut |_| Ok(()));
         }
     }
 

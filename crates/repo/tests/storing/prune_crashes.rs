@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dbkeep_repo::backend::{Backend, FileKind, MemoryBackend};
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::index::Index;
 use dbkeep_repo::prune::{Limits, PruneOptions, PruneReport};
-use dbkeep_repo::{Error, Id, Repository, Result, Unobserved};
+use dbkeep_repo::{Error, Id, Observer, Repository, Result, Unobserved};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::crash::FailsOnce;
@@ -92,6 +93,64 @@ fn index_file_that_a_prune_stores_after_its_lock_was_taken_away_does_not_stay() 
     let stored = backend.names(FileKind::Pack);
     assert!(index.packs().iter().all(|pack| stored.contains(&pack.id)));
     assert!(restore(&repository, &snapshots[2].0).unwrap() == snapshots[2].1);
+}
+
+#[test]
+fn index_files_are_left_alone_once_the_lock_was_taken_away() {
+    let (backend, repository) = memory();
+    let contents: Vec<Vec<u8>> = (0..10).map(|seed| image(&[seed])).collect();
+    let snapshots: Vec<Snapshot> =
+        contents.iter().map(|contents| backup(&repository, contents).unwrap()).collect();
+    // It is stopped at the second removal, after the new index file was stored.
+    backend.before_change(FileKind::Index, |backend| {
+        backend.before_change(FileKind::Index, |backend| {
+            backend.before_change(FileKind::Index, |backend| {
+                for id in backend.names(FileKind::Lock) {
+                    backend.remove(FileKind::Lock, &id).unwrap();
+                }
+            });
+        });
+    });
+    let merging = PruneOptions { limits: Limits { pack_size: 1000, ..limits(50) }, ..daily() };
+    assert!(matches!(prune(&repository, &merging, now()), Err(Error::LockLost)));
+    assert_eq!(backend.names(FileKind::Index).len(), 9, "eight old ones and the one that stands for all");
+    assert_sound(&repository);
+    for (snapshot, contents) in snapshots.iter().zip(&contents) {
+        assert!(restore(&repository, snapshot).unwrap() == *contents);
+    }
+}
+
+#[test]
+fn removal_of_packs_can_be_interrupted() {
+    /// Asks to stop once the first pack is removed.
+    #[derive(Default)]
+    struct Stops(AtomicBool);
+
+    impl Observer for Stops {
+        fn cancelled(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn step(&self, name: &'static str) {
+            self.0.fetch_or(name == "prune.pack-removed", Ordering::Relaxed);
+        }
+    }
+
+    let (backend, repository, snapshots) = scene();
+    forget(&repository, &[&snapshots[2].0]);
+    let before = backend.names(FileKind::Pack).len();
+    let lock = repository.lock_exclusive(now()).unwrap();
+    let watch: Arc<dyn Observer> = Arc::new(Stops::default());
+    let plan = repository.plan_prune(&lock, &at_once(), now(), &watch).unwrap();
+    assert!(plan.forecast().packs_removed > 1);
+    assert!(matches!(plan.run(&lock), Err(Error::Cancelled)));
+    drop(lock);
+    assert_eq!(backend.names(FileKind::Pack).len(), before - 1);
+    assert_sound(&repository);
+    // The rest is marked already, and goes like other packs.
+    assert_eq!(prune(&repository, &daily(), now()).unwrap().packs_marked, 0);
+    assert!(prune(&repository, &daily(), now() + DAY).unwrap().packs_removed > 0);
+    assert_sound(&repository);
 }
 
 /// Makes sure that each pack is named by an index file, so that nothing takes room that cannot be given back.
