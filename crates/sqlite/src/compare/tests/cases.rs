@@ -156,6 +156,17 @@ fn rows_older_than_a_column_hold_its_default() {
 }
 
 #[test]
+fn rows_older_than_a_column_change_with_its_default() {
+    let changed = of_t(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t SELECT value, value FROM generate(20);
+         ALTER TABLE t ADD COLUMN c DEFAULT 7; INSERT INTO t VALUES(21, 21, 7)",
+        "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql=replace(sql, 'DEFAULT 7', 'DEFAULT 8');
+         PRAGMA writable_schema=RESET",
+    );
+    assert_eq!(changed, [21, 21, 0, 0, 20]);
+}
+
+#[test]
 fn tables_that_come_go_and_change_their_names() {
     let (left, right) = before_and_after(
         "CREATE TABLE gone(a PRIMARY KEY); INSERT INTO gone VALUES(1), (2);
