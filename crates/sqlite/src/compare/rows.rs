@@ -145,6 +145,10 @@ pub(super) fn prepare<'c>(
     let columns = shape.columns.iter().map(|column| selected(&quoted(&column.name), encoding));
     let table = quoted(&shape.name);
     let query = match shape.rowid_name() {
+        Some(rowid) if shape.alias.is_some() => {
+            let columns = columns.collect::<Vec<_>>().join(", ");
+            format!("SELECT {columns} FROM main.{table} NOT INDEXED ORDER BY {rowid}")
+        }
         Some(rowid) => {
             let columns = columns.chain([rowid.clone()]).collect::<Vec<_>>().join(", ");
             format!("SELECT {columns} FROM main.{table} NOT INDEXED ORDER BY {rowid}")
@@ -157,12 +161,22 @@ pub(super) fn prepare<'c>(
     connection.prepare(&query).map_err(|error| image_error(Some(connection), error))
 }
 
+/// Where the rowid is in what a statement gives.
+#[derive(Clone, Copy)]
+enum Rowid {
+    /// In a column of the table. A table may have as many columns as a statement may give, so it is not asked for twice.
+    Column(usize),
+    /// Behind the columns.
+    Behind,
+    Nowhere,
+}
+
 /// The rows that a prepared statement gives.
 pub(super) struct SqlRows<'s> {
     connection: &'s Connection,
     rows: rusqlite::Rows<'s>,
     columns: usize,
-    has_rowid: bool,
+    rowid: Rowid,
     encoding: Encoding,
     last: Option<i64>,
 }
@@ -175,16 +189,24 @@ impl<'s> SqlRows<'s> {
         encoding: Encoding,
     ) -> Self {
         let rows = statement.raw_query();
-        let has_rowid = shape.rowid_name().is_some();
-        Self { connection, rows, columns: shape.columns.len(), has_rowid, encoding, last: None }
+        let rowid = match shape.alias {
+            Some(alias) => Rowid::Column(alias),
+            None if shape.rowid_name().is_some() => Rowid::Behind,
+            None => Rowid::Nowhere,
+        };
+        Self { connection, rows, columns: shape.columns.len(), rowid, encoding, last: None }
     }
 
     fn read(&mut self) -> rusqlite::Result<Option<Row>> {
         let (columns, encoding) = (self.columns, self.encoding);
         let Some(row) = self.rows.next()? else { return Ok(None) };
         let values = (0..columns).map(|column| value_of(row, column, encoding)).collect::<Result<_, _>>()?;
-        let behind = if encoding == Encoding::Utf8 { columns } else { 2 * columns };
-        let rowid = if self.has_rowid { Some(row.get(behind)?) } else { None };
+        let place = |column: usize| if encoding == Encoding::Utf8 { column } else { 2 * column };
+        let rowid = match self.rowid {
+            Rowid::Column(alias) => Some(row.get(place(alias))?),
+            Rowid::Behind => Some(row.get(place(columns))?),
+            Rowid::Nowhere => None,
+        };
         Ok(Some(Row { rowid, body: Body::Values(values) }))
     }
 }

@@ -152,7 +152,9 @@ impl Shape {
             false => (0..columns.len()).collect(),
         };
         let alias = alias_cid.and_then(place);
-        if flags.is_empty() || columns.is_empty() || fields.len() != columns.len() {
+        // The key of a table WITHOUT ROWID may have a column twice, with two collations.
+        let has_all = (0..columns.len()).all(|place| fields.contains(&place));
+        if flags.is_empty() || columns.is_empty() || !has_all {
             return Err(unread());
         }
         let name = table.to_owned();

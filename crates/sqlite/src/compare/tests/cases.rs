@@ -167,6 +167,21 @@ fn rows_older_than_a_column_change_with_its_default() {
 }
 
 #[test]
+fn table_with_as_many_columns_as_there_may_be_is_compared() {
+    let columns: Vec<String> = (2..=2000).map(|number| format!("c{number}")).collect();
+    let table = format!("CREATE TABLE t(c1 INTEGER PRIMARY KEY, {})", columns.join(", "));
+    let before = format!("{table}; INSERT INTO t(c1, c2000) VALUES(1, 'a'), (2, 'b')");
+    assert_eq!(of_t(&before, "UPDATE t SET c2000 = 'c', c1000 = 5 WHERE c1 = 2"), [2, 2, 0, 0, 1]);
+}
+
+#[test]
+fn column_that_is_in_its_key_twice_is_compared() {
+    let table = "CREATE TABLE t(a, b, PRIMARY KEY(a COLLATE NOCASE, a COLLATE BINARY)) WITHOUT ROWID;
+                 INSERT INTO t VALUES('a', 1), ('A', 2), ('b', 3)";
+    assert_eq!(of_t(table, "UPDATE t SET b = 9 WHERE a = 'A'; DELETE FROM t WHERE a = 'b'"), [3, 2, 0, 1, 1]);
+}
+
+#[test]
 fn tables_that_come_go_and_change_their_names() {
     let (left, right) = before_and_after(
         "CREATE TABLE gone(a PRIMARY KEY); INSERT INTO gone VALUES(1), (2);
