@@ -3,15 +3,17 @@
 //! First everything that snapshots need, then it is read back, then they are made, then the facts say so. So nothing
 //! that is half copied is ever visible as a snapshot, and a copy that was interrupted goes on where it was.
 
+pub(crate) mod names;
 pub(crate) mod place;
 mod plan;
 pub(crate) mod standing;
 mod transfer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use dbkeep_repo::Id;
+use dbkeep_repo::read::Reader;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -22,6 +24,7 @@ use crate::report::{CopiedSnapshot, CopiedStatus, CopyReport, CopyRunReport, Err
 use crate::repository::Store;
 use crate::state::CopyMemory;
 use crate::{Error, Result};
+use names::Side;
 use place::{Place, at};
 use plan::{Step, plan};
 pub(crate) use plan::{first_of, is_same};
@@ -38,6 +41,8 @@ pub struct CopyRequest {
     pub to: String,
     /// The file with the password of the copy; the configured one, else the primary's by default.
     pub password_file: Option<PathBuf>,
+    /// Let a name that belongs to another database there mean this one from now on.
+    pub adopt_name: bool,
     /// Say what would be done; nothing is written.
     pub dry_run: bool,
 }
@@ -187,11 +192,27 @@ fn transfer(
     let steps = plan(&wanted, &held, !request.snapshots.is_empty());
     let mut transfer =
         Transfer::begin(store, &reader, place, &target, &held, &known, &lock, clock, watch).map_err(there)?;
+    if !request.adopt_name {
+        transfer.taken = taken(&steps, place, (&source, &reader), (&held, &known));
+    }
     transfer.take_all(&steps, !request.snapshots.is_empty());
     if request.snapshots.is_empty() {
         transfer.miss_lost(&source, request.database.as_deref());
     }
     Ok(transfer.finish())
+}
+
+/// Returns the databases whose names belong to other ones in the copy.
+fn taken(
+    steps: &[Step<'_>],
+    place: &Place,
+    here: (&Catalog, &Reader),
+    there: (&Catalog, &Reader),
+) -> BTreeMap<String, ErrorReport> {
+    let of_here = |entry: &Entry| names::identity(here.1, entry);
+    let of_there = |entry: &Entry| names::identity(there.1, entry);
+    let here = Side { catalog: here.0, identity: &of_here };
+    names::taken(steps, &place.name, here, Side { catalog: there.0, identity: &of_there })
 }
 
 /// Returns the snapshots that are meant, newest first.
@@ -229,6 +250,10 @@ fn row(entry: &Entry, status: CopiedStatus, copy: Option<Id>) -> CopiedSnapshot 
         status,
         error: None,
     }
+}
+
+fn failed(entry: &Entry, error: ErrorReport) -> CopiedSnapshot {
+    CopiedSnapshot { error: Some(error), ..row(entry, CopiedStatus::Failed, None) }
 }
 
 fn missing(snapshot: Id, database: Option<String>, error: &Error) -> CopiedSnapshot {
@@ -284,27 +309,42 @@ fn rehearse(
 ) -> Result<CopyRunReport> {
     let source = Catalog::load(store)?;
     let wanted = wanted(&source, request)?;
-    let held = match place.exists()? {
-        true => {
-            let target = place.open_existing(store, now, watch)?.afresh();
-            Catalog::load(&target).map_err(|error| at(&place.name, error))?
+    let there = |error: Error| at(&place.name, error);
+    let target = match place.exists()? {
+        true => Some(place.open_existing(store, now, watch)?.afresh()),
+        false => place.may_be_made(store).map(|()| None)?,
+    };
+    let held = target.as_ref().map_or_else(|| Ok(Catalog::default()), Catalog::load).map_err(there)?;
+    let steps = plan(&wanted, &held, !request.snapshots.is_empty());
+    let taken = match target.filter(|_| !request.adopt_name) {
+        Some(target) => {
+            let (here, known) = (store.reader(&source)?, target.reader(&held).map_err(there)?);
+            taken(&steps, place, (&source, &here), (&held, &known))
         }
-        false => {
-            place.may_be_made(store)?;
-            Catalog::default()
-        }
+        None => BTreeMap::new(),
     };
     let mut report = CopyRunReport { dry_run: true, ..CopyRunReport::begin(place) };
-    for step in plan(&wanted, &held, !request.snapshots.is_empty()) {
-        match step {
-            Step::Copy(entry) => report.snapshots.push(row(entry, CopiedStatus::Copied, None)),
-            Step::Repair(entry, copy) => {
-                report.snapshots.push(row(entry, CopiedStatus::Repaired, Some(copy.id)));
-            }
-            Step::Leave(..) => report.present += 1,
-            Step::Dropped => report.dropped += 1,
-        }
+    for step in steps {
+        report.expect(step, &taken);
     }
     report.judge();
     Ok(report)
+}
+
+impl CopyRunReport {
+    /// Takes note of what one step would come to.
+    fn expect(&mut self, step: Step<'_>, taken: &BTreeMap<String, ErrorReport>) {
+        match step {
+            Step::Copy(entry) => {
+                let error = entry.database.as_ref().and_then(|name| taken.get(name));
+                let copied = || row(entry, CopiedStatus::Copied, None);
+                self.snapshots.push(error.map_or_else(copied, |error| failed(entry, error.clone())));
+            }
+            Step::Repair(entry, copy) => {
+                self.snapshots.push(row(entry, CopiedStatus::Repaired, Some(copy.id)));
+            }
+            Step::Leave(..) => self.present += 1,
+            Step::Dropped => self.dropped += 1,
+        }
+    }
 }

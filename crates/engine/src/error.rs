@@ -411,6 +411,9 @@ impl Error {
                 "wrong-password" => Some(format!(
                     "the copy {copy:?} was made with another password than is used now: name its own as `password-file` of that copy in the configuration, or with --to-password-file"
                 )),
+                "name-taken" => Some(format!(
+                    "copy to a place of its own, or back it up under another name with --name; if it is the same one in a new place, `dbkeep copy --to {copy} --adopt-name`"
+                )),
                 "repository-gone" => Some(
                     "is the disk mounted? Nothing was made there; the next backup or `dbkeep copy` catches up. If the copy is really gone, `dbkeep init --repo` makes a new one in its place"
                         .to_owned(),

@@ -69,6 +69,17 @@ struct Plan {
 
 /// Drops snapshots. Their data stays until a prune. Days, weeks and months of a policy are those of the user's zone.
 pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch) -> Result<ForgetReport> {
+    run_among(store, request, None, now, watch)
+}
+
+/// Does what [`run`] does. The policy of the configuration leaves databases alone that are not among `ours`.
+fn run_among(
+    store: &Store,
+    request: &ForgetRequest,
+    ours: Option<&BTreeSet<String>>,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<ForgetReport> {
     refuse_empty(&request.choice)?;
     let (known, store) = (store, &store.afresh());
     let lock = store.repository().lock_shared(now)?;
@@ -88,7 +99,7 @@ pub fn run(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch
         Choice::Configured { accept } => {
             refuse_gaps(&catalog)?;
             let database = catalog.known_database(request.database.as_deref())?;
-            by_itself::planned(store, &catalog, database, *accept, request.dry_run, now)?
+            by_itself::planned(store, &catalog, (database, ours), *accept, request.dry_run, now)?
         }
     };
     if request.dry_run {

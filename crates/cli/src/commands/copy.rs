@@ -21,7 +21,8 @@ was ever seen. It opens with the password configured for it, or with
 --to-password-file, else with the same one.
 
 What was forgotten there stays forgotten, unless it is named. A snapshot that
-cannot be read is told with what is damaged, and the others are copied.
+cannot be read is told with what is damaged, and the others are copied. So is a
+database whose name belongs to another one there: two never share one history.
 
 Examples:
   dbkeep copy --to secondary
@@ -53,6 +54,10 @@ pub(crate) struct CopyArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) to_password_file: Option<PathBuf>,
 
+    /// A database that another one of its name belongs to in the copy is the same one in a new place
+    #[arg(long)]
+    pub(crate) adopt_name: bool,
+
     /// Print what would be copied and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -67,6 +72,7 @@ impl CopyArgs {
             database: self.database.clone(),
             to: self.to.clone(),
             password_file: self.to_password_file.clone(),
+            adopt_name: self.adopt_name,
             dry_run: self.dry_run,
         };
         let report = copy::run(&store, &request, app.now(), &app.observer())?;

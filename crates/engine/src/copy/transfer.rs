@@ -11,7 +11,7 @@ use dbkeep_repo::{Id, SharedLock};
 
 use super::place::{Place, at};
 use super::plan::{Step, is_same};
-use super::{json_of_copy, missing, row};
+use super::{failed, json_of_copy, missing, row};
 use crate::catalog::{COPIED, Catalog, Entry, History, READ};
 use crate::clock::Clock;
 use crate::context::Watch;
@@ -32,6 +32,8 @@ pub(super) struct Transfer<'t> {
     target: &'t Store,
     held: &'t Catalog,
     writer: Writer<'t>,
+    /// The databases whose names belong to other ones there.
+    pub(super) taken: BTreeMap<String, ErrorReport>,
     /// Trees that are there with all they need.
     whole: HashSet<Id>,
     /// Trees that were read with all they need.
@@ -76,6 +78,7 @@ impl<'t> Transfer<'t> {
             target,
             held,
             writer,
+            taken: BTreeMap::new(),
             whole: HashSet::new(),
             proved: HashSet::new(),
             lost_packs: lost_packs(held, known),
@@ -105,7 +108,13 @@ impl<'t> Transfer<'t> {
 
     fn take(&mut self, step: Step<'t>, named: bool) -> Result<()> {
         match step {
-            Step::Copy(entry) => self.send(entry),
+            Step::Copy(entry) => match entry.database.as_ref().and_then(|name| self.taken.get(name)) {
+                Some(error) => {
+                    self.report.snapshots.push(failed(entry, error.clone()));
+                    Ok(())
+                }
+                None => self.send(entry),
+            },
             Step::Repair(entry, copy) => self.repair(entry, copy),
             Step::Leave(entry, copy) if self.is_hollow(entry)? => self.repair(entry, copy),
             Step::Leave(entry, copy) => {
@@ -369,8 +378,7 @@ impl<'t> Transfer<'t> {
     }
 
     fn fail(&mut self, entry: &Entry, error: &Error) {
-        let error = Some(ErrorReport::from(error));
-        self.report.snapshots.push(CopiedSnapshot { error, ..row(entry, CopiedStatus::Failed, None) });
+        self.report.snapshots.push(failed(entry, ErrorReport::from(error)));
     }
 
     pub(super) fn finish(self) -> CopyRunReport {

@@ -2,6 +2,8 @@
 //!
 //! What makes it stop is in [`careful`]. It goes on when somebody who has looked says so; that is a fact.
 
+use std::collections::BTreeSet;
+
 use dbkeep_repo::format::fact::Fact;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -16,13 +18,13 @@ use crate::retention::Policies;
 use crate::retention::careful::{self, Clocks, Doubt};
 use crate::{Error, Result, name};
 
-/// Decides by the policies of the configuration.
+/// Decides by the policies of the configuration: about `database` or all, and never about one that is not among `ours`.
 ///
 /// Whoever accepts that the clock is right has not been told of anything else, so nothing else counts as accepted then.
 pub(super) fn planned(
     store: &Store,
     catalog: &Catalog,
-    database: Option<&str>,
+    (database, ours): (Option<&str>, Option<&BTreeSet<String>>),
     accept: bool,
     dry_run: bool,
     now: Timestamp,
@@ -45,6 +47,7 @@ pub(super) fn planned(
     let judge = Judge {
         catalog,
         database,
+        ours,
         policies: &policies,
         host: &store.context().environment.host,
         accept: accept && doubt.is_none(),
@@ -101,6 +104,8 @@ struct Judge<'j> {
     catalog: &'j Catalog,
     /// Only this one.
     database: Option<&'j str>,
+    /// Only these, where others use the place too.
+    ours: Option<&'j BTreeSet<String>>,
     policies: &'j Policies,
     /// The host that this is.
     host: &'j str,
@@ -124,8 +129,8 @@ impl Judge<'_> {
         for name in
             self.catalog.databases().iter().filter(|name| self.database.is_none_or(|only| only == *name))
         {
-            if self.is_of_another_host(name) {
-                leave(&mut report, name);
+            if let Some(why) = self.is_left_to_others(name) {
+                leave(&mut report, name, why);
                 continue;
             }
             let gone = report.forgotten.iter().filter(|one| one.database.as_ref() == Some(name)).count();
@@ -149,12 +154,16 @@ impl Judge<'_> {
         Plan { facts, ..Plan::of(report, &reason) }
     }
 
-    /// Says whether a database is none of this host's: not in its configuration, and last backed up elsewhere. Its own
-    /// host may want to keep more of it.
-    fn is_of_another_host(&self, name: &str) -> bool {
+    /// Says why a database is left to others, who may want to keep more of it: another repository has the name in this
+    /// copy, or it is none of this host's: not in its configuration, and last backed up elsewhere.
+    fn is_left_to_others(&self, name: &str) -> Option<&'static str> {
+        if self.ours.is_some_and(|ours| !ours.contains(name)) {
+            return Some("it is none of the databases of the repository");
+        }
         let newest = self.catalog.newest(name);
         let elsewhere = newest.is_some_and(|entry| entry.snapshot.hostname != self.host);
-        elsewhere && self.database.is_none() && !self.policies.know(name)
+        (elsewhere && self.database.is_none() && !self.policies.know(name))
+            .then_some("another host looks after it (--database names it)")
     }
 
     /// Returns what speaks against the policy for a database of which so many snapshots would go, and the snapshots
@@ -172,10 +181,10 @@ impl Judge<'_> {
     }
 }
 
-/// Says of all snapshots of a database that another host looks after them.
-fn leave(report: &mut ForgetReport, name: &str) {
+/// Says of all snapshots of a database why they are left to others.
+fn leave(report: &mut ForgetReport, name: &str, why: &str) {
     let is_of = |database: &Option<String>| database.as_deref() == Some(name);
-    let reason = || vec!["another host looks after it (--database names it)".to_owned()];
+    let reason = || vec![why.to_owned()];
     for kept in report.kept.iter_mut().filter(|kept| is_of(&kept.database)) {
         kept.reasons = reason();
     }
@@ -204,7 +213,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1000);
         let catalog = catalog(entries);
         let (policies, host, zone) = (&policies, "here", &TimeZone::UTC);
-        Judge { catalog: &catalog, database: None, policies, host, accept, now, zone }.plan()
+        Judge { catalog: &catalog, database: None, ours: None, policies, host, accept, now, zone }.plan()
     }
 
     fn counts(plan: &Plan) -> (usize, usize, usize) {

@@ -5,9 +5,10 @@
 
 use jiff::Timestamp;
 
-use super::{Choice, ForgetRequest, run};
+use super::{Choice, ForgetRequest, run, run_among};
 use crate::Result;
 use crate::context::Watch;
+use crate::copy::names;
 use crate::copy::place::{self, Place};
 use crate::report::{CopyForgetReport, ErrorReport, ForgetReport, PolicyReport};
 use crate::repository::Store;
@@ -60,7 +61,10 @@ fn drop_there(
 ) -> Result<ForgetReport> {
     let nothing = || ForgetReport { dry_run: request.dry_run, ..ForgetReport::default() };
     let Some(copy) = place.open_if_made(primary, now, watch)? else { return Ok(nothing()) };
-    match run(&copy, request, now, watch) {
+    // Others may copy to the same place: what they keep there is theirs to say.
+    let done = names::owned(primary, &copy.afresh())
+        .and_then(|ours| run_among(&copy, request, Some(&ours), now, watch));
+    match done {
         // The database was not copied there yet.
         Err(error) if error.kind() == "no-snapshot" => Ok(nothing()),
         done => done.map_err(|error| place::at(&place.name, error)),

@@ -64,11 +64,16 @@ impl CopyRunReport {
             (Some(error), _) => Some(error.clone()),
             (None, []) => None,
             (None, [only]) => Some((*only).clone()),
-            (None, [first, ..]) => Some(ErrorReport::from(&crate::Error::NotAllCopied {
-                failed: failed.len(),
-                total: failed.len() + usize::try_from(self.copied).unwrap_or(usize::MAX),
-                first: first.message.clone(),
-            })),
+            (None, [first, ..]) => {
+                let error = ErrorReport::from(&crate::Error::NotAllCopied {
+                    failed: failed.len(),
+                    total: failed.len() + usize::try_from(self.copied).unwrap_or(usize::MAX),
+                    first: first.message.clone(),
+                });
+                // Nothing is damaged then.
+                let by_name = failed.iter().all(|error| error.kind == "name-taken");
+                Some(if by_name { ErrorReport { hint: first.hint.clone(), ..error } } else { error })
+            }
         }
     }
 }

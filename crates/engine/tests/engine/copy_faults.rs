@@ -86,6 +86,28 @@ fn packs_that_a_copy_has_lost_are_stored_again_by_the_next_one() {
 }
 
 #[test]
+fn status_tells_what_is_wrong_in_a_copy() {
+    let place = Fixture::with_config(SECOND);
+    let a = place.database("a.db", 4000);
+    place.stored("a.db");
+    insert(&a, 1);
+    place.stored("a.db");
+    let problems =
+        || status::run(&place.open().unwrap(), place.now()).unwrap().copies.remove(0).problems.join("; ");
+    assert_eq!(problems(), "");
+    let other = Other::at(&place, "second");
+    std::fs::remove_file(largest(objects(&place.path("second/data")))).unwrap();
+    let all = VerifyRequest { all: true, ..VerifyRequest::default() };
+    assert_eq!(verify::run(&other.open(), &all, place.now(), &place.watch()).unwrap().damaged, 2);
+    assert!(problems().contains("2 of its snapshots were found damaged there"), "{}", problems());
+    let newest = other.list().snapshots[0].id;
+    std::fs::remove_file(place.path("second/snapshots").join(newest.to_string())).unwrap();
+    assert!(problems().contains("nothing of it is forgotten by itself, because snapshot"), "{}", problems());
+    copied(&place, &all_to("second")).unwrap();
+    assert_eq!(problems(), "");
+}
+
+#[test]
 fn snapshot_that_is_dropped_while_it_is_copied_is_no_failure() {
     let place = Fixture::with_config(SECOND);
     let a = place.database("a.db", 10);
@@ -200,4 +222,57 @@ fn newest_of_a_copy_that_is_behind_is_restored_with_a_word_about_what_it_lacks()
     let older = Other::at(&place, "second").list().snapshots[0].id;
     let by_id = RestoreRequest { snapshot: Some(older.to_string()), ..to("by-id.db") };
     assert!(!lacks(&restored_anyhow(&place, &by_id).1), "it is what was asked for");
+}
+
+#[test]
+fn databases_of_one_name_never_share_a_history_in_a_copy() {
+    let place = Fixture::new();
+    let ours = place.database("one/app.db", 10);
+    drop(place.database("one/more.db", 1));
+    place.backup(&of(&["one/app.db", "one/more.db"])).unwrap();
+    copied(&place, &all_to("./shared")).unwrap();
+    let mut elsewhere = place.context.clone();
+    elsewhere.location = place.path("elsewhere");
+    let theirs = place.database("two/app.db", 20);
+    drop(place.database("two/theirs.db", 2));
+    let back_up = |sources: &[&str]| {
+        dbkeep_engine::backup::run(&elsewhere, &of(sources), place.now(), &place.watch()).unwrap()
+    };
+    back_up(&["two/app.db", "two/theirs.db"]);
+    let copy_theirs = |request: &CopyRequest| {
+        let store = dbkeep_engine::repository::open(&elsewhere, place.now(), &place.watch()).unwrap();
+        dbkeep_engine::copy::run(&store, request, place.now(), &place.watch()).unwrap()
+    };
+    for dry_run in [true, false] {
+        let report = copy_theirs(&CopyRequest { dry_run, ..all_to("./shared") });
+        assert_eq!((report.copied, report.failed, report.exit_code()), (1, 1, 3), "{report:?}");
+        let refused = report.snapshots.iter().find(|one| one.status == CopiedStatus::Failed).unwrap();
+        let error = refused.error.as_ref().unwrap();
+        assert_eq!((error.kind.as_str(), refused.database.as_deref()), ("name-taken", Some("app")));
+        assert!(error.message.contains("one/app.db") && error.message.contains("two/app.db"), "{error:?}");
+        assert!(error.hint.as_ref().unwrap().contains("--adopt-name"), "{error:?}");
+    }
+    let of_app = || {
+        let rows = Other::at(&place, "shared").list().snapshots;
+        rows.iter().filter(|row| row.database.as_deref() == Some("app")).count()
+    };
+    assert_eq!(of_app(), 1);
+
+    // Whoever was there first goes on, also when all that it has copied is forgotten here since.
+    insert(&ours, 1);
+    place.stored("one/app.db");
+    let oldest =
+        place.list().snapshots.iter().rfind(|row| row.database.as_deref() == Some("app")).unwrap().id;
+    let choice = Choice::Named { snapshots: vec![oldest.to_string()], force: false };
+    let request = ForgetRequest { choice, database: None, dry_run: false };
+    forget::run(&place.open().unwrap(), &request, place.now(), &place.watch()).unwrap();
+    assert_eq!(copied(&place, &all_to("./shared")).unwrap().copied, 1);
+    assert_eq!(of_app(), 2);
+
+    // And one that is really the same.
+    let adopted = copy_theirs(&CopyRequest { adopt_name: true, ..all_to("./shared") });
+    assert_eq!((adopted.copied, adopted.exit_code()), (1, 0));
+    insert(&theirs, 1);
+    back_up(&["two/app.db"]);
+    assert_eq!(copy_theirs(&all_to("./shared")).copied, 1);
 }

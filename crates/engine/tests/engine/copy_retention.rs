@@ -221,3 +221,34 @@ fn copy_into_a_place_that_has_a_stricter_policy_never_brings_back_what_went() {
         assert_eq!(there(&place, "third"), 1);
     }
 }
+
+#[test]
+fn databases_that_others_copy_to_the_same_place_are_left_to_them() {
+    let place = with_policies();
+    let mut elsewhere = place.context.clone();
+    elsewhere.location = place.path("elsewhere");
+    elsewhere.config.copies.clear();
+    let theirs = [place.database("two/a.db", 5), place.database("two/b.db", 5)];
+    let to_third = CopyRequest { to: place.path("third").display().to_string(), ..CopyRequest::default() };
+    for _ in 0..3 {
+        theirs.iter().for_each(|one| insert(one, 1));
+        let sources = of(&["two/a.db", "two/b.db"]);
+        dbkeep_engine::backup::run(&elsewhere, &sources, place.now(), &place.watch()).unwrap();
+        let store = dbkeep_engine::repository::open(&elsewhere, place.now(), &place.watch()).unwrap();
+        assert_eq!(copy::run(&store, &to_third, place.now(), &place.watch()).unwrap().copied, 2);
+    }
+    // One of theirs is called as one of ours is, and is not ours.
+    let a = place.database("a.db", 10);
+    for _ in 0..2 {
+        insert(&a, 1);
+        let report = place.backup(&of(&["a.db"])).unwrap();
+        let error = report.copies[1].error.as_ref().unwrap();
+        assert!(error.message.contains("belongs to another database"), "{error:?}");
+        assert!(error.hint.as_ref().unwrap().contains("--adopt-name"), "{error:?}");
+        let report = by_itself(&place, false).unwrap();
+        assert_eq!((gone(&report), report.exit_code()), (vec![0, 0, 0], 0), "{report:?}");
+        let reasons = report.copies[1].report.kept.iter().map(|kept| kept.reasons.join(", "));
+        assert_eq!(reasons.collect::<Vec<_>>(), ["it is none of the databases of the repository"; 6]);
+    }
+    assert_eq!(there(&place, "third"), 6);
+}
