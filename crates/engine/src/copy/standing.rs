@@ -70,6 +70,7 @@ fn one(
         Ok(found) => {
             status.reachable = true;
             status.dropped = found.dropped;
+            status.problems.extend(found.problems);
             (status.bytes_stored, status.disk_free) = (Some(found.bytes_stored), found.disk_free);
             status.count(entries, &found.held);
         }
@@ -96,6 +97,8 @@ struct Found {
     dropped: u64,
     bytes_stored: u64,
     disk_free: Option<u64>,
+    /// What is wrong there, in words.
+    problems: Vec<String>,
 }
 
 /// Looks into a copy.
@@ -107,6 +110,13 @@ fn held(store: &Store, entries: &[&Entry], place: &Place, now: Timestamp, watch:
     let disk_free = target.repository().backend().free_space().map_err(|error| at_copy(error.into()))?;
     let bytes_stored = packs.iter().map(|pack| pack.size).sum();
     let mut found = Found { bytes_stored, disk_free, ..Found::default() };
+    if let Some(gap) = there.gap() {
+        found.problems.push(format!("nothing of it is forgotten by itself, because {gap}"));
+    }
+    let damaged = there.entries.iter().filter(|entry| !entry.history.damage.is_empty()).count();
+    if damaged > 0 {
+        found.problems.push(format!("{damaged} of its snapshots were found damaged there"));
+    }
     for step in plan(entries, &there, false) {
         match step {
             Step::Leave(entry, _) => {
