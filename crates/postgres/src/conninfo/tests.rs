@@ -1,0 +1,237 @@
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+
+/// A home of its own, and an environment.
+struct Place {
+    home: tempfile::TempDir,
+    variables: HashMap<String, String>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap(), variables: HashMap::new() }
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn file(self, name: &str, contents: &str) -> Self {
+        let path = self.home.path().join(name);
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        self
+    }
+
+    fn resolve(&self, text: &str) -> Result<ConnInfo, ConnInfoError> {
+        let variable = |name: &str| self.variables.get(name).cloned();
+        let surroundings =
+            Surroundings { variable: &variable, home: Some(self.home.path()), user: Some("ann") };
+        ConnInfo::resolve(text, &surroundings)
+    }
+}
+
+fn resolve(text: &str) -> ConnInfo {
+    Place::new().resolve(text).unwrap()
+}
+
+fn error(text: &str) -> String {
+    Place::new().resolve(text).unwrap_err().to_string()
+}
+
+fn network(name: &str) -> Address {
+    Address::Network { name: name.to_owned(), address: name.parse().ok() }
+}
+
+fn password(info: &ConnInfo) -> Option<&str> {
+    info.hosts[0].password.as_ref().map(Password::expose)
+}
+
+#[test]
+fn url_says_user_password_host_port_and_database() {
+    let info =
+        resolve("postgresql://bob:s%40crt%2F@db.example.org:6000/shop?connect_timeout=5&sslmode=require");
+    assert_eq!((info.user.as_str(), info.database.as_str()), ("bob", "shop"));
+    assert_eq!(password(&info), Some("s@crt/"));
+    assert_eq!((&info.hosts[0].address, info.hosts[0].port), (&network("db.example.org"), 6000));
+    assert_eq!(info.tls.mode, TlsMode::Require);
+    assert_eq!(info.connect_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(info.shown(), "postgresql://bob@db.example.org:6000/shop");
+}
+
+#[test]
+fn connection_string_says_the_same() {
+    let info = resolve(r"host = db.example.org port=6000 user=bob password='it\'s \\ here' dbname='a b'");
+    assert_eq!((info.user.as_str(), info.database.as_str()), ("bob", "a b"));
+    assert_eq!(password(&info), Some(r"it's \ here"));
+    assert_eq!(info.shown(), "postgresql://bob@db.example.org:6000/a%20b");
+}
+
+#[test]
+fn libraries_write_urls_in_their_own_ways() {
+    for url in [
+        "postgresql+psycopg2://bob:pw@h:1/d",
+        "postgres+asyncpg://bob:pw@h:1/d?ssl=require",
+        "POSTGRES://bob:pw@h:1/d",
+        "jdbc:postgresql://h:1/d?user=bob&password=pw&ssl=true",
+        "postgresql://bob:pw@h:1/d?schema=public&connection_limit=5&pool_timeout=10",
+        "postgres://bob:pw@h:1/d?sslmode=no-verify&pool_max_conns=10",
+        "postgres:///d?host=h&port=1&user=bob&password=pw",
+    ] {
+        let info = resolve(url);
+        assert_eq!(info.shown(), "postgresql://bob@h:1/d", "{url}");
+        assert_eq!(password(&info), Some("pw"), "{url}");
+        let wants_tls = url.contains("ssl");
+        assert_eq!(info.tls.mode == TlsMode::Require, wants_tls, "{url}");
+    }
+    let prisma = resolve("postgresql://u@h/d?schema=app&pgbouncer=true&sslaccept=strict");
+    assert_eq!((prisma.schema.as_deref(), prisma.pooled), (Some("app"), true));
+    assert_eq!(prisma.tls.mode, TlsMode::VerifyFull);
+}
+
+#[test]
+fn several_hosts_ports_and_addresses_go_together() {
+    let info = resolve("postgresql://u@a:1,[::1]:2,b/d?target_session_attrs=read-write");
+    let places: Vec<(String, u16)> = info.hosts.iter().map(|host| (host.name(), host.port)).collect();
+    assert_eq!(places, [("a".to_owned(), 1), ("::1".to_owned(), 2), ("b".to_owned(), 5432)]);
+    assert_eq!(info.target, Target::ReadWrite);
+    let info = resolve("host=a,b hostaddr=10.0.0.1,10.0.0.2 port=7");
+    let address = Address::Network { name: "b".to_owned(), address: "10.0.0.2".parse().ok() };
+    assert_eq!(info.hosts[1], Host { address, port: 7, password: None });
+    assert_eq!(error("host=a,b port=1,2,3"), "2 hosts, but 3 ports");
+    assert_eq!(error("host=a,b hostaddr=10.0.0.1"), "2 hosts, but 1 addresses of hosts");
+}
+
+#[test]
+fn sockets_are_folders() {
+    for text in ["postgresql://%2Frun%2Fpg/d", "host=/run/pg dbname=d", "postgresql:///d?host=/run/pg"] {
+        assert_eq!(resolve(text).hosts[0].address, Address::Socket("/run/pg".into()), "{text}");
+    }
+    assert!(matches!(resolve("dbname=d").hosts[0].address, Address::Socket(_)));
+}
+
+#[test]
+fn what_is_said_counts_before_the_service_and_that_before_the_environment() {
+    let services = "# ours\n[other]\nhost=wrong\n[shop]\nhost=from-service\nport=7\ndbname=service\n[last]\n";
+    let place = Place::new()
+        .file(".pg_service.conf", services)
+        .with("PGSERVICE", "shop")
+        .with("PGHOST", "from-environment")
+        .with("PGUSER", "from-environment")
+        .with("PGPORT", "8");
+    assert_eq!(
+        place.resolve("dbname=said").unwrap().shown(),
+        "postgresql://from-environment@from-service:7/said"
+    );
+    let wrong = place.resolve("service=absent").unwrap_err();
+    assert_eq!(wrong.to_string(), "no service \"absent\"");
+}
+
+#[test]
+fn user_of_the_system_and_database_of_the_user_are_what_is_usual() {
+    let info = resolve("");
+    assert_eq!((info.user.as_str(), info.database.as_str()), ("ann", "ann"));
+    assert_eq!(info.tls.mode, TlsMode::Prefer);
+}
+
+#[test]
+fn password_file_is_asked_by_host_port_database_and_user() {
+    let lines = "# comment\nother:*:*:*:no\nh:5432:d:u:a\\:b\\\\c\nlocalhost:*:*:u:local\n*:*:*:*:any\n";
+    let place = Place::new().file(".pgpass", lines);
+    assert_eq!(password(&place.resolve("host=h user=u dbname=d").unwrap()), Some("a:b\\c"));
+    assert_eq!(password(&place.resolve("host=h user=v dbname=d").unwrap()), Some("any"));
+    assert_eq!(password(&place.resolve("host=/tmp user=u dbname=d").unwrap()), Some("local"));
+    assert_eq!(password(&place.resolve("host=h user=u dbname=d password=said").unwrap()), Some("said"));
+    fs::set_permissions(place.home.path().join(".pgpass"), fs::Permissions::from_mode(0o644)).unwrap();
+    let error = place.resolve("host=h").unwrap_err();
+    assert!(error.to_string().ends_with("can be read by others, so it is not used"), "{error}");
+    assert!(error.hint().unwrap().starts_with("chmod 600 "));
+}
+
+#[test]
+fn root_certificates_are_used_where_there_are_any() {
+    let place = Place::new();
+    fs::create_dir(place.home.path().join(".postgresql")).unwrap();
+    let place = place.file(".postgresql/root.crt", "");
+    let info = place.resolve("host=h sslmode=require").unwrap();
+    assert_eq!(info.tls.mode, TlsMode::VerifyCa);
+    assert_eq!(info.tls.roots, Roots::File(place.home.path().join(".postgresql/root.crt")));
+    let info = resolve("postgresql://h/d?sslmode=verify-full&sslrootcert=system&channel_binding=require");
+    assert_eq!((info.tls.mode, info.tls.roots), (TlsMode::VerifyFull, Roots::System));
+    assert_eq!(info.channel_binding, ChannelBinding::Require);
+    assert_eq!(error("sslmode=require sslrootcert=system"), "sslrootcert=system needs sslmode=verify-full");
+}
+
+#[test]
+fn what_cannot_be_read_or_fulfilled_is_an_error() {
+    for (text, message) in [
+        ("postgresql://u@h:port/d", "a port is not a number from 1 to 65535"),
+        ("postgresql://u:p%zz@h/d", "a `%` in the URL is not followed by two hexadecimal digits"),
+        ("postgresql://u@[::1/d", "an IPv6 address in the URL lacks its `]`"),
+        ("postgresql://u@h/d?sslmod=require", "no connection setting \"sslmod\""),
+        ("postgresql://u@h/d?sslmode=maybe", "sslmode is \"maybe\""),
+        ("postgresql://u@h/d?sslmode", "the parameter \"sslmode\" of the URL has no value"),
+        ("host=h sslcrl=x", "the connection setting \"sslcrl\" is not supported"),
+        ("host=h gssencmode=require", "encryption by GSSAPI is not supported"),
+        ("host=h password='open", "a quoted value of the connection string has no end"),
+        ("password=two words", "a word of the connection string has no `=` after it"),
+        ("host=h replication=database", "the connection setting \"replication\" is not supported"),
+        ("sslcert=a.crt", "there is a certificate (sslcert), but no key to it (sslkey)"),
+        ("sslnegotiation=direct", "sslnegotiation=direct needs sslmode=require or more"),
+        ("ssl_max_protocol_version=TLSv1.2", "an upper limit of the version of TLS is not supported"),
+    ] {
+        assert_eq!(error(text), message, "{text}");
+    }
+}
+
+#[test]
+fn passwords_show_nowhere() {
+    let info = resolve("postgresql://u:hunter2@h/d");
+    assert!(!format!("{info:?}").contains("hunter2"));
+    for text in ["postgresql://u:hunter2%@h/d", "postgresql://u:a/hunter2@h/d", "host=h password=x hunter2"] {
+        let error = Place::new().resolve(text);
+        if let Err(error) = error {
+            assert!(!format!("{error} {:?}", error.hint()).contains("hunter2"), "{text}: {error}");
+        }
+    }
+}
+
+#[test]
+fn password_with_an_at_sign_that_nobody_encoded_is_understood() {
+    assert_eq!(password(&resolve("postgresql://u:p@ss@h/d")), Some("p@ss"));
+}
+
+#[test]
+fn password_with_a_slash_that_nobody_encoded_gets_a_hint() {
+    let error = Place::new().resolve("postgresql://u:qx/zz@h/d").unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.contains("%2F")), "{error}");
+    assert!(!format!("{error:?}").contains("qx"), "{error}");
+}
+
+#[test]
+fn hostile_names_survive_the_way_to_the_shown_url() {
+    let info = resolve(r"dbname='-d \'=\n/%' user='a@b' host=h");
+    assert_eq!(info.database, "-d '=n/%");
+    let again = resolve(info.shown());
+    assert_eq!((again.database, again.user), (info.database, info.user));
+}
+
+#[test]
+fn nothing_in_a_string_panics() {
+    let pieces =
+        ["postgres://", "u", ":", "@", "[", "]", "%", "%2", "?", "&", "=", "'", "\\", ",", "/", "é", " "];
+    for number in 0..pieces.len().pow(4) {
+        let text = (0..4).map(|place| pieces[number / pieces.len().pow(place) % pieces.len()]);
+        let text =
+            format!("{}{}", if number % 2 == 0 { "postgres://" } else { "" }, text.collect::<String>());
+        let variable = |_: &str| None;
+        let surroundings =
+            Surroundings { variable: &variable, home: Some(Path::new("/nowhere")), user: Some("ann") };
+        let _ = ConnInfo::resolve(&text, &surroundings);
+    }
+}

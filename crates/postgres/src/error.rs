@@ -1,0 +1,180 @@
+//! What can go wrong with a PostgreSQL database, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::conninfo::ConnInfoError;
+
+/// The result of an operation on a PostgreSQL database.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the caller's own, carried through.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why an operation on a PostgreSQL database failed. No text of it holds a password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The connection string cannot be used.
+    #[error(transparent)]
+    ConnInfo(#[from] ConnInfoError),
+    /// No server could be reached.
+    #[error("could not connect to {place}")]
+    Connect {
+        /// Where.
+        place: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A server did not answer in time.
+    #[error("{place} did not answer within {} s", after.as_secs())]
+    TimedOut {
+        /// Where.
+        place: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection cannot be protected as it was asked for.
+    #[error("no TLS connection to {place}: {what}")]
+    Tls {
+        /// Where.
+        place: String,
+        /// Why not.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A file with certificates or a key cannot be used.
+    #[error("could not use {path}: {what}", path = path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// The server wants a way to log in that is not supported, or that is not as safe as was asked for.
+    #[error("could not log in at {place}: {what}")]
+    Login {
+        /// Where.
+        place: String,
+        /// Why not.
+        what: String,
+    },
+    /// The server is not of the kind that was asked for.
+    #[error("{place} is not {wanted}")]
+    Target {
+        /// Where.
+        place: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// The server says no.
+    #[error(transparent)]
+    Server(Box<ServerError>),
+    /// The connection is gone.
+    #[error("the connection to the server is lost")]
+    Lost {
+        /// Why.
+        source: io::Error,
+    },
+    /// The server says something that makes no sense here.
+    #[error("the server does not speak the protocol: {what}")]
+    Protocol {
+        /// What was not understood.
+        what: String,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// The receiver of the data failed.
+    #[error(transparent)]
+    Receiver(BoxError),
+}
+
+/// What a server answers when it refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ServerError {
+    /// Whether the connection ends by it (`FATAL`, `PANIC`) or not (`ERROR`).
+    pub severity: String,
+    /// The code, as `42P01`.
+    pub code: String,
+    /// What the server says.
+    pub message: String,
+    /// More of it.
+    pub detail: Option<String>,
+    /// What the server advises.
+    pub hint: Option<String>,
+    /// Where in functions it happened.
+    pub context: Option<String>,
+    /// The schema that it is about.
+    pub schema: Option<String>,
+    /// The table that it is about.
+    pub table: Option<String>,
+}
+
+impl Error {
+    pub(crate) fn protocol(what: impl Into<String>) -> Self {
+        Self::Protocol { what: what.into() }
+    }
+
+    /// Returns the code of the server, as `42P01`, when it was the server that refused.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Server(error) => Some(&error.code),
+            _ => None,
+        }
+    }
+
+    /// Returns what to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::ConnInfo(error) => error.hint().map(str::to_owned),
+            Self::Connect { source, .. } => connect_hint(source),
+            Self::TimedOut { .. } => {
+                Some("is the address right, and does a firewall let it through?".to_owned())
+            }
+            Self::Tls { hint, .. } => hint.clone(),
+            Self::Server(error) => error.advice(),
+            Self::Lost { .. } => Some("the log of the server says why; then start again".to_owned()),
+            Self::Target { .. } => Some("`target_session_attrs` of the connection asks for it".to_owned()),
+            Self::Certificates { .. }
+            | Self::Login { .. }
+            | Self::Protocol { .. }
+            | Self::Stopped
+            | Self::Receiver(_) => None,
+        }
+    }
+}
+
+fn connect_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "is the server running, and does it listen there?",
+        io::ErrorKind::NotFound => "no socket is there: is the server running, and is the folder right?",
+        io::ErrorKind::PermissionDenied => "this user may not use the socket of the server",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+            "the network does not lead there; some hosts have an IPv6 address only"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+impl ServerError {
+    /// Returns what to do: what is known of the code, else what the server advises.
+    fn advice(&self) -> Option<String> {
+        let known = match self.code.as_str() {
+            "28P01" => "the password is wrong, or the user: ~/.pgpass, PGPASSWORD or the URL says them",
+            "28000" => {
+                "the server does not let this user in from here: pg_hba.conf of the server says who may"
+            }
+            "3D000" => "`psql -l` lists the databases of a server",
+            "53300" => "the server has no connection left: fewer jobs need fewer",
+            "57P03" => "the server is starting up or shutting down: try again in a moment",
+            "42501" => "`dbkeep doctor` lists what this user may not read",
+            _ => return self.hint.clone(),
+        };
+        Some(known.to_owned())
+    }
+}

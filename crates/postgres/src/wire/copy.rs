@@ -1,0 +1,203 @@
+//! COPY in both directions.
+
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+
+use super::{Connection, READ, server_error};
+use crate::{Error, Result};
+
+/// What is collected before it is sent.
+const SEND: usize = 128 << 10;
+
+/// Rows on their way from the server.
+#[derive(Debug)]
+pub struct CopyOut<'a> {
+    connection: &'a mut Connection,
+    /// Bytes of the row that the last piece did not have.
+    left: usize,
+    /// Where the last piece stands in the input.
+    piece: std::ops::Range<usize>,
+    done: bool,
+}
+
+impl Connection {
+    /// Begins `COPY … TO STDOUT`.
+    pub fn copy_out(&mut self, statement: &str) -> Result<CopyOut<'_>> {
+        self.ask(|output| frontend::query(statement, output))?;
+        loop {
+            match self.message()? {
+                Message::CopyOutResponse(_) => break,
+                Message::ErrorResponse(error) => {
+                    let error = server_error(error.fields())?;
+                    self.skip_answer()?;
+                    return Err(Error::Server(Box::new(error)));
+                }
+                Message::ReadyForQuery(_) => {
+                    self.busy = false;
+                    return Err(Error::protocol("no COPY in the answer"));
+                }
+                _ => {}
+            }
+        }
+        Ok(CopyOut { connection: self, left: 0, piece: 0..0, done: false })
+    }
+
+    /// Begins `COPY … FROM STDIN`.
+    pub fn copy_in(&mut self, statement: &str) -> Result<CopyIn<'_>> {
+        self.ask(|output| frontend::query(statement, output))?;
+        loop {
+            match self.message()? {
+                Message::CopyInResponse(_) => break,
+                Message::ErrorResponse(error) => {
+                    let error = server_error(error.fields())?;
+                    self.skip_answer()?;
+                    return Err(Error::Server(Box::new(error)));
+                }
+                Message::ReadyForQuery(_) => {
+                    self.busy = false;
+                    return Err(Error::protocol("no COPY in the answer"));
+                }
+                _ => {}
+            }
+        }
+        self.output.clear();
+        Ok(CopyIn { connection: self })
+    }
+
+    /// Reads the rest of an answer that failed.
+    fn skip_answer(&mut self) -> Result<()> {
+        while !matches!(self.message()?, Message::ReadyForQuery(_)) {}
+        self.busy = false;
+        Ok(())
+    }
+}
+
+impl CopyOut<'_> {
+    /// Returns the next bytes: whole rows, or, where a row is longer than a buffer, a piece of it. `None` is the end,
+    /// and then all of it has arrived.
+    ///
+    /// # Errors
+    /// When the server breaks off, the connection is lost, or somebody wants to stop. What came before is then worth
+    /// nothing.
+    pub fn next_piece(&mut self) -> Result<Option<&[u8]>> {
+        if self.done {
+            return Ok(None);
+        }
+        self.connection.input.start = self.connection.input.start.max(self.piece.end);
+        loop {
+            if self.take_unread()? {
+                return Ok(Some(&self.connection.input.buffer[self.piece.clone()]));
+            }
+            if self.done {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Makes the next piece of what has arrived, and waits for more where there is nothing. Returns whether there is a
+    /// piece.
+    fn take_unread(&mut self) -> Result<bool> {
+        let input = &mut self.connection.input;
+        let begin = input.start;
+        let (mut to, mut from) = (begin, begin);
+        loop {
+            // The rows stand one behind the other, each with a head of five bytes; the heads are closed up.
+            let here = self.left.min(input.end - from);
+            if here > 0 {
+                input.buffer.copy_within(from..from + here, to);
+                (to, from, self.left) = (to + here, from + here, self.left - here);
+            }
+            let unread = &input.buffer[from..input.end];
+            if self.left > 0 || unread.len() < 5 || unread[0] != b'd' {
+                break;
+            }
+            let length = u32::from_be_bytes([unread[1], unread[2], unread[3], unread[4]]) as usize;
+            self.left = length.checked_sub(4).ok_or_else(|| Error::protocol("a row of less than nothing"))?;
+            from += 5;
+        }
+        input.start = from;
+        self.piece = begin..to;
+        if to > begin {
+            return Ok(true);
+        }
+        let is_head = input.end - input.start >= 5;
+        if self.left == 0 && is_head && input.buffer[input.start] != b'd' {
+            self.read_other()?;
+        } else {
+            if input.buffer.len() - input.end < READ / 2 {
+                input.make_room(READ);
+            }
+            self.connection.receive()?;
+        }
+        self.piece = 0..0;
+        Ok(false)
+    }
+
+    /// Reads a message that is no row.
+    fn read_other(&mut self) -> Result<()> {
+        match self.connection.message()? {
+            Message::ErrorResponse(error) => {
+                let error = server_error(error.fields())?;
+                self.connection.skip_answer()?;
+                self.done = true;
+                Err(Error::Server(Box::new(error)))
+            }
+            Message::ReadyForQuery(_) => {
+                self.connection.busy = false;
+                self.done = true;
+                Ok(())
+            }
+            // `CopyDone` alone is not the end: the server may still say that it failed.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Rows on their way to the server.
+#[derive(Debug)]
+pub struct CopyIn<'a> {
+    connection: &'a mut Connection,
+}
+
+impl CopyIn<'_> {
+    /// Sends bytes; where rows begin and end does not matter.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(SEND));
+            let data = frontend::CopyData::new(now).map_err(|error| Error::protocol(error.to_string()))?;
+            data.write(&mut self.connection.output);
+            bytes = later;
+            if self.connection.output.len() >= SEND {
+                self.connection.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the rows. Returns how many the server took.
+    ///
+    /// # Errors
+    /// When the server refuses any of them: then it took none.
+    pub fn finish(self) -> Result<u64> {
+        frontend::copy_done(&mut self.connection.output);
+        self.connection.send()?;
+        let mut taken = None;
+        let mut failed = None;
+        loop {
+            match self.connection.message()? {
+                Message::CommandComplete(complete) => {
+                    let tag = complete.tag().map_err(|error| Error::protocol(error.to_string()))?;
+                    taken = tag.strip_prefix("COPY ").and_then(|count| count.parse().ok());
+                }
+                Message::ErrorResponse(error) => failed = Some(server_error(error.fields())?),
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        self.connection.busy = false;
+        match failed {
+            Some(error) => Err(Error::Server(Box::new(error))),
+            None => taken.ok_or_else(|| Error::protocol("no count of rows")),
+        }
+    }
+}
