@@ -84,6 +84,14 @@ pub enum Error {
         /// What was not understood.
         what: String,
     },
+    /// A table is not what it was at the moment that is read: reading another moment may succeed.
+    #[error("{table} {what} while it was read")]
+    Changed {
+        /// The table.
+        table: String,
+        /// What happened to it.
+        what: &'static str,
+    },
     /// Somebody asked to stop.
     #[error("stopped")]
     Stopped,
@@ -139,6 +147,7 @@ impl Error {
             Self::Server(error) => error.advice(),
             Self::Lost { .. } => Some("the log of the server says why; then start again".to_owned()),
             Self::Target { .. } => Some("`target_session_attrs` of the connection asks for it".to_owned()),
+            Self::Changed { .. } => Some("start again when the migration is over".to_owned()),
             Self::Certificates { .. }
             | Self::Login { .. }
             | Self::Protocol { .. }

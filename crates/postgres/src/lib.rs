@@ -2,8 +2,13 @@
 //!
 //! Everything here blocks, with timeouts. Nothing of it knows the repository.
 
+pub mod catalog;
 pub mod conninfo;
+pub mod dump;
 mod error;
+pub mod plan;
+pub mod rows;
+pub mod snapshot;
 pub mod wire;
 
 pub use error::{BoxError, Error, Result, ServerError};
