@@ -92,6 +92,22 @@ pub enum Error {
         /// What happened to it.
         what: &'static str,
     },
+    /// No `pg_dump` is there that reads this server.
+    #[error("no pg_dump for PostgreSQL {server} was found{}", newest.map(|newest| format!(": the newest here is {newest}")).unwrap_or_default())]
+    NoTools {
+        /// The major version of the server.
+        server: u32,
+        /// The newest that was found.
+        newest: Option<u32>,
+    },
+    /// A program of PostgreSQL failed.
+    #[error("{program} failed: {what}")]
+    Tool {
+        /// Its name.
+        program: String,
+        /// What it said.
+        what: String,
+    },
     /// Somebody asked to stop.
     #[error("stopped")]
     Stopped,
@@ -148,7 +164,12 @@ impl Error {
             Self::Lost { .. } => Some("the log of the server says why; then start again".to_owned()),
             Self::Target { .. } => Some("`target_session_attrs` of the connection asks for it".to_owned()),
             Self::Changed { .. } => Some("start again when the migration is over".to_owned()),
+            Self::NoTools { server, .. } => Some(format!(
+                "install postgresql-client-{server} (Debian, Ubuntu) or postgresql{server} (Red Hat, Alpine), or name \
+                 the folder of the programs with `pg-bin-dir`"
+            )),
             Self::Certificates { .. }
+            | Self::Tool { .. }
             | Self::Login { .. }
             | Self::Protocol { .. }
             | Self::Stopped

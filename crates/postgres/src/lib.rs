@@ -9,6 +9,7 @@ mod error;
 pub mod plan;
 pub mod rows;
 pub mod snapshot;
+pub mod tools;
 pub mod wire;
 
 pub use error::{BoxError, Error, Result, ServerError};

@@ -1,0 +1,271 @@
+//! The programs of PostgreSQL that we run: `pg_dump` for what a database looks like, `pg_restore` to make it so again.
+//!
+//! A `pg_dump` reads servers of its own version and older ones, so the one to take is the oldest that is new enough: what
+//! it writes then suits the server it came from. A program gets nothing of ours on its command line that is a secret; the
+//! password goes through its environment, and no variable of libpq that happens to be set reaches it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use crate::conninfo::{Address, ChannelBinding, ConnInfo, Host, Roots, TlsMode};
+use crate::wire::{Options, Stop};
+use crate::{Error, Result};
+
+/// Folders of programs, beside those of the PATH: each holds one for each version.
+const FOLDERS: [(&str, &str, &str); 4] = [
+    ("/usr/lib/postgresql", "", "bin"),
+    ("/usr", "pgsql-", "bin"),
+    ("/opt/homebrew/opt", "postgresql@", "bin"),
+    ("/usr/local/opt", "postgresql@", "bin"),
+];
+
+/// The programs of one version of PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    folder: PathBuf,
+    /// The version, as `15.18`.
+    pub version: String,
+    /// The major version.
+    pub major: u32,
+}
+
+impl Tools {
+    /// Returns the programs for a server of a major version: those of `folder` if one is given, else the oldest that
+    /// are new enough, from the PATH and from where systems put them.
+    ///
+    /// # Errors
+    /// [`Error::NoTools`] when there are none that are new enough.
+    pub fn find(major: u32, folder: Option<&Path>, path: Option<&OsString>) -> Result<Self> {
+        let folders = match folder {
+            Some(folder) => vec![folder.to_owned()],
+            None => usual_folders(path),
+        };
+        let found: Vec<Self> = folders.into_iter().filter_map(Self::in_folder).collect();
+        let newest = found.iter().map(|tools| tools.major).max();
+        let fitting = found.into_iter().filter(|tools| tools.major >= major);
+        // The first of several: the PATH comes first.
+        fitting.min_by_key(|tools| tools.major).ok_or(Error::NoTools { server: major, newest })
+    }
+
+    fn in_folder(folder: PathBuf) -> Option<Self> {
+        let program = folder.join("pg_dump");
+        let output = Command::new(&program).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let version =
+            text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
+        let digits = version.split(|character: char| !character.is_ascii_digit()).next()?;
+        Some(Self { folder, version: version.to_owned(), major: digits.parse().ok()? })
+    }
+
+    /// Prepares a program that reaches the server that answered a connection.
+    pub fn command(&self, program: &str, info: &ConnInfo, host: &Host, options: &Options) -> Command {
+        let mut command = Command::new(self.folder.join(program));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
+        command.envs(environment(info, host, options)).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+}
+
+/// Returns all folders in which programs may be.
+fn usual_folders(path: Option<&OsString>) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+    for (parent, prefix, inner) in FOLDERS {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let versions = entries.filter(|entry| {
+            let name = entry.file_name();
+            let version = name.to_str().and_then(|name| name.strip_prefix(prefix));
+            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+        });
+        folders.extend(versions.map(|entry| entry.path().join(inner)));
+    }
+    folders.retain(|folder| folder.join("pg_dump").is_file());
+    folders
+}
+
+/// Returns the variables by which libpq reaches the same server in the same way.
+fn environment(info: &ConnInfo, host: &Host, options: &Options) -> Vec<(&'static str, OsString)> {
+    let timeout = info.connect_timeout.unwrap_or(options.connect_timeout).as_secs().max(2);
+    let name = info.application_name.clone().unwrap_or_else(|| options.application_name.clone());
+    let mut variables: Vec<(&'static str, OsString)> = vec![
+        ("PGHOST", host.name().into()),
+        ("PGPORT", host.port.to_string().into()),
+        ("PGUSER", info.user.clone().into()),
+        ("PGDATABASE", info.database.clone().into()),
+        ("PGAPPNAME", name.into()),
+        ("PGCONNECT_TIMEOUT", timeout.to_string().into()),
+        // What the password file says is known already.
+        ("PGPASSFILE", "/dev/null".into()),
+        ("PGSSLMODE", mode(info.tls.mode).into()),
+        ("PGCHANNELBINDING", binding(info.channel_binding).into()),
+    ];
+    if let Address::Network { address: Some(address), .. } = &host.address {
+        variables.push(("PGHOSTADDR", address.to_string().into()));
+    }
+    if let Some(password) = &host.password {
+        variables.push(("PGPASSWORD", password.expose().into()));
+    }
+    match &info.tls.roots {
+        Roots::None => {}
+        Roots::File(path) => variables.push(("PGSSLROOTCERT", path.clone().into())),
+        Roots::System => variables.push(("PGSSLROOTCERT", "system".into())),
+    }
+    if let Some((certificate, key)) = &info.tls.certificate {
+        variables.push(("PGSSLCERT", certificate.clone().into()));
+        variables.push(("PGSSLKEY", key.clone().into()));
+    }
+    variables.extend(info.tls.direct.then(|| ("PGSSLNEGOTIATION", "direct".into())));
+    variables.extend((!info.tls.server_name).then(|| ("PGSSLSNI", "0".into())));
+    variables.extend(info.options.clone().map(|options| ("PGOPTIONS", options.into())));
+    variables
+}
+
+fn mode(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Disable => "disable",
+        TlsMode::Allow => "allow",
+        TlsMode::Prefer => "prefer",
+        TlsMode::Require => "require",
+        TlsMode::VerifyCa => "verify-ca",
+        TlsMode::VerifyFull => "verify-full",
+    }
+}
+
+fn binding(binding: ChannelBinding) -> &'static str {
+    match binding {
+        ChannelBinding::Disable => "disable",
+        ChannelBinding::Prefer => "prefer",
+        ChannelBinding::Require => "require",
+    }
+}
+
+/// Runs a program to its end, with its output in a file. It is ended when somebody wants to stop.
+///
+/// # Errors
+/// [`Error::Tool`] with what it said, when it fails.
+pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
+    let program =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let failed = |what: String| Error::Tool { program: program.clone(), what };
+    let child = command.stdout(output).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| failed(error.to_string()))?;
+    let errors = child.stderr.take();
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut text = Vec::new();
+            if let Some(mut errors) = errors {
+                // What could be read is what can be told.
+                let _ = io::Read::read_to_end(&mut errors, &mut text);
+            }
+            String::from_utf8_lossy(&text).trim().to_owned()
+        });
+        let status = wait(&mut child, stop)?;
+        let said = reader.join().unwrap_or_default();
+        if status { Ok(()) } else { Err(failed(said)) }
+    })
+}
+
+/// Waits for a program. Returns whether it succeeded.
+fn wait(child: &mut Child, stop: &Stop) -> Result<bool> {
+    loop {
+        let status = child.try_wait().map_err(|source| Error::Lost { source })?;
+        if let Some(status) = status {
+            return Ok(status.success());
+        }
+        if stop() {
+            // It may have ended in this moment.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::Stopped);
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::conninfo::Surroundings;
+
+    /// Makes a program that says it is of a version.
+    fn program(folder: &Path, version: &str) -> PathBuf {
+        fs::create_dir_all(folder).unwrap();
+        let path = folder.join("pg_dump");
+        fs::write(&path, format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {version} (Some 1)'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        folder.to_owned()
+    }
+
+    #[test]
+    fn oldest_that_is_new_enough_is_taken() {
+        let place = tempfile::tempdir().unwrap();
+        let folders =
+            ["97.1", "99.4", "98beta1", "99.9"].map(|version| program(&place.path().join(version), version));
+        let path = std::env::join_paths(folders).unwrap();
+        let version = |major| Tools::find(major, None, Some(&path)).map(|tools| tools.version);
+        assert_eq!(version(98).unwrap(), "98beta1");
+        assert_eq!(version(99).unwrap(), "99.4", "the first of the PATH");
+        let error = version(100).unwrap_err();
+        assert!(matches!(error, Error::NoTools { server: 100, newest: Some(99) }), "{error}");
+        let error = Tools::find(98, Some(&place.path().join("97.1")), Some(&path)).unwrap_err();
+        assert!(matches!(error, Error::NoTools { server: 98, newest: Some(97) }), "{error}");
+        assert!(error.hint().unwrap().contains("postgresql-client-98"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_in_the_environment_of_a_program_and_nothing_else_is() {
+        let place = tempfile::tempdir().unwrap();
+        let tools = Tools::in_folder(program(place.path(), "15.1")).unwrap();
+        let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+        let text = "host=h hostaddr=127.0.0.1 port=7 user='-u' dbname='-d x=y' password=hunter2 sslmode=verify-full \
+                    sslrootcert=/r.crt channel_binding=require options='-c x=y'";
+        let info = ConnInfo::resolve(text, &surroundings).unwrap();
+        let command = tools.command("pg_dump", &info, &info.hosts[0], &Options::default());
+        assert_eq!(command.get_args().count(), 0);
+        let set: Vec<String> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?)))
+            .collect();
+        assert_eq!(
+            set,
+            [
+                "LC_ALL=C",
+                "PGAPPNAME=dbkeep",
+                "PGCHANNELBINDING=require",
+                "PGCONNECT_TIMEOUT=15",
+                "PGDATABASE=-d x=y",
+                "PGHOST=h",
+                "PGHOSTADDR=127.0.0.1",
+                "PGOPTIONS=-c x=y",
+                "PGPASSFILE=/dev/null",
+                "PGPASSWORD=hunter2",
+                "PGPORT=7",
+                "PGSSLMODE=verify-full",
+                "PGSSLROOTCERT=/r.crt",
+                "PGUSER=-u",
+            ]
+        );
+    }
+
+    #[test]
+    fn program_that_fails_says_why_and_one_that_takes_too_long_is_ended() {
+        let never: Stop = Arc::new(|| false);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'pg_dump: error: no such table' >&2; exit 1"]);
+        let error = run(command, tempfile::tempfile().unwrap(), &never).unwrap_err();
+        assert_eq!(error.to_string(), "sh failed: pg_dump: error: no such table");
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let error = run(command, tempfile::tempfile().unwrap(), &(Arc::new(|| true) as Stop)).unwrap_err();
+        assert!(matches!(error, Error::Stopped));
+    }
+}
