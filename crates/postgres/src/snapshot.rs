@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// What fixes how values are written, whatever the server, the database and the role have as their defaults, and keeps
 /// timeouts and row-level security from cutting an answer short.
-const SETTINGS: &str = "\
+pub(crate) const SETTINGS: &str = "\
 SET LOCAL search_path = '';\
 SET LOCAL client_encoding = 'UTF8';\
 SET LOCAL DateStyle = 'ISO, YMD';\

@@ -63,11 +63,18 @@ impl Tools {
 
     /// Prepares a program that reaches the server that answered a connection.
     pub fn command(&self, program: &str, info: &ConnInfo, host: &Host, options: &Options) -> Command {
+        let mut command = self.offline(program);
+        command.envs(environment(info, host, options));
+        command
+    }
+
+    /// Prepares a program that reaches no server.
+    pub fn offline(&self, program: &str) -> Command {
         let mut command = Command::new(self.folder.join(program));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
-        command.envs(environment(info, host, options)).env("LC_ALL", "C").stdin(Stdio::null());
+        command.env("LC_ALL", "C").stdin(Stdio::null());
         command
     }
 }

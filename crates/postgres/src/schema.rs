@@ -1,0 +1,141 @@
+//! What a database looks like, as `pg_dump` says it: an archive of everything but the rows.
+//!
+//! The archive is in the custom format, which `pg_restore` of the same version or a newer one reads, without
+//! compression, so that the repository finds again what did not change. It has what comes before the rows (types,
+//! functions, tables) and what comes after (indexes, constraints, triggers, policies); nobody ever changes its text.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use crate::catalog::Name;
+use crate::conninfo::{ConnInfo, Host};
+use crate::tools::{Tools, run};
+use crate::wire::Options;
+use crate::{Error, Result};
+
+/// Which part of a database is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// These schemas only; all when there are none.
+    pub schemas: Vec<String>,
+    /// These tables only; all when there are none.
+    pub tables: Vec<Name>,
+    /// Not these tables.
+    pub without: Vec<Name>,
+}
+
+impl Filter {
+    /// Returns whether a table is meant.
+    pub fn takes(&self, name: &Name) -> bool {
+        (self.schemas.is_empty() || self.schemas.contains(&name.schema))
+            && (self.tables.is_empty() || self.tables.contains(name))
+            && !self.without.contains(name)
+    }
+
+    /// Returns what `pg_dump` calls it.
+    fn arguments(&self) -> Vec<OsString> {
+        let schemas = self.schemas.iter().map(|schema| format!("--schema={}", pattern(schema)));
+        let tables = self.tables.iter().map(|table| format!("--table={}", table_pattern(table)));
+        let without = self.without.iter().map(|table| format!("--exclude-table={}", table_pattern(table)));
+        schemas.chain(tables).chain(without).map(OsString::from).collect()
+    }
+}
+
+/// Returns a pattern that fits one name only: in double quotes no sign has a meaning.
+fn pattern(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn table_pattern(name: &Name) -> String {
+    format!("{}.{}", pattern(&name.schema), pattern(&name.name))
+}
+
+/// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to.
+///
+/// # Errors
+/// When `pg_dump` fails, with what it said.
+pub fn dump(
+    tools: &Tools,
+    info: &ConnInfo,
+    host: &Host,
+    options: &Options,
+    snapshot: &str,
+    filter: &Filter,
+    archive: File,
+) -> Result<()> {
+    let mut command = tools.command("pg_dump", info, host, options);
+    command
+        .args(["--format=custom", "--compress=0", "--section=pre-data", "--section=post-data"])
+        .args(["--no-password", "--encoding=UTF8", "--lock-wait-timeout=60s"])
+        .arg(format!("--snapshot={snapshot}"))
+        .args(filter.arguments());
+    run(command, archive, &options.stop)
+}
+
+/// A section of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// What comes before the rows.
+    BeforeRows,
+    /// What comes after them.
+    AfterRows,
+}
+
+/// How objects are restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restoration {
+    /// Whether they belong again to whom they belonged.
+    pub owners: bool,
+    /// Whether the same roles may use them again.
+    pub privileges: bool,
+    /// How many connections make indexes at once.
+    pub jobs: usize,
+}
+
+/// Makes the objects of a section in the database of `info`.
+///
+/// # Errors
+/// At the first object that cannot be made, with what the server said.
+pub fn restore(
+    tools: &Tools,
+    info: &ConnInfo,
+    host: &Host,
+    options: &Options,
+    archive: &Path,
+    section: Section,
+    restoration: Restoration,
+) -> Result<()> {
+    let mut command = tools.command("pg_restore", info, host, options);
+    let section = match section {
+        Section::BeforeRows => "--section=pre-data",
+        Section::AfterRows => "--section=post-data",
+    };
+    command.args(["--exit-on-error", "--no-password", section]);
+    command.args((!restoration.owners).then_some("--no-owner"));
+    command.args((!restoration.privileges).then_some("--no-privileges"));
+    if section == "--section=post-data" {
+        command.arg(format!("--jobs={}", restoration.jobs.max(1)));
+    }
+    // The name of a database may look like an option or a connection string: libpq reads it from the environment, and
+    // `pg_restore` asks for it in an option.
+    command.arg(format!("--dbname=dbname={}", connection_value(&info.database))).arg(archive);
+    let output = tempfile::tempfile().map_err(|error| Error::Receiver(error.into()))?;
+    run(command, output, &options.stop)
+}
+
+/// Returns a value as connection strings take it.
+fn connection_value(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Returns an archive as SQL text, for people.
+///
+/// # Errors
+/// When `pg_restore` fails, with what it said.
+pub fn render(tools: &Tools, archive: &Path, text: File, options: &Options) -> Result<()> {
+    let mut command: Command = tools.offline("pg_restore");
+    command.arg("--file=-").arg(archive);
+    run(command, text, &options.stop)
+}

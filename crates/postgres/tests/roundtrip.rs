@@ -1,0 +1,317 @@
+//! A database goes through the archive of its objects and the text of its rows, and comes out the same: by stock
+//! `pg_dump`, by the text of every row, and by the sums that were made on the way.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::Command;
+use std::sync::Mutex;
+
+use dbkeep_postgres::catalog::{Catalog, Table};
+use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
+use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
+use dbkeep_postgres::load::{Giver, Load, Properties, compare, create_database, set_sequences};
+use dbkeep_postgres::plan::Part;
+use dbkeep_postgres::rows::RowSum;
+use dbkeep_postgres::schema::{Filter, Restoration, Section, dump, render, restore};
+use dbkeep_postgres::snapshot::Holder;
+use dbkeep_postgres::tools::Tools;
+use dbkeep_postgres::wire::{Connection, CopyIn, Options};
+use dbkeep_postgres::{BoxError, Result};
+use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+
+/// A value of every type that loses something on a wrong way, its extremes, and NULL.
+const TYPES: &str = r#"
+CREATE TYPE mood AS ENUM ('sad', 'o''k "quoted"', 'happy');
+CREATE DOMAIN positive AS numeric CHECK (value > 0);
+CREATE TYPE pair AS (a int, b text);
+CREATE TABLE types (
+  i2 int2, i4 int4, i8 int8, n numeric, f4 float4, f8 float8, m money, b bool, t text, c char(5), v varchar(9), y bytea,
+  d date, ti time, tz timetz, ts timestamp, tstz timestamptz, iv interval, u uuid, j json, jb jsonb, x xml, bi bit(3),
+  vb varbit, ip inet, ci cidr, ma macaddr, pt point, ln line, bx box, pa path, po polygon, ci2 circle, tv tsvector,
+  tq tsquery, r int4range, mr nummultirange, a int[], ta text[], e mood, ea mood[], dm positive, p pair, pp pair[],
+  rc regclass, o oid, nm name, lsn pg_lsn
+);
+INSERT INTO types VALUES (
+  -32768, -2147483648, -9223372036854775808, 'NaN', 'Infinity', '-0', '-92233720368547758.08', true, E'tab\t nl\n \\ é',
+  'a', '', '\x00ff5c0a', '4713-01-01 BC', '24:00', '00:00:00+15:59:59', '-infinity', 'infinity', '-178000000 years',
+  '00000000-0000-0000-0000-000000000000', '{"b" : 1, "a":null, "b":2, "z":"\u0000"}', '{"b":1,"a":null}', '<a>&amp;</a>',
+  '101', '', '::1/64', '10.0.0.0/8', '08:00:2b:01:02:03', '(1e-300,-0)', '{1,2,3}', '(1,1),(0,0)', '[(0,0),(1,1)]',
+  '((0,0),(1,1),(1,0))', '<(0,0),1>', '''it''''s'':1A b:2', 'a & !b', 'empty', '{[1,2),(5,]}', '[0:1][2:3]={{1,2},{3,NULL}}',
+  ARRAY['NULL', NULL, '', '"', '\', ',', '{}'], 'o''k "quoted"', '{happy,sad}', 1e-30, '(1,"a, ""b"" \\")',
+  '{"(1,x)","(,)"}', 'pg_class', 4294967295, 'a name', '16/B374D848'
+);
+INSERT INTO types (i2, n, f4, f8, t, y, d, ts, tstz, a, r, j) VALUES (
+  32767, 1234567890123456789012345678901234567890.123456789012345678901234567890, 'NaN', 5e-324, '', '', 'infinity',
+  '294276-12-31 23:59:59.999999', '0001-01-01 00:00:00+00 BC', '{}', '[1,)', 'null'
+);
+INSERT INTO types DEFAULT VALUES;
+"#;
+
+/// Objects of every kind that can be made without anything installed beside the server.
+const OBJECTS: &str = r#"
+CREATE SCHEMA app; COMMENT ON SCHEMA app IS 'it''s; -- not a comment';
+CREATE COLLATION app.german (provider = libc, locale = 'C');
+CREATE FUNCTION app.twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT $1 * 2 -- a comment that stays
+$$;
+CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN NEW.t := NEW.t || '!'; RETURN NEW; END $body$;
+CREATE PROCEDURE app.nothing() LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE app.total(int) (sfunc = int4pl, stype = int, initcond = '0');
+CREATE OPERATOR app.<+> (leftarg = int, rightarg = int, function = int4pl);
+CREATE TABLE app.parent (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text COLLATE app.german DEFAULT E'a\nb');
+CREATE TABLE app.child (id serial PRIMARY KEY, parent bigint REFERENCES app.parent DEFERRABLE, twice int GENERATED ALWAYS
+  AS (app.twice(7)) STORED, CHECK (id > 0), EXCLUDE USING btree (parent WITH =));
+CREATE TABLE app.cycle_a (id int PRIMARY KEY, b int); CREATE TABLE app.cycle_b (id int PRIMARY KEY, a int REFERENCES app.cycle_a);
+ALTER TABLE app.cycle_a ADD FOREIGN KEY (b) REFERENCES app.cycle_b;
+CREATE TABLE app.events (at date NOT NULL, n int) PARTITION BY RANGE (at);
+CREATE TABLE app.events_old PARTITION OF app.events FOR VALUES FROM (MINVALUE) TO ('2026-01-01');
+CREATE TABLE app.events_new (n int, at date NOT NULL);
+ALTER TABLE app.events ATTACH PARTITION app.events_new FOR VALUES FROM ('2026-01-01') TO (MAXVALUE);
+CREATE TABLE app.animal (name text); CREATE TABLE app.dog (barks bool) INHERITS (app.animal);
+CREATE TRIGGER touch BEFORE INSERT ON app.parent FOR EACH ROW EXECUTE FUNCTION app.touch();
+CREATE RULE no_delete AS ON DELETE TO app.animal DO INSTEAD NOTHING;
+CREATE INDEX ON app.child (parent) INCLUDE (id) WHERE parent > 1;
+CREATE STATISTICS app.s ON id, parent FROM app.child;
+CREATE VIEW app.seen AS SELECT * FROM app.parent WITH CHECK OPTION;
+CREATE MATERIALIZED VIEW app.counted AS SELECT count(*) FROM app.parent;
+ALTER TABLE app.parent ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON app.parent USING (t = current_user);
+CREATE PUBLICATION changes FOR TABLE app.parent;
+CREATE SEQUENCE app.down INCREMENT -5 MAXVALUE 100 MINVALUE -100 START 50 CYCLE;
+CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('CREATE SERVER') EXECUTE FUNCTION app_watch();
+"#;
+
+const ROWS: &str = r#"
+INSERT INTO app.parent (t) SELECT 'row ' || n FROM generate_series(1, 5000) n;
+INSERT INTO app.child (parent) VALUES (1), (NULL); INSERT INTO app.cycle_a VALUES (1, NULL);
+INSERT INTO app.cycle_b VALUES (1, 1); UPDATE app.cycle_a SET b = 1;
+INSERT INTO app.events VALUES ('2025-05-05', 1), ('2026-05-05', 2); INSERT INTO app.animal VALUES ('cat');
+INSERT INTO app.dog VALUES ('rex', true); SELECT nextval('app.down'), nextval('app.down');
+CREATE TABLE app.empty (); INSERT INTO app.empty DEFAULT VALUES;
+CREATE TABLE app."a ""b"", -- c" ("d	e" int); INSERT INTO app."a ""b"", -- c" VALUES (1);
+"#;
+
+/// Makes a database of all of that.
+fn make(server: &Server, name: &str) {
+    server.create_database(name);
+    server.sql(name, TYPES);
+    let watch = "CREATE FUNCTION app_watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'";
+    server.sql(name, watch);
+    server.sql(name, OBJECTS);
+    server.sql(name, ROWS);
+}
+
+fn info(server: &Server, database: &str) -> ConnInfo {
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+    ConnInfo::resolve(&server.url(database.replace(' ', "%20").as_str()), &surroundings).unwrap()
+}
+
+/// Returns what stock `pg_dump` says of a database. Newer ones begin and end it with a word of chance.
+fn stock_dump(programs: &Programs, server: &Server, database: &str, what: &str) -> String {
+    let mut command = Command::new(programs.program("pg_dump"));
+    command.args([what, "-h"]).arg(server.socket_folder()).args([
+        "-p",
+        &server.port().to_string(),
+        "-U",
+        "postgres",
+    ]);
+    let output = command.args(["-d", database]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let kept =
+        text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
+    kept.filter(|line| !line.starts_with("-- Dumped from")).collect::<Vec<_>>().join("\n")
+}
+
+/// The text of all rows, by table.
+#[derive(Default)]
+struct Rows(Mutex<BTreeMap<String, BTreeMap<usize, Vec<u8>>>>);
+
+struct OnePart<'a> {
+    rows: &'a Rows,
+    table: String,
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+impl Receiver for Rows {
+    fn open(&self, part: &Part, table: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
+        Ok(Box::new(OnePart {
+            rows: self,
+            table: table.name.quoted(),
+            number: part.number,
+            bytes: Vec::new(),
+        }))
+    }
+}
+
+impl PartReceiver for OnePart<'_> {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
+        self.rows.0.lock().unwrap().entry(self.table).or_default().insert(self.number, self.bytes);
+        Ok(())
+    }
+}
+
+impl Giver for Rows {
+    fn give(&self, table: &Table, into: &mut CopyIn<'_>) -> Result<()> {
+        let parts = self.0.lock().unwrap().get(&table.name.quoted()).cloned().unwrap_or_default();
+        parts.values().try_for_each(|bytes| into.write(bytes))
+    }
+}
+
+/// What a backup of a database is.
+struct Backup {
+    properties: Properties,
+    catalog: Catalog,
+    archive: tempfile::NamedTempFile,
+    rows: Rows,
+    sums: Vec<RowSum>,
+}
+
+fn back_up(server: &Server, database: &str, tools: &Tools) -> Backup {
+    let (info, options) = (info(server, database), Options::default());
+    let mut holder = Holder::begin(Connection::open(&info, &options).unwrap()).unwrap();
+    let properties = Properties::read(holder.connection()).unwrap();
+    let catalog = Catalog::read(holder.connection()).unwrap();
+    let parts = plan(&mut holder, &catalog).unwrap();
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let host = holder.connection().host().clone();
+    let file = archive.reopen().unwrap();
+    dump(tools, &info, &host, &options, holder.id(), &Filter::default(), file).unwrap();
+    let rows = Rows::default();
+    let dump = Dump { info: &info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
+    let sums = dump.run(parts, &rows).unwrap();
+    Backup { properties, catalog, archive, rows, sums }
+}
+
+impl Backup {
+    fn tables(&self) -> Vec<(&Table, RowSum)> {
+        let all = self.catalog.tables.iter().zip(self.sums.iter().copied());
+        all.filter(|(table, _)| self.catalog.with_rows().any(|other| other == *table)).collect()
+    }
+
+    fn restore(&self, server: &Server, database: &str, tools: &Tools) {
+        let options = Options::default();
+        let mut admin = Connection::open(&info(server, "postgres"), &options).unwrap();
+        create_database(&mut admin, database, &self.properties).unwrap();
+        let info = info(server, database);
+        let mut connection = Connection::open(&info, &options).unwrap();
+        let host = connection.host().clone();
+        let how = Restoration { owners: true, privileges: true, jobs: 2 };
+        let section =
+            |section| restore(tools, &info, &host, &options, self.archive.path(), section, how).unwrap();
+        section(Section::BeforeRows);
+        let tables = self.tables();
+        let tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
+        Load { info: &info, options: &options, jobs: 3 }.run(&tables, &self.rows).unwrap();
+        set_sequences(&mut connection, &self.catalog.sequences).unwrap();
+        section(Section::AfterRows);
+    }
+}
+
+#[test]
+fn everything_comes_back_as_it_was_also_on_newer_servers() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    let newest = versions.last().map(|programs| programs.major).unwrap_or_default();
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        make(&server, "origin of all");
+        let path = std::env::join_paths(versions.iter().map(|programs| programs.program(""))).unwrap();
+        let Ok(tools) = Tools::find(programs.major, None, Some(&path)) else { continue };
+        let backup = back_up(&server, "origin of all", &tools);
+        same_after_restore(&backup, &server, &server, &tools);
+        if programs.major < newest {
+            let newer = Server::start(versions.last().unwrap(), &Settings::default());
+            let tools = Tools::find(newest, None, Some(&path)).unwrap();
+            same_after_restore(&backup, &server, &newer, &tools);
+        }
+    }
+}
+
+fn same_after_restore(backup: &Backup, origin: &Server, target: &Server, tools: &Tools) {
+    let name = "brought back";
+    backup.restore(target, name, tools);
+    let found = compare(&info(target, name), &Options::default(), 2, &backup.tables()).unwrap();
+    assert_eq!(found, [], "the rows that were read");
+    assert_eq!(target.sql(name, "SELECT count FROM app.counted"), "0", "as it was asked when it was made");
+    let again = back_up(target, name, tools);
+    let text = |rows: &Rows| rows.0.lock().unwrap().clone();
+    assert!(text(&again.rows) == text(&backup.rows), "every byte of every row");
+    assert_eq!(again.properties, backup.properties);
+    let places = |catalog: &Catalog| -> Vec<(String, i64, bool)> {
+        let place = |sequence: &dbkeep_postgres::catalog::Sequence| {
+            (sequence.name.quoted(), sequence.last_value, sequence.is_called)
+        };
+        catalog.sequences.iter().map(place).collect()
+    };
+    assert_eq!(places(&again.catalog), places(&backup.catalog));
+    let program = Programs::all().pop().unwrap();
+    let (before, after) =
+        (stock_dump(&program, origin, "origin of all", "-s"), stock_dump(&program, target, name, "-s"));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn rows_that_are_lost_changed_or_moved_after_a_restore_are_told() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("origin");
+    server.sql("origin", "CREATE TABLE a (n int, t text); CREATE TABLE b (LIKE a); CREATE TABLE c (LIKE a); CREATE TABLE d (n int)");
+    server.sql("origin", "INSERT INTO a VALUES (1, 'x'), (2, 'y'); INSERT INTO b SELECT * FROM a; INSERT INTO c SELECT * FROM a");
+    let path = std::env::join_paths([programs.program("")]).unwrap();
+    let tools = Tools::find(programs.major, None, Some(&path)).unwrap();
+    let backup = back_up(&server, "origin", &tools);
+    let differing = || {
+        let found = compare(&info(&server, "origin"), &Options::default(), 1, &backup.tables()).unwrap();
+        found
+            .into_iter()
+            .map(|difference| (difference.table.name, difference.found.map(|sum| sum.rows)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(differing(), []);
+    server.sql("origin", "UPDATE a SET t = 'z' WHERE n = 1; DELETE FROM b WHERE n = 2; DROP TABLE d");
+    server.sql("origin", "UPDATE c SET n = 3 - n");
+    let expected = [("a", Some(2)), ("b", Some(1)), ("c", Some(2)), ("d", None)];
+    assert_eq!(differing(), expected.map(|(name, rows)| (name.to_owned(), rows)));
+}
+
+#[test]
+fn archive_is_one_that_people_can_read() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("origin");
+    server.sql("origin", "CREATE TABLE \"-t\"\"\" (n int); CREATE TABLE other (n int); CREATE SCHEMA s; CREATE TABLE s.t (n int)");
+    let tools = Tools::find(programs.major, Some(&programs.program("")), None).unwrap();
+    let (info, options) = (info(&server, "origin"), Options::default());
+    let mut holder = Holder::begin(Connection::open(&info, &options).unwrap()).unwrap();
+    let host = holder.connection().host().clone();
+    let name = |schema: &str, name: &str| dbkeep_postgres::catalog::Name {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+    };
+    let tables = |filter: &Filter| -> Vec<String> {
+        let archive = tempfile::NamedTempFile::new().unwrap();
+        dump(&tools, &info, &host, &options, holder.id(), filter, archive.reopen().unwrap()).unwrap();
+        let text = tempfile::NamedTempFile::new().unwrap();
+        render(&tools, archive.path(), File::create(text.path()).unwrap(), &options).unwrap();
+        let text = std::fs::read_to_string(text.path()).unwrap();
+        let made = text.lines().filter_map(|line| line.strip_prefix("CREATE TABLE "));
+        made.map(|line| line.trim_end_matches(" (").to_owned()).collect()
+    };
+    assert_eq!(tables(&Filter::default()), [r#"public."-t""""#, "public.other", "s.t"]);
+    let only = Filter { tables: vec![name("public", "-t\"")], ..Filter::default() };
+    assert_eq!(tables(&only), [r#"public."-t""""#]);
+    let without = Filter {
+        schemas: vec!["public".to_owned()],
+        without: vec![name("public", "other")],
+        ..Filter::default()
+    };
+    assert_eq!(tables(&without), [r#"public."-t""""#]);
+    assert!(without.takes(&name("public", "-t\"")) && !without.takes(&name("s", "t")));
+}
