@@ -64,6 +64,14 @@ impl Programs {
         Self::all().pop()
     }
 
+    /// Returns the programs of the newest version whose server can do TLS.
+    pub fn newest_with_tls() -> Option<Self> {
+        Self::all().into_iter().rfind(|programs| {
+            let libraries = Command::new("ldd").arg(programs.program("postgres")).output();
+            libraries.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libssl"))
+        })
+    }
+
     fn in_folder(folder: PathBuf) -> Option<Self> {
         let output = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;

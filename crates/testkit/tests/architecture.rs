@@ -8,9 +8,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The crates of ours that each crate may use outside its tests.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("dbkeep-repo", &[]),
     ("dbkeep-sqlite", &[]),
+    ("dbkeep-postgres", &[]),
     ("dbkeep-engine", &["dbkeep-repo", "dbkeep-sqlite"]),
     ("dbkeep", &["dbkeep-engine", "dbkeep-repo"]),
     ("dbkeep-testkit", &[]),

@@ -20,7 +20,7 @@ struct Place {
 /// Returns the server that the tests of this process share.
 fn place() -> Option<&'static Place> {
     static PLACE: OnceLock<Option<Place>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| Programs::newest().map(|programs| Place::start(&programs)));
+    let place = PLACE.get_or_init(|| Programs::newest_with_tls().map(|programs| Place::start(&programs)));
     if place.is_none() {
         println!("{SKIPPED}");
     }
