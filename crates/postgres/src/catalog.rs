@@ -159,11 +159,16 @@ impl Catalog {
 
     /// Returns the tables whose rows have to be read.
     pub fn with_rows(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter().filter(|table| table.kind == Kind::Ordinary)
+        self.tables.iter().filter(|table| table.has_rows())
     }
 }
 
 impl Table {
+    /// Returns whether rows of its own have to be read.
+    pub fn has_rows(&self) -> bool {
+        self.kind == Kind::Ordinary
+    }
+
     /// Returns the names of the columns that are stored, quoted, as COPY takes them.
     pub fn stored_columns(&self) -> String {
         let stored = self.columns.iter().filter(|column| !column.generated);

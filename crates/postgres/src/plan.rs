@@ -55,11 +55,8 @@ pub enum Range {
 /// Returns all parts of all tables with rows, the largest first. `bounds` are values of the first key of a table that
 /// cut it into pieces of about equal size, in order; none where they are not known.
 pub fn parts(catalog: &Catalog, bounds: impl Fn(&Table) -> Vec<String>) -> Vec<Part> {
-    let rows = |(place, table): (usize, &Table)| {
-        let is_read = catalog.with_rows().any(|other| other.oid == table.oid);
-        is_read.then(|| parts_of(place, table, &bounds)).unwrap_or_default()
-    };
-    let mut parts: Vec<Part> = catalog.tables.iter().enumerate().flat_map(rows).collect();
+    let tables = catalog.tables.iter().enumerate().filter(|(_, table)| table.has_rows());
+    let mut parts: Vec<Part> = tables.flat_map(|(place, table)| parts_of(place, table, &bounds)).collect();
     parts.sort_by_key(|part| (std::cmp::Reverse(part.bytes), part.table, part.number));
     parts
 }
@@ -86,8 +83,8 @@ pub fn reads_by_key(table: &Table) -> bool {
 
 fn key_ranges(bounds: &[String], wanted: u64) -> Vec<Range> {
     let inner = (1..wanted).filter_map(|number| {
-        let place = (bounds.len() as u64 * number / wanted) as usize;
-        bounds.get(place)
+        let place = bounds.len() as u64 * number / wanted;
+        bounds.get(usize::try_from(place).ok()?)
     });
     let mut cuts: Vec<&String> = inner.collect();
     cuts.dedup();

@@ -120,7 +120,7 @@ impl Server {
             SUPERUSER,
             "-D",
         ]);
-        succeed(initdb.arg(&data).output()?)?;
+        succeed(&initdb.arg(&data).output()?)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         configure(&data, folder.path(), port, settings)?;
         let mut shell = unprivileged(Path::new("sh"));
@@ -257,7 +257,7 @@ fn owner() -> Option<(u32, u32)> {
     Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 
-fn succeed(output: Output) -> io::Result<()> {
+fn succeed(output: &Output) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
