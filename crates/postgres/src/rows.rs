@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use memchr::memchr;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use twox_hash::XxHash3_128;
 
 /// How many rows there are, and what they hold in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl RowSum {
 pub struct RowSummer {
     sum: RowSum,
     /// The begin of a row whose end has not come yet.
-    open: Option<Box<Xxh3>>,
+    open: Option<Box<XxHash3_128>>,
 }
 
 impl RowSummer {
@@ -65,16 +65,16 @@ impl RowSummer {
             let row = &bytes[..end];
             let hash = match self.open.take() {
                 Some(mut open) => {
-                    open.update(row);
-                    open.digest128()
+                    open.write(row);
+                    open.finish_128()
                 }
-                None => xxh3_128(row),
+                None => XxHash3_128::oneshot(row),
             };
             self.sum.add(hash);
             bytes = &bytes[end + 1..];
         }
         if !bytes.is_empty() {
-            self.open.get_or_insert_with(|| Box::new(Xxh3::new())).update(bytes);
+            self.open.get_or_insert_with(|| Box::new(XxHash3_128::new())).write(bytes);
         }
     }
 

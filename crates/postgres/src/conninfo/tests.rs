@@ -1,3 +1,5 @@
+//! Connection strings and what surrounds them.
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
