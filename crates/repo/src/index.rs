@@ -8,6 +8,7 @@
 
 mod load;
 
+use std::cmp::Reverse;
 use std::mem::size_of;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -64,12 +65,14 @@ pub struct IndexedPack {
 
 impl IndexedPack {
     /// Says how gladly a blob is read from this pack: from one that stays, else from one that waits for its removal.
-    fn rank(&self) -> u8 {
-        match (self.distrusted, self.waits) {
+    /// Among equals the name decides, so that it does not matter which index file is read first.
+    fn rank(&self) -> (u8, Reverse<Id>) {
+        let trust = match (self.distrusted, self.waits) {
             (false, false) => 2,
             (false, true) => 1,
             (true, _) => 0,
-        }
+        };
+        (trust, Reverse(self.id))
     }
 }
 
@@ -140,8 +143,8 @@ impl Index {
 
     /// Adds a pack with its blobs. A `marked` pack is about to be deleted.
     ///
-    /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one, and a marked one
-    /// replaces one that is not trusted.
+    /// A blob that is known keeps its place, except that an unmarked pack replaces a marked one, a marked one replaces
+    /// one that is not trusted, and among equals the one whose name comes first stands.
     pub fn add_pack(&mut self, pack: Id, blobs: &[PackBlob], marked: bool) -> Result<()> {
         self.add_blobs(indexed(pack, marked, &|_| false), blobs.iter().copied())
     }
@@ -418,6 +421,22 @@ mod tests {
         assert_eq!(index.get(BlobKind::Data, &id(2)).unwrap().uncompressed_length, None);
         assert_eq!(index.get(BlobKind::Tree, &id(2)), None);
         assert_eq!((index.len(), index.packs().len(), index.blobs().count()), (3, 2, 3));
+    }
+
+    #[test]
+    fn place_of_a_blob_does_not_depend_on_what_is_read_first() {
+        let found = |packs: [u64; 3]| {
+            let mut index = Index::new();
+            for pack in packs {
+                index.add_pack(id(pack), &[blob(1, BlobKind::Data)], pack == 102).unwrap();
+            }
+            assert_eq!(index.len(), 1);
+            index.get(BlobKind::Data, &id(1)).unwrap().pack
+        };
+        let first = id(100).min(id(101));
+        for order in [[100, 101, 102], [101, 100, 102], [102, 100, 101], [102, 101, 100]] {
+            assert_eq!(found(order), first);
+        }
     }
 
     #[test]
