@@ -41,8 +41,8 @@ impl Default for PruneRequest {
     }
 }
 
-/// Prunes. Holds the only lock meanwhile; a dry run is content with one that others may hold too, or with none where none
-/// can be written.
+/// Prunes. Holds the only lock meanwhile; a dry run is content with one that others may hold too, or with none where
+/// none can be written.
 pub fn run(store: &Store, request: &PruneRequest, now: Timestamp, watch: &Watch) -> Result<PruneReport> {
     let store = &store.afresh();
     if request.dry_run {
@@ -66,8 +66,8 @@ pub fn run(store: &Store, request: &PruneRequest, now: Timestamp, watch: &Watch)
     Ok(told(&report, request, now))
 }
 
-/// Makes room for the lock on a disk where not even that fits, by removing what was marked long enough ago: where no time
-/// of grace is asked for, the usual one. Nothing else may go without the lock.
+/// Makes room for the lock on a disk where not even that fits, by removing what was marked long enough ago: where no
+/// time of grace is asked for, the usual one. Nothing else may go without the lock.
 fn make_room(
     store: &Store,
     request: &PruneRequest,

@@ -129,7 +129,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns each fate in a word, with the places of the packs that have it. A pack that is in no list stays as it is.
+    /// Returns each fate in a word, with the places of the packs that have it. A pack in no list stays as it is.
     pub fn fates(&self) -> [(&'static str, &[usize]); 6] {
         [
             ("remove", &self.remove),
