@@ -59,6 +59,11 @@ pub fn run(store: &Store, request: &CopyRequest, now: Timestamp, watch: &Watch) 
     copy(store, &place, request, now, watch)
 }
 
+/// Returns the names of the configured copies of the repository in use.
+pub(crate) fn names_of(context: &Context) -> Vec<String> {
+    place::configured(context).into_iter().map(|(name, _)| name).collect()
+}
+
 /// Opens a configured copy of a repository.
 pub fn open(store: &Store, name: &str, now: Timestamp, watch: &Watch) -> Result<Store> {
     let place = place::configured(store.context()).into_iter().find(|(other, _)| other == name);
@@ -94,7 +99,6 @@ fn report_of(name: String, done: &Result<CopyRunReport>) -> CopyReport {
 
 /// Returns the configured copies as failed for one reason.
 pub(crate) fn none_made(context: &Context, error: &Error) -> Vec<CopyReport> {
-    let names = place::configured(context).into_iter().map(|(name, _)| name);
     let failed = |name| CopyReport {
         name,
         status: "failed".to_owned(),
@@ -102,7 +106,7 @@ pub(crate) fn none_made(context: &Context, error: &Error) -> Vec<CopyReport> {
         copied: 0,
         bytes_stored: 0,
     };
-    names.map(failed).collect()
+    names_of(context).into_iter().map(failed).collect()
 }
 
 /// Copies into one place, and remembers how it went.

@@ -132,6 +132,8 @@ pub enum Error {
         location: String,
         /// When this host last saw it.
         last_used: Option<Timestamp>,
+        /// The names of its copies.
+        copies: Vec<String>,
     },
     /// There is no repository, and this operation makes none.
     #[error("no repository at {location}")]
@@ -376,10 +378,13 @@ impl Error {
             Self::AmbiguousDatabase { candidates, .. } => {
                 candidates.first().map(|first| format!("add --database, as in --database {first}"))
             }
-            Self::RepositoryGone { .. } => Some(
-                "is the disk mounted? Nothing was made there. `dbkeep init` makes a new repository if the old one is really gone"
-                    .to_owned(),
-            ),
+            Self::RepositoryGone { copies, .. } => Some(format!(
+                "is the disk mounted? Nothing was made there. {}`dbkeep init` makes a new repository if the old one is really gone",
+                match copies.as_slice() {
+                    [] => String::new(),
+                    names => format!("`dbkeep restore` reads its copies meanwhile ({}). ", names.join(", ")),
+                }
+            )),
             Self::NoRepository { .. } => {
                 Some("name the right place with --repo, or make a repository with `dbkeep init`".to_owned())
             }

@@ -18,7 +18,7 @@ use crate::context::{Context, KeyCost, Watch};
 use crate::keys;
 use crate::report::InitReport;
 use crate::state::{KnownPlace, RepositoryState, State};
-use crate::{Error, Result};
+use crate::{Error, Result, copy};
 
 /// How often it is noted that a place is in use; noting it costs a sync.
 const NOTE_EVERY: SignedDuration = SignedDuration::from_hours(1);
@@ -193,7 +193,11 @@ fn is_repository(backend: &dyn Backend) -> Result<bool> {
 fn missing(context: &Context) -> Error {
     let location = context.location.display().to_string();
     match State::new(&context.environment.state_directory).place(&context.location) {
-        Some(known) => Error::RepositoryGone { location, last_used: Some(known.last_used) },
+        Some(known) => Error::RepositoryGone {
+            location,
+            last_used: Some(known.last_used),
+            copies: copy::names_of(context),
+        },
         None => Error::NoRepository { location },
     }
 }

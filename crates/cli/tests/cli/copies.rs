@@ -188,6 +188,10 @@ fn restore_from_a_copy_says_so_and_its_way_back_works_as_printed() {
         (Some(10), &json!("repository-gone")),
         "only a restore does that"
     );
+    assert!(
+        other["error"]["hint"].as_str().unwrap().contains("its copies meanwhile (second, third)"),
+        "{other:#}"
+    );
 }
 
 /// Keeps the newest two here and three in the archive, and nothing else.
