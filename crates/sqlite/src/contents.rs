@@ -3,7 +3,9 @@
 
 mod order;
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -41,6 +43,8 @@ pub struct Object {
     pub table: String,
     /// What makes it; `None` for indexes that SQLite makes by itself.
     pub sql: Option<String>,
+    /// Whether `sql` is what the database has: bytes of it that are no valid text were replaced where it is not.
+    pub is_exact: bool,
 }
 
 /// What kind of table it is.
@@ -119,10 +123,10 @@ pub enum Value<'r> {
 }
 
 impl Contents {
-    /// Reads the schema.
+    /// Reads the schema. Names that are not valid text are an error: a query cannot have them.
     pub fn read(connection: &Connection) -> Result<Self> {
         let failed = |error| image_error(Some(connection), error);
-        let schema = schema(connection).map_err(failed)?;
+        let schema = schema(connection)?;
         let settings = settings(connection).map_err(failed)?;
         let tables = tables(connection, &schema)?;
         let references = references(connection, &tables)?;
@@ -138,17 +142,69 @@ impl Contents {
     }
 }
 
-fn schema(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
-    let mut statement =
-        connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid")?;
-    let objects = statement.query_map([], |row| {
-        let sql = match row.get_ref(3)? {
-            ValueRef::Null => None,
-            _ => Some(text(row, 3)?),
+impl Table {
+    /// Says whether it is an index over texts that it does not keep, so that its rows show nothing of them.
+    pub fn keeps_no_text(&self) -> bool {
+        let sql: String = self.sql.to_lowercase().split_whitespace().collect();
+        let module = |name: &str| sql.contains(&format!("using{name}("));
+        let is_search = ["fts3", "fts4", "fts5"].into_iter().any(module);
+        is_search && (sql.contains("content=''") || sql.contains("content=\"\""))
+    }
+}
+
+fn schema(connection: &Connection) -> Result<Vec<Object>> {
+    let failed = |error| image_error(Some(connection), error);
+    let names = Names::default();
+    let mut statement = connection
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid")
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut objects = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        let object = || {
+            let (sql, is_exact) = match row.get_ref(3)? {
+                ValueRef::Null => (None, true),
+                stored => (Some(text(row, 3)?), is_valid(stored)),
+            };
+            let [kind, name, table] = [text(row, 0)?, names.read(row, 1)?, names.read(row, 2)?];
+            Ok(Object { kind, name, table, sql, is_exact })
         };
-        Ok(Object { kind: text(row, 0)?, name: text(row, 1)?, table: text(row, 2)?, sql })
-    })?;
-    objects.collect()
+        objects.push(object().map_err(failed)?);
+    }
+    names.refuse_odd(|| "the schema has a name that is not valid text".to_owned())?;
+    Ok(objects)
+}
+
+/// Reads names, and notes whether one of them is no valid text.
+#[derive(Default)]
+struct Names {
+    met_odd: Cell<bool>,
+}
+
+impl Names {
+    fn read(&self, row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<String> {
+        self.met_odd.set(self.met_odd.get() || !is_valid(row.get_ref(column)?));
+        text(row, column)
+    }
+
+    /// Fails where one was met: in its place a query would have a name that nothing has.
+    fn refuse_odd(&self, what: impl FnOnce() -> String) -> Result<()> {
+        match self.met_odd.get() {
+            true => Err(Error::Unsupported {
+                path: PathBuf::from("the image"),
+                what: what(),
+                hint: Some("take the database out as the file that it is".to_owned()),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+fn is_valid(value: ValueRef<'_>) -> bool {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => std::str::from_utf8(bytes).is_ok(),
+        _ => true,
+    }
 }
 
 fn settings(connection: &Connection) -> rusqlite::Result<Settings> {
@@ -180,11 +236,13 @@ fn tables(connection: &Connection, schema: &[Object]) -> Result<Vec<Table>> {
             _ if without_rowid => TableKind::WithoutRowid,
             _ => TableKind::Rowid,
         };
-        let (columns, unreadable) = match columns(connection, &object.name) {
+        let names = Names::default();
+        let (columns, unreadable) = match columns(connection, &object.name, &names) {
             Ok(columns) => (columns, None),
             Err(error) if kind == TableKind::Virtual => (Vec::new(), Some(error.to_string())),
             Err(error) => return Err(failed(error)),
         };
+        names.refuse_odd(|| format!("table {:?} has a column whose name is not valid text", object.name))?;
         let has_rowid = matches!(kind, TableKind::Rowid | TableKind::Shadow) && !without_rowid;
         let rowid = match has_rowid && !is_alias(connection, &object.name, &columns).map_err(failed)? {
             true => rowid_name(&columns),
@@ -205,12 +263,17 @@ fn kinds(connection: &Connection) -> rusqlite::Result<HashMap<String, (String, b
 }
 
 /// Returns the columns that `SELECT *` gives.
-fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
+fn columns(connection: &Connection, table: &str, names: &Names) -> rusqlite::Result<Vec<Column>> {
     let query = "SELECT name, type, hidden, pk FROM pragma_table_xinfo(?1) WHERE hidden<>1 ORDER BY cid";
     let mut statement = connection.prepare(query)?;
     let rows = statement.query_map([table], |row| {
         let hidden: i64 = row.get(2)?;
-        Ok(Column { name: text(row, 0)?, declared: text(row, 1)?, generated: hidden > 1, key: row.get(3)? })
+        Ok(Column {
+            name: names.read(row, 0)?,
+            declared: text(row, 1)?,
+            generated: hidden > 1,
+            key: row.get(3)?,
+        })
     })?;
     rows.collect()
 }
@@ -307,7 +370,8 @@ pub fn rows(
 ) -> Result<u64> {
     let failed = |error| image_error(Some(connection), error);
     let width = selection.names.len();
-    let encoding = Wide::of(&contents.settings.encoding).filter(|_| width * 2 <= MOST_COLUMNS);
+    let wide = Wide::of(&contents.settings.encoding);
+    let encoding = wide.filter(|_| width * 2 <= MOST_COLUMNS);
     // SQLite gives every text as UTF-8, in which what is no valid UTF-16 is lost; a cast to bytes keeps it.
     let raw: Vec<String> = match encoding {
         Some(_) => selection.names.iter().map(|name| format!("CAST({name} AS BLOB)")).collect(),
@@ -325,7 +389,7 @@ pub fn rows(
                 ValueRef::Real(number) => Value::Real(number),
                 ValueRef::Blob(bytes) => Value::Blob(bytes),
                 ValueRef::Text(bytes) => match encoding {
-                    None => std::str::from_utf8(bytes).map_or(Value::OddText(bytes), Value::Text),
+                    None => as_it_is(bytes, wide.is_some(), table)?,
                     Some(wide) => wide.text(bytes, row.get_ref(width + at).map_err(failed)?),
                 },
             };
@@ -338,6 +402,20 @@ pub fn rows(
         }
     }
     Ok(count)
+}
+
+/// Returns a text that SQLite gave as UTF-8. Where that was made of another encoding, and what is stored cannot be
+/// asked for, one that may have lost something is an error.
+fn as_it_is<'r>(bytes: &'r [u8], is_converted: bool, table: &Table) -> Result<Value<'r>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !(is_converted && text.contains(char::REPLACEMENT_CHARACTER)) => Ok(Value::Text(text)),
+        _ if is_converted => Err(Error::Unsupported {
+            path: PathBuf::from("the image"),
+            what: format!("table {:?} is too wide for texts that are not valid in its encoding", table.name),
+            hint: Some("take the database out as the file that it is".to_owned()),
+        }),
+        _ => Ok(Value::OddText(bytes)),
+    }
 }
 
 /// An encoding of two bytes a unit.
@@ -377,4 +455,4 @@ impl Wide {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
