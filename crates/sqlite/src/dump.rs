@@ -8,12 +8,13 @@
 mod literal;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use rusqlite::Connection;
 
 use crate::contents::{Contents, Object, Selection, Table, TableKind, Value, Wide, rows};
 use crate::inspect::{TableRows, quoted};
-use crate::split::is_one_statement;
+use crate::split::{self, Single};
 use crate::vfs::image_error;
 use crate::{Error, Result};
 
@@ -28,6 +29,9 @@ pub struct Dumped {
     pub notes: Vec<String>,
 }
 
+/// The longest statement that SQLite takes, in bytes.
+pub(crate) const LONGEST: usize = 1_000_000_000;
+
 /// Writes the database that `connection` is on.
 ///
 /// `heading` stands at the top as comments. `rows_of` says how many rows a table has, where that is known; else they
@@ -40,26 +44,41 @@ pub fn write(
     cancelled: &dyn Fn() -> bool,
     out: &mut dyn Write,
 ) -> Result<Dumped> {
-    refuse_more_than_statements(contents)?;
-    let mut dump =
-        Dump { connection, contents, rows_of, cancelled, out, writes_schema: false, done: Dumped::default() };
-    dump.begin(heading).map_err(consumer)?;
-    for table in &contents.tables {
-        dump.table(table)?;
-    }
-    dump.belongings().map_err(consumer)?;
-    dump.end().map_err(consumer)?;
+    let mut dump = Dump {
+        connection,
+        contents,
+        rows_of,
+        cancelled,
+        out,
+        longest: LONGEST,
+        writes_schema: false,
+        done: Dumped::default(),
+    };
+    dump.run(heading)?;
     Ok(dump.done)
 }
 
-/// Refuses a schema that has more in a line than the statement that SQLite reads: whoever loads the text would run it.
-fn refuse_more_than_statements(contents: &Contents) -> Result<()> {
-    let odd = |object: &&Object| object.sql.as_ref().is_some_and(|sql| !is_one_statement(sql));
-    match contents.schema.iter().find(odd) {
-        None => Ok(()),
-        Some(object) => Err(Error::Damaged {
-            what: format!("the schema has more than one statement for {} {:?}", object.kind, object.name),
-        }),
+/// Returns a line of the schema as a statement. One that a program which runs it as text would take for more than the
+/// statement that SQLite reads is refused: that program would run the rest too.
+fn statement(object: &Object) -> Result<Option<String>> {
+    let Some(sql) = &object.sql else { return Ok(None) };
+    let unsupported = |what: String| Error::Unsupported {
+        path: PathBuf::from("the image"),
+        what,
+        hint: Some("take the database out as the file that it is".to_owned()),
+    };
+    let what = format!("{} {:?}", object.kind, object.name);
+    if !object.is_exact {
+        return Err(unsupported(format!("what makes {what} is not valid text")));
+    }
+    match split::single(sql) {
+        Single::Closed(closing) => Ok(Some(format!("{sql}{closing};"))),
+        Single::More => {
+            Err(Error::Damaged { what: format!("the schema has more than one statement for {what}") })
+        }
+        Single::Cut => Err(unsupported(format!(
+            "what makes {what} has a line that the program sqlite3 takes for the end of a statement"
+        ))),
     }
 }
 
@@ -72,12 +91,38 @@ struct Dump<'d> {
     rows_of: &'d dyn Fn(&str) -> Option<u64>,
     cancelled: &'d dyn Fn() -> bool,
     out: &'d mut dyn Write,
+    /// The longest statement that is written.
+    longest: usize,
     /// Whether the schema can be written as a table.
     writes_schema: bool,
     done: Dumped,
 }
 
 impl Dump<'_> {
+    fn run(&mut self, heading: &[String]) -> Result<()> {
+        self.judge_schema()?;
+        self.begin(heading).map_err(consumer)?;
+        for table in &self.contents.tables {
+            self.table(table)?;
+        }
+        self.belongings()?;
+        self.end().map_err(consumer)
+    }
+
+    /// Refuses what cannot be written as text, before anything is, and notes what would not come back.
+    fn judge_schema(&mut self) -> Result<()> {
+        for object in &self.contents.schema {
+            statement(object)?;
+            if object.sql.as_deref().is_some_and(split::has_quoted_return) {
+                self.note(format!(
+                    "the program sqlite3 drops carriage returns from the texts in what makes {} {}",
+                    object.kind, object.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, heading: &[String]) -> io::Result<()> {
         for line in heading {
             // Whatever a name holds, it stays on its line and in the comment.
@@ -104,7 +149,7 @@ impl Dump<'_> {
             TableKind::System => return self.system_table(table),
             TableKind::Rowid | TableKind::WithoutRowid | TableKind::Shadow => {}
         }
-        writeln!(self.out, "{};", table.sql).map_err(consumer)?;
+        self.schema_line("table", &table.name)?;
         let with_rowid = self.rowids_matter(table)?;
         if !with_rowid && self.hides_rowids(table) {
             self.note(format!("rowids of table {} not kept: columns hide their names", table.name));
@@ -127,20 +172,37 @@ impl Dump<'_> {
     fn system_table(&mut self, table: &Table) -> Result<()> {
         match table.name.as_str() {
             "sqlite_sequence" => {
-                let makes_it = |other: &Table| other.sql.to_ascii_uppercase().contains("AUTOINCREMENT");
-                if !self.contents.tables.iter().any(makes_it) {
-                    self.line("CREATE TABLE dbkeep_counter(a INTEGER PRIMARY KEY AUTOINCREMENT);")?;
-                    self.line("DROP TABLE dbkeep_counter;")?;
+                if !self.contents.tables.iter().any(counts) {
+                    let name = quoted(&self.free_name());
+                    self.line(&format!("CREATE TABLE {name}(a INTEGER PRIMARY KEY AUTOINCREMENT);"))?;
+                    self.line(&format!("DROP TABLE {name};"))?;
                 }
                 self.line("DELETE FROM sqlite_sequence;")?;
             }
             // Made as any other: not every SQLite makes all of its statistics by itself.
             _ => {
                 self.write_schema().map_err(consumer)?;
-                self.line(&format!("{};", table.sql))?;
+                self.schema_line("table", &table.name)?;
             }
         }
         self.rows(table, &Selection::stored(table, false))
+    }
+
+    /// Returns a name that nothing in the database has.
+    fn free_name(&self) -> String {
+        let is_free =
+            |name: &String| !self.contents.schema.iter().any(|one| one.name.eq_ignore_ascii_case(name));
+        let numbered = (1u64..).map(|number| format!("dbkeep_counter_{number}"));
+        std::iter::once("dbkeep_counter".to_owned()).chain(numbered).find(is_free).unwrap_or_default()
+    }
+
+    /// Writes the statement that makes something.
+    fn schema_line(&mut self, kind: &str, name: &str) -> Result<()> {
+        let found = self.contents.schema.iter().find(|object| object.kind == kind && object.name == name);
+        match found.map(statement).transpose()?.flatten() {
+            Some(statement) => self.line(&statement),
+            None => Ok(()),
+        }
     }
 
     /// Lets the statements that follow write what SQLite keeps to itself.
@@ -157,6 +219,7 @@ impl Dump<'_> {
             false => return Ok(()),
         };
         let (out, wide) = (&mut *self.out, Wide::of(&self.contents.settings.encoding));
+        let longest = self.longest;
         let mut line = String::new();
         let mut each = |values: &[Value<'_>]| {
             line.clear();
@@ -168,9 +231,13 @@ impl Dump<'_> {
                 literal::push(&mut line, *value, wide);
             }
             line.push_str(");\n");
+            if line.len() > longest {
+                return Err(too_long(&table.name).into());
+            }
             out.write_all(line.as_bytes()).map_err(Into::into)
         };
-        let count = rows(self.connection, self.contents, table, selection, self.cancelled, &mut each)?;
+        let count = rows(self.connection, self.contents, table, selection, self.cancelled, &mut each);
+        let count = count.map_err(unwrapped)?;
         self.done.tables.push(TableRows { name: table.name.clone(), rows: count });
         Ok(())
     }
@@ -201,13 +268,13 @@ impl Dump<'_> {
     }
 
     /// Writes indexes, then views and triggers as they follow each other in the schema.
-    fn belongings(&mut self) -> io::Result<()> {
+    fn belongings(&mut self) -> Result<()> {
         let indexes = self.contents.schema.iter().filter(|object| object.kind == "index");
         let others =
             self.contents.schema.iter().filter(|object| matches!(object.kind.as_str(), "view" | "trigger"));
         for object in indexes.chain(others) {
-            if let Some(sql) = &object.sql {
-                writeln!(self.out, "{sql};")?;
+            if let Some(statement) = statement(object)? {
+                self.line(&statement)?;
             }
         }
         Ok(())
@@ -236,8 +303,33 @@ impl Dump<'_> {
     }
 }
 
+/// Says whether making a table makes the table of counters as well.
+fn counts(table: &Table) -> bool {
+    let is_ordinary = matches!(table.kind, TableKind::Rowid | TableKind::Shadow);
+    is_ordinary && split::has_word(&table.sql, "AUTOINCREMENT")
+}
+
 fn consumer(error: io::Error) -> Error {
     Error::Consumer(error.into())
+}
+
+fn too_long(table: &str) -> Error {
+    Error::Unsupported {
+        path: PathBuf::from("the image"),
+        what: format!("a row of table {table:?} makes a longer statement than SQLite takes"),
+        hint: Some("take the database out as the file that it is".to_owned()),
+    }
+}
+
+/// Returns an error of our own that went through a callback.
+fn unwrapped(error: Error) -> Error {
+    match error {
+        Error::Consumer(inner) => match inner.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(inner) => Error::Consumer(inner),
+        },
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -11,17 +11,19 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::inspect::{Unknown, refusal, with_interrupt};
 use crate::split::Splitter;
-use crate::vfs::forbid_attaching;
+use crate::vfs::{forbid_attaching, lift_limits};
 use crate::{Error, Result, dump};
 
 /// The longest statement that SQLite takes.
-const LONGEST: u64 = 1_000_000_000;
+const LONGEST: u64 = dump::LONGEST as u64;
 
 /// What became of a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// How many statements ran.
     pub statements: u64,
+    /// Whether a transaction was ended: a text that was cut off before it began has none.
+    pub is_committed: bool,
     /// The comments before the first statement.
     pub heading: Vec<String>,
     /// The last comment that says where a dump of ours ends.
@@ -46,7 +48,9 @@ pub fn load(text: &mut dyn BufRead, path: &Path, cancelled: &(dyn Fn() -> bool +
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).map_err(failed)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(failed)?;
     connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;").map_err(failed)?;
-    let loaded = with_interrupt(&connection, cancelled, || run(&connection, text, path, cancelled))?;
+    let loaded = with_interrupt(&connection, cancelled, || run(&connection, text, path, cancelled));
+    lift_limits(&connection);
+    let loaded = loaded?;
     connection.close().map_err(|(_, error)| failed(error))?;
     Ok(loaded)
 }
@@ -71,6 +75,11 @@ fn run(
         if number.is_multiple_of(1000) && cancelled() {
             return Err(Error::Cancelled);
         }
+        if line.contains(&0) {
+            // SQLite reads no further than to it, and what follows would be missing without a word.
+            loaded.problem = Some(format!("line {number}: a zero byte is no part of SQL text"));
+            return Ok(loaded);
+        }
         if statement.is_empty() && take_comment(&line, &mut loaded) {
             continue;
         }
@@ -86,8 +95,12 @@ fn run(
                     Some(format!("line {number}: the text takes itself back, as a dump that failed"));
                 return Ok(loaded);
             }
+            let was_open = !connection.is_autocommit();
             match execute(connection, &statement, &mut loaded) {
-                Ok(()) => loaded.statements += 1,
+                Ok(()) => {
+                    loaded.statements += 1;
+                    loaded.is_committed |= was_open && connection.is_autocommit();
+                }
                 Err(error) => judge(&error, path, number, &mut loaded)?,
             }
             if loaded.problem.is_some() {
@@ -194,6 +207,18 @@ mod tests {
         ] {
             assert_eq!(loaded(text).0.problem.as_deref(), Some(problem), "{text}");
         }
+    }
+
+    #[test]
+    fn zero_byte_hides_nothing() {
+        let text = "CREATE TABLE t(a);\n\0\0\0INSERT INTO t VALUES(1);\n";
+        assert_eq!(loaded(text).0.problem.as_deref(), Some("line 2: a zero byte is no part of SQL text"));
+    }
+
+    #[test]
+    fn end_of_a_transaction_is_noted() {
+        assert!(loaded("PRAGMA foreign_keys=OFF;\nBEGIN;\nCOMMIT;\n").0.is_committed);
+        assert!(!loaded("PRAGMA foreign_keys=OFF;\nCREATE TABLE t(a);\n").0.is_committed);
     }
 
     #[test]

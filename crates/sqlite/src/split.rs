@@ -36,21 +36,83 @@ enum Words {
     End,
 }
 
+/// What stands between a line of a schema and a text that is that statement and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Single {
+    /// Nothing: this closes the comment that it may end in, and then a semicolon ends it.
+    Closed(&'static str),
+    /// There is more behind the end of the statement, or it ends within quotes.
+    More,
+    /// The program `sqlite3` takes one of its lines for the end of the statement.
+    Cut,
+}
+
 /// Says whether SQL text is one statement, with nothing behind its end.
 ///
 /// A program that runs the schema of a hostile database as text would run what follows too.
-pub(crate) fn is_one_statement(sql: &str) -> bool {
+pub(crate) fn single(sql: &str) -> Single {
     let mut splitter = Splitter::default();
     let mut is_over = false;
-    for byte in sql.bytes() {
-        if is_over && !byte.is_ascii_whitespace() {
-            return false;
+    for (number, line) in sql.split_inclusive('\n').enumerate() {
+        if number > 0 && splitter.inside == Inside::Nothing && ends_for_the_program(line) {
+            return Single::Cut;
         }
-        splitter.byte(byte);
-        is_over |= byte == b';' && splitter.inside == Inside::Nothing && splitter.words == Words::None;
+        for byte in line.bytes() {
+            if is_over && !byte.is_ascii_whitespace() {
+                return Single::More;
+            }
+            splitter.byte(byte);
+            is_over |= byte == b';' && splitter.inside == Inside::Nothing && splitter.words == Words::None;
+        }
     }
-    // Closed quotes and comments: else what follows in a file would be part of it.
-    matches!(splitter.inside, Inside::Nothing)
+    match splitter.inside {
+        Inside::Nothing => Single::Closed(""),
+        // SQLite keeps a comment behind a view or an index, and does not ask for its end.
+        Inside::Line => Single::Closed("\n"),
+        Inside::Block => Single::Closed("*/"),
+        Inside::Quotes(_) => Single::More,
+    }
+}
+
+/// Says whether a line means the end of a statement to the program `sqlite3`, as it does to those of other makers:
+/// a slash or `go`, and behind it nothing but comments.
+fn ends_for_the_program(line: &str) -> bool {
+    let line = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
+    let is_go = line.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("go"));
+    let rest = match (line.strip_prefix('/'), is_go) {
+        (Some(rest), _) => rest,
+        (None, true) => &line[2..],
+        (None, false) => return false,
+    };
+    let mut splitter = Splitter::default();
+    splitter.feed(rest.as_bytes()) && !rest.starts_with('*')
+}
+
+/// Says whether a word stands in SQL text outside of quotes and comments; `word` is in capitals.
+pub(crate) fn has_word(sql: &str, word: &str) -> bool {
+    let mut splitter = Splitter::default();
+    // The end of a word shows only at what follows it.
+    sql.bytes().chain([b' ']).any(|byte| {
+        let is_end = splitter.inside == Inside::Nothing && !is_of_word(byte);
+        let found = is_end && splitter.word == word.as_bytes();
+        splitter.byte(byte);
+        found
+    })
+}
+
+/// Says whether a carriage return stands at the end of a line within a quoted text or name of SQL text.
+pub(crate) fn has_quoted_return(sql: &str) -> bool {
+    let mut splitter = Splitter::default();
+    sql.bytes().any(|byte| {
+        let found = (splitter.last, byte) == (b'\r', b'\n') && matches!(splitter.inside, Inside::Quotes(_));
+        splitter.byte(byte);
+        found
+    })
+}
+
+/// Says whether a byte can be part of a word.
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
 impl Splitter {
@@ -88,7 +150,7 @@ impl Splitter {
     }
 
     fn plain(&mut self, last: u8, byte: u8) {
-        if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 {
+        if is_of_word(byte) {
             self.word.push(byte.to_ascii_uppercase());
             return;
         }
@@ -173,25 +235,63 @@ mod tests {
 
     #[test]
     fn text_behind_a_statement_is_noticed() {
-        for sql in [
-            "CREATE TABLE t(a)",
-            "CREATE TABLE t(a);",
-            "CREATE TABLE t(a DEFAULT ';' /* ; */) \n",
-            "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; SELECT 2; END",
-            "CREATE TABLE t(a -- ;\n)",
+        for (sql, closing) in [
+            ("CREATE TABLE t(a)", ""),
+            ("CREATE TABLE t(a);", ""),
+            ("CREATE TABLE t(a DEFAULT ';' /* ; */) \n", ""),
+            ("CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; SELECT 2; END", ""),
+            ("CREATE TABLE t(a -- ;\n)", ""),
+            ("CREATE VIEW v AS SELECT 1 -- and", "\n"),
+            ("CREATE VIEW v AS SELECT 1 /* and *", "*/"),
         ] {
-            assert!(is_one_statement(sql), "{sql}");
+            assert_eq!(single(sql), Single::Closed(closing), "{sql}");
         }
         for sql in [
             "CREATE TABLE t(a);\n.shell echo",
             "CREATE TABLE t(a); DROP TABLE u",
             "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; SELECT 2",
-            "CREATE TABLE t(a) /*",
-            "CREATE TABLE t(a) -- and",
             "CREATE TABLE t(a DEFAULT 'x",
+            "CREATE TABLE t(a); -- and",
         ] {
-            assert!(!is_one_statement(sql), "{sql}");
+            assert_eq!(single(sql), Single::More, "{sql}");
         }
+    }
+
+    #[test]
+    fn line_at_which_the_program_ends_a_statement_is_noticed() {
+        for line in ["/", " / ", "GO", "go\r", "/ -- half", "go /* now */ "] {
+            let sql = format!("CREATE VIEW v AS SELECT 4\n{line}\n.5, t\n.shell FROM t");
+            assert_eq!(single(&sql), Single::Cut, "{line}");
+            let quoted = format!("CREATE VIEW v AS SELECT '\n{line}\n'");
+            assert_eq!(single(&quoted), Single::Closed(""), "{line}");
+        }
+        for line in ["/*", "*/ /", "going", "go,", "/ 2", "// x"] {
+            let sql = format!("CREATE VIEW v AS SELECT 4\n{line}\n2");
+            assert_ne!(single(&sql), Single::Cut, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_are_found_outside_of_quotes_and_comments() {
+        let word = "AUTOINCREMENT";
+        for sql in ["a INTEGER PRIMARY KEY autoincrement)", "a AUTOINCREMENT"] {
+            assert!(has_word(sql, word), "{sql}");
+        }
+        for sql in [
+            "a -- AUTOINCREMENT\n",
+            "\"AUTOINCREMENT\"",
+            "AUTOINCREMENTS",
+            "NO_AUTOINCREMENT",
+            "/* AUTOINCREMENT",
+        ] {
+            assert!(!has_word(sql, word), "{sql}");
+        }
+    }
+
+    #[test]
+    fn returns_at_line_ends_matter_in_quotes() {
+        assert!(has_quoted_return("DEFAULT 'a\r\nb'"));
+        assert!(!has_quoted_return("(\r\n a DEFAULT 'a\rb\n'\r\n)"));
     }
 
     #[test]

@@ -79,6 +79,17 @@ pub(crate) fn forbid_attaching(connection: &Connection) {
     unsafe { ffi::sqlite3_limit(connection.handle(), ffi::SQLITE_LIMIT_ATTACHED, 0) };
 }
 
+/// Takes back what statements that came from a file may have set for the whole process.
+pub(crate) fn lift_limits(connection: &Connection) {
+    // SAFETY: both set a number of the library, which any thread may do at any time.
+    unsafe {
+        ffi::sqlite3_hard_heap_limit64(0);
+        ffi::sqlite3_soft_heap_limit64(0);
+    }
+    // Without the pragma, which some builds lack, nothing was set.
+    let _ = connection.execute_batch("PRAGMA temp_store_directory=''");
+}
+
 /// Takes the error with which the source of the image last failed, if it did since the last call.
 ///
 /// Returns `None` for a connection that is not on an image.

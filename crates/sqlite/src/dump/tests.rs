@@ -174,6 +174,88 @@ fn failed_writing_is_told_as_such() {
     assert_eq!(inner.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::StorageFull);
 }
 
+fn refused(image: Vec<u8>) -> Error {
+    let connection = open_image(Arc::new(image)).unwrap();
+    let contents = Contents::read(&connection).unwrap();
+    let mut text = Vec::new();
+    let error = write(&connection, &contents, &[], &|_| None, &|| false, &mut text).unwrap_err();
+    assert!(text.is_empty(), "something was written");
+    error
+}
+
+#[test]
+fn comment_behind_a_view_or_an_index_does_not_swallow_what_follows() {
+    comes_back("CREATE TABLE t(a); CREATE VIEW v AS SELECT a FROM t -- the newest");
+    for sql in [
+        "CREATE TABLE t(a); CREATE INDEX i ON t(a) -- the newest",
+        "CREATE TABLE t(a); CREATE VIEW v AS SELECT a FROM t /* the newest",
+    ] {
+        let (_, text, _) = dumped(sql);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.db");
+        assert_eq!(load(&mut text.as_bytes(), &path, &|| false).unwrap().problem, None, "{text}");
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let made: i64 = Connection::open(&path).unwrap().query_row(count, [], |row| row.get(0)).unwrap();
+        assert_eq!(made, 2, "{text}");
+    }
+}
+
+#[test]
+fn counters_come_back_beside_a_table_that_only_speaks_of_them() {
+    comes_back(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO p VALUES(5); DROP TABLE p;
+         CREATE TABLE dbkeep_counter(a /* no AUTOINCREMENT */, \"autoincrement\");
+         CREATE VIRTUAL TABLE f USING fts5(autoincrement)",
+    );
+}
+
+#[test]
+fn line_at_which_the_program_would_end_a_statement_is_not_written_out() {
+    let error = refused(zoo::image(
+        "CREATE TABLE t(shell, b); CREATE VIEW v AS SELECT 4\n/\n.5, t\n.shell \"echo hidden\" FROM t",
+    ));
+    let said = "view \"v\" has a line that the program sqlite3 takes for the end of a statement";
+    assert!(error.to_string().contains(said), "{error}");
+}
+
+#[test]
+fn schema_that_is_not_valid_text_is_not_written_out_changed() {
+    let sql = "CREATE TABLE t(a DEFAULT 'gr__e')";
+    let error = refused(crate::contents::tests::with_odd_bytes(sql, "gr__e", b"gr\xf6\xdfe"));
+    assert!(error.to_string().contains("what makes table \"t\" is not valid text"), "{error}");
+}
+
+#[test]
+fn carriage_returns_that_the_program_drops_are_noted() {
+    let (_, _, done) = dumped("CREATE TABLE t(\r\n a DEFAULT 'x'\r\n); CREATE TABLE u(a DEFAULT 'x\r\ny')");
+    assert_eq!(
+        done.notes,
+        ["the program sqlite3 drops carriage returns from the texts in what makes table u"]
+    );
+}
+
+#[test]
+fn row_that_makes_too_long_a_statement_is_refused() {
+    let connection = open_image(Arc::new(zoo::image(
+        "CREATE TABLE t(a); INSERT INTO t VALUES('short'), (hex(zeroblob(99)))",
+    )))
+    .unwrap();
+    let contents = Contents::read(&connection).unwrap();
+    let mut text = Vec::new();
+    let mut dump = Dump {
+        connection: &connection,
+        contents: &contents,
+        rows_of: &|_| None,
+        cancelled: &|| false,
+        out: &mut text,
+        longest: 100,
+        writes_schema: false,
+        done: Dumped::default(),
+    };
+    let error = dump.run(&[]).unwrap_err();
+    assert!(error.to_string().contains("a row of table \"t\" makes a longer statement"), "{error}");
+}
+
 #[test]
 fn statement_that_hides_in_the_schema_is_not_written_out() {
     let connection = open_image(Arc::new(zoo::image("CREATE TABLE t(a); INSERT INTO t VALUES(1)"))).unwrap();
