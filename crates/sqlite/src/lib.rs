@@ -23,7 +23,7 @@ pub mod position;
 pub mod raw;
 pub mod retire;
 pub mod rows;
-mod split;
+pub mod split;
 pub mod vfs;
 pub mod wal;
 

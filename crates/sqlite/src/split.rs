@@ -5,7 +5,7 @@
 
 /// Follows SQL text line by line.
 #[derive(Debug, Default)]
-pub(crate) struct Splitter {
+pub struct Splitter {
     inside: Inside,
     words: Words,
     word: Vec<u8>,
@@ -38,10 +38,10 @@ enum Words {
 
 /// What stands between a line of a schema and a text that is that statement and no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Single {
+pub enum Single {
     /// Nothing: this closes the comment that it may end in, and then a semicolon ends it.
     Closed(&'static str),
-    /// There is more behind the end of the statement, or it ends within quotes.
+    /// There is more behind the end of the statement, or its end is missing.
     More,
     /// The program `sqlite3` takes one of its lines for the end of the statement.
     Cut,
@@ -50,7 +50,7 @@ pub(crate) enum Single {
 /// Says whether SQL text is one statement, with nothing behind its end.
 ///
 /// A program that runs the schema of a hostile database as text would run what follows too.
-pub(crate) fn single(sql: &str) -> Single {
+pub fn single(sql: &str) -> Single {
     let mut splitter = Splitter::default();
     let mut is_over = false;
     for (number, line) in sql.split_inclusive('\n').enumerate() {
@@ -65,12 +65,14 @@ pub(crate) fn single(sql: &str) -> Single {
             is_over |= byte == b';' && splitter.inside == Inside::Nothing && splitter.words == Words::None;
         }
     }
-    match splitter.inside {
-        Inside::Nothing => Single::Closed(""),
+    splitter.end_word();
+    match (splitter.inside, splitter.words) {
+        // A trigger without its end swallows what follows.
+        (Inside::Quotes(_), _) | (_, Words::Trigger | Words::Semicolon) => Single::More,
+        (Inside::Nothing, _) => Single::Closed(""),
         // SQLite keeps a comment behind a view or an index, and does not ask for its end.
-        Inside::Line => Single::Closed("\n"),
-        Inside::Block => Single::Closed("*/"),
-        Inside::Quotes(_) => Single::More,
+        (Inside::Line, _) => Single::Closed("\n"),
+        (Inside::Block, _) => Single::Closed("*/"),
     }
 }
 
@@ -89,7 +91,7 @@ fn ends_for_the_program(line: &str) -> bool {
 }
 
 /// Says whether a word stands in SQL text outside of quotes and comments; `word` is in capitals.
-pub(crate) fn has_word(sql: &str, word: &str) -> bool {
+pub fn has_word(sql: &str, word: &str) -> bool {
     let mut splitter = Splitter::default();
     // The end of a word shows only at what follows it.
     sql.bytes().chain([b' ']).any(|byte| {
@@ -101,7 +103,7 @@ pub(crate) fn has_word(sql: &str, word: &str) -> bool {
 }
 
 /// Says whether a carriage return stands at the end of a line within a quoted text or name of SQL text.
-pub(crate) fn has_quoted_return(sql: &str) -> bool {
+pub fn has_quoted_return(sql: &str) -> bool {
     let mut splitter = Splitter::default();
     sql.bytes().any(|byte| {
         let found = (splitter.last, byte) == (b'\r', b'\n') && matches!(splitter.inside, Inside::Quotes(_));
@@ -117,7 +119,7 @@ fn is_of_word(byte: u8) -> bool {
 
 impl Splitter {
     /// Takes a line with its end. Says whether a statement, or several, end with it.
-    pub(crate) fn feed(&mut self, line: &[u8]) -> bool {
+    pub fn feed(&mut self, line: &[u8]) -> bool {
         for byte in line {
             self.byte(*byte);
         }
@@ -252,6 +254,7 @@ mod tests {
             "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; SELECT 2",
             "CREATE TABLE t(a DEFAULT 'x",
             "CREATE TABLE t(a); -- and",
+            "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1;",
         ] {
             assert_eq!(single(sql), Single::More, "{sql}");
         }
