@@ -9,7 +9,7 @@ mod csv;
 mod facts;
 mod image;
 mod json;
-mod place;
+pub(crate) mod place;
 mod rows;
 mod sql;
 mod tarball;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::context::Watch;
 use crate::environment::Environment;
-use crate::report::{CheckedFile, FilesReport, VerifyStatus};
+use crate::report::{CheckedFile, FileFacts, FilesReport, VerifyStatus};
 use crate::{Error, Result};
 
 use collect::Collector;
@@ -37,19 +37,21 @@ pub fn is_file(word: &str, environment: &Environment) -> bool {
 
 /// Looks at files and directories, each with what lies beside it.
 ///
-/// Damage is part of the report. An error means that something could not be read, or holds nothing that is known.
+/// Damage is part of the report. An error means that something could not be read, or holds nothing that is known; of
+/// several paths such a one is part of the report too, so that it hides nothing of the others.
 pub fn verify(environment: &Environment, paths: &[PathBuf], watch: &Watch) -> Result<FilesReport> {
     let mut report = FilesReport { checked: Vec::new(), ok: 0, damaged: 0, files: Vec::new() };
     for path in paths {
         let path = environment.resolve_argument(path);
-        let mut collector = Collector::new(watch);
-        collector.look_at(&path)?;
-        let (holding, checked) = judge::judge(&path, &collector.finish());
-        if checked.is_empty() {
-            return Err(unknown(&path));
+        match look_at(&path, watch) {
+            Ok((holding, checked)) => {
+                report.files.push(holding);
+                report.checked.extend(checked);
+            }
+            Err(error @ Error::Cancelled) => return Err(error),
+            Err(error) if paths.len() == 1 => return Err(error),
+            Err(error) => report.checked.push(judge::not_judged(&path, &error)),
         }
-        report.files.push(holding);
-        report.checked.extend(checked);
     }
     report.ok = count(&report.checked, |status| status == VerifyStatus::Ok);
     report.damaged = report.checked.len() as u64 - report.ok;
@@ -61,6 +63,13 @@ pub fn verify(environment: &Environment, paths: &[PathBuf], watch: &Watch) -> Re
         "verified"
     );
     Ok(report)
+}
+
+fn look_at(path: &Path, watch: &Watch) -> Result<(FileFacts, Vec<CheckedFile>)> {
+    let mut collector = Collector::new(watch);
+    collector.look_at(path)?;
+    let (holding, checked) = judge::judge(path, &collector.finish());
+    if checked.is_empty() { Err(unknown(path)) } else { Ok((holding, checked)) }
 }
 
 fn count(checked: &[CheckedFile], wanted: impl Fn(VerifyStatus) -> bool) -> u64 {

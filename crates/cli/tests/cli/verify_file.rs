@@ -172,6 +172,143 @@ fn what_holds_no_database_is_unknown_with_a_hint() {
 }
 
 #[test]
+fn text_that_was_cut_off_before_its_first_row_is_never_called_good() {
+    let environment = TestEnvironment::without_password();
+    let whole = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCOMMIT;\n";
+    for (name, text, finding) in [
+        ("a.sql", "", "it makes no table"),
+        ("a.sql", "-- a dump\n", "it makes no table"),
+        ("a.sql", &whole[..25], "it makes no table"),
+        ("a.sql", &whole[..44], "the text ends within a transaction"),
+        ("a.sql", "CREATE TABLE t(a);\n\0\0\0INSERT INTO t VALUES(1);\n", "line 2: a zero byte"),
+        ("a.csv", "", "it is empty"),
+        ("a.ndjson", "", "it is not JSON"),
+        ("a.json", "", "it is not JSON"),
+        ("a.sqlite3", "", "it is not a SQLite database"),
+    ] {
+        fs::write(environment.path(name), text).unwrap();
+        let (code, report) = verify(&environment, &environment.path(name));
+        assert_eq!(code, Some(4), "{name} {text:?}: {report:#}");
+        let found = report["checked"][0]["findings"][0].as_str().unwrap();
+        assert!(found.contains(finding), "{name} {text:?}: {found}");
+    }
+    fs::write(environment.path("a.sql"), whole).unwrap();
+    assert_eq!(verify(&environment, &environment.path("a.sql")).0, Some(0), "a database without tables");
+}
+
+#[test]
+fn database_without_tables_is_good_in_every_form() {
+    let environment = TestEnvironment::new();
+    environment.database("app.db", "PRAGMA user_version = 3");
+    environment.ok(["backup", "app.db"]);
+    for format in FORMATS {
+        let path = exported(&environment, format);
+        let (code, report) = verify(&environment, &path);
+        assert_eq!((code, &report["ok"]), (Some(0), &1.into()), "{format}: {report:#}");
+    }
+}
+
+#[test]
+fn checksum_file_that_is_given_means_what_it_names() {
+    let environment = with_backup();
+    let bundle = exported(&environment, "bundle");
+    let dump = exported(&environment, "sql");
+    let (code, report) = verify(&environment, &PathBuf::from(format!("{}.sha256", dump.display())));
+    assert_eq!((code, &report["checked"][0]["checksum"]), (Some(0), &"ok".into()), "{report:#}");
+    let (code, report) = verify(&environment, &bundle.join("SHA256SUMS"));
+    assert_eq!((code, &report["ok"]), (Some(0), &1.into()), "{report:#}");
+    let manifest = bundle.join("manifests/backup_manifest.json");
+    environment.run([Path::new("verify"), &manifest]).expect_failure(
+        1,
+        "tells of other files and holds none",
+        "verify the directory",
+    );
+    let bytes = fs::read(&dump).unwrap();
+    fs::write(&dump, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(verify(&environment, &PathBuf::from(format!("{}.sha256", dump.display()))).0, Some(4));
+    fs::remove_file(&dump).unwrap();
+    let (code, report) = verify(&environment, &PathBuf::from(format!("{}.sha256", dump.display())));
+    assert_eq!((code, &report["checked"][0]["status"]), (Some(4), &"missing".into()), "{report:#}");
+}
+
+#[test]
+fn checksums_of_odd_names_are_read_as_sha256sum_writes_them() {
+    let environment = TestEnvironment::without_password();
+    let folder = environment.path("odd");
+    for name in ["back\\slash.db", "line\nend.db", " space.db", "-dash.db"] {
+        environment.users(&format!("odd/{name}"), 2);
+        shell(&folder, "rm -f *-wal *-shm ./-dash.db-wal ./-dash.db-shm");
+    }
+    shell(
+        &folder,
+        "find . -name '*.db' -exec sha256sum {} + > SHA256SUMS && sha256sum --strict -c SHA256SUMS",
+    );
+    let (code, report) = verify(&environment, &folder);
+    assert_eq!((code, &report["ok"]), (Some(0), &4.into()), "{report:#}");
+    assert!(report["checked"].as_array().unwrap().iter().all(|one| one["checksum"] == "ok"), "{report:#}");
+    fs::remove_file(folder.join("line\nend.db")).unwrap();
+    assert_eq!(verify(&environment, &folder).0, Some(4));
+}
+
+#[test]
+fn one_of_several_that_is_unknown_hides_nothing_of_the_others() {
+    let environment = with_backup();
+    fs::write(environment.path("letter.txt"), "Dear friend").unwrap();
+    fs::write(environment.path("bad.db"), "not a database").unwrap();
+    let (code, report) = environment.json(&["verify", "letter.txt", "./gone.db", "bad.db", "app.db"]);
+    assert_eq!((code, &report["ok"], &report["damaged"]), (Some(4), &1.into(), &3.into()), "{report:#}");
+    let status = |at: usize| report["checked"][at]["status"].as_str().unwrap();
+    assert_eq!((status(0), status(1), status(2), status(3)), ("damaged", "missing", "damaged", "ok"));
+    assert!(report["checked"][0]["findings"][0].as_str().unwrap().contains("holds no database"));
+}
+
+#[test]
+fn text_cannot_take_the_memory_from_what_is_looked_at_after_it() {
+    let environment = TestEnvironment::without_password();
+    environment.users("app.db", 3);
+    let text = "PRAGMA hard_heap_limit = 1;\nPRAGMA temp_store_directory = '/gone';\nCREATE TABLE t(a);\n";
+    fs::write(environment.path("a.sql"), text).unwrap();
+    let (code, report) = environment.json(&["verify", "a.sql", "app.db"]);
+    assert_eq!((code, &report["checked"][1]["status"]), (Some(4), &"ok".into()), "{report:#}");
+}
+
+#[test]
+fn what_lies_beside_a_database_and_was_not_looked_at_is_named() {
+    let environment = TestEnvironment::without_password();
+    let connection = Connection::open(environment.users("kept/app.db", 3)).unwrap();
+    connection.execute_batch("INSERT INTO users VALUES (99, 'in the log')").unwrap();
+    fs::write(environment.path("kept/other.db-journal"), "hot").unwrap();
+    fs::write(environment.path("kept/README"), "read me").unwrap();
+    let notes = |path: &str| -> Vec<String> {
+        let report = environment.ok_json(&["verify", path]);
+        let notes = report["files"][0]["notes"].as_array().unwrap().iter();
+        notes.map(|note| note.as_str().unwrap().to_owned()).collect()
+    };
+    let beside = |name: &str| format!("{name} lies beside it: the changes in it were not looked at");
+    assert_eq!(notes("./kept/app.db"), [beside("app.db-wal")]);
+    let all = notes("./kept");
+    assert!(all.contains(&beside("app.db-wal")) && all.contains(&beside("other.db-journal")), "{all:?}");
+    assert!(all.contains(&"README holds no database".to_owned()), "{all:?}");
+    drop(connection);
+}
+
+#[test]
+fn sparse_files_in_archives_are_read_or_named() {
+    let environment = TestEnvironment::without_password();
+    environment
+        .database("holes.db", "CREATE TABLE t(a); INSERT INTO t VALUES (zeroblob(4000000)), ('after')");
+    let line = "cp --sparse=always holes.db sparse.db && tar --sparse --format=gnu -cf gnu.tar sparse.db \
+                && tar --sparse --format=posix -cf posix.tar sparse.db && tar cf both.tar holes.db posix.tar";
+    shell(&environment.path(""), line);
+    let report = environment.ok_json(&["verify", "gnu.tar"]);
+    assert_eq!((&report["ok"], &report["checked"][0]["rows"]), (&1.into(), &2.into()), "{report:#}");
+    environment.run(["verify", "posix.tar"]).expect_failure(1, "holds no database", "known are");
+    let report = environment.ok_json(&["verify", "both.tar"]);
+    let note = report["files"][0]["notes"][0].as_str().unwrap();
+    assert!(note.contains("sparse.db was not looked at") && note.contains("unpack the archive"), "{note}");
+}
+
+#[test]
 fn several_files_are_looked_at_without_a_repository() {
     let environment = TestEnvironment::without_password();
     environment.users("one.db", 3);

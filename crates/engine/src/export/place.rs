@@ -17,7 +17,7 @@ use crate::state::private_directory;
 use crate::{Error, Result, session};
 
 /// Where files are built.
-const STAGING: &str = ".dbkeep-export";
+pub(crate) const STAGING: &str = ".dbkeep-export";
 
 /// The ending of a directory that is being built; the file of the same stem says that its builder lives.
 const FOLDER_ENDING: &str = "building";

@@ -1,7 +1,9 @@
 //! Goes through a file, a directory or an archive, and notes what each file in it is.
 
+mod archive;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -10,6 +12,7 @@ use super::content::{self, Form};
 use super::documents::{self, Document};
 use super::spool::{FileImage, Unpacked, spool, unpacked};
 use crate::context::Watch;
+use crate::export::place::STAGING;
 use crate::export::written::{Sum, Summed, pump};
 use crate::report::TableRows;
 use crate::{Error, Result};
@@ -32,6 +35,8 @@ pub(super) struct Item {
     pub(super) sum: Option<Sum>,
     /// What it holds.
     pub(super) holding: Option<Holding>,
+    /// Whether it is an archive, whose files are items of their own.
+    pub(super) is_archive: bool,
 }
 
 /// The contents of a database, in whatever form.
@@ -73,6 +78,11 @@ impl Holding {
     }
 }
 
+/// What is added to the name of a database for the file in which changes to it may be.
+const SIBLINGS: [&str; 2] = ["-wal", "-journal"];
+/// What some programs write before a text in UTF-8.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Everything that was found.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
@@ -80,6 +90,8 @@ pub(super) struct Collected {
     /// Checksum files, manifests and metadata, with their paths.
     pub(super) documents: Vec<(String, Document)>,
     pub(super) notes: Vec<String>,
+    /// Logs and journals beside databases, none of which is looked at.
+    pub(super) logs: Vec<String>,
     /// Whether what was given is one file, and what lies beside it was looked for.
     pub(super) is_single: bool,
 }
@@ -110,40 +122,54 @@ impl<'w> Collector<'w> {
             return Err(dbkeep_sqlite::Error::NotAFile { path: path.to_owned() }.into());
         }
         self.found.is_single = true;
+        let path = &documents::target(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.watch.phase(&format!("verify {name}"), metadata.len());
         self.file(path, &name, 0)?;
-        for beside in documents::beside(&name) {
+        let mut beside = documents::beside(&name);
+        beside.extend(self.found.documents.iter().flat_map(|(_, document)| documents::named(document)));
+        for beside in beside {
             let path = path.with_file_name(&beside);
             if path.is_file() {
                 self.file(&path, &beside, 0)?;
             }
         }
-        if path.with_file_name(format!("{name}-wal")).metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            self.found.notes.push(format!("{name}-wal lies beside it: the changes in it were not looked at"));
+        for sibling in SIBLINGS {
+            let path = path.with_file_name(format!("{name}{sibling}"));
+            if path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0) {
+                self.found.logs.push(format!("{name}{sibling}"));
+            }
         }
         Ok(())
     }
 
     fn directory(&mut self, path: &Path, prefix: &str, depth: usize) -> Result<()> {
         let mut entries: Vec<_> = fs::read_dir(path)
-            .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
             .map_err(Error::io("read", path))?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
             let kind = entry.file_type().map_err(Error::io("read", path))?;
-            if kind.is_dir() && depth < DEEPEST {
+            if kind.is_dir() && entry.file_name() == STAGING {
+                self.found.notes.push(format!("{name} is what an export that did not end was building"));
+            } else if kind.is_dir() && depth < DEEPEST {
                 self.directory(&entry.path(), &format!("{name}/"), depth + 1)?;
             } else if kind.is_file() {
                 let size = entry.metadata().map_or(0, |metadata| metadata.len());
                 self.watch.phase(&format!("verify {name}"), size);
                 self.file(&entry.path(), &name, depth)?;
+            } else if kind.is_dir() {
+                self.note_depth(&name);
             } else {
                 self.found.notes.push(format!("{name} was not looked at: it is no plain file"));
             }
         }
         Ok(())
+    }
+
+    fn note_depth(&mut self, name: &str) {
+        self.found.notes.push(format!("{name} was not looked at: it lies more than {DEEPEST} levels deep"));
     }
 
     fn file(&mut self, path: &Path, name: &str, depth: usize) -> Result<()> {
@@ -172,18 +198,20 @@ impl<'w> Collector<'w> {
         if self.watch.cancelled() {
             return Err(Error::Cancelled);
         }
-        if self.found.items.len() + self.found.documents.len() >= MOST {
+        if self.count() >= MOST {
             return Err(Error::Unsupported { what: format!("there are more than {MOST} files"), hint: None });
         }
         let mut summed = Summed::new(Watched { from, watch: self.watch });
         if documents::is_document(name) {
             let mut bytes = Vec::new();
-            let read = (&mut summed).take(LONGEST_DOCUMENT).read_to_end(&mut bytes).map(drop);
+            let read = (&mut summed).take(LONGEST_DOCUMENT).read_to_end(&mut bytes);
+            let read = read.and_then(|_| pump(&mut summed, &mut io::sink()));
             let sum = self.sum(read, summed)?;
             self.found.documents.push((name.to_owned(), documents::read(name, &bytes)));
-            self.found.items.push(Item { path: name.to_owned(), sum, holding: None });
+            self.found.items.push(Item { path: name.to_owned(), sum, holding: None, is_archive: false });
             return Ok(());
         }
+        let before = self.count();
         let holding = self.contents(name, &mut summed, image, depth);
         let holding = match holding {
             Ok(holding) => holding,
@@ -191,14 +219,25 @@ impl<'w> Collector<'w> {
             Err(Unpacked::Damaged(finding)) => Some(Holding::damaged(Form::of_name(name), finding)),
         };
         // What follows what was looked at is part of the file.
-        let rest = pump(&mut summed, &mut std::io::sink());
+        let rest = pump(&mut summed, &mut io::sink());
         let sum = self.sum(rest, summed)?;
-        self.found.items.push(Item { path: name.to_owned(), sum, holding });
+        if SIBLINGS.iter().any(|sibling| name.ends_with(sibling)) && sum.is_some_and(|sum| sum.bytes > 0) {
+            self.found.logs.push(name.to_owned());
+        }
+        let is_archive = self.count() > before;
+        self.found.items.push(Item { path: name.to_owned(), sum, holding, is_archive });
         Ok(())
     }
 
+    fn count(&self) -> usize {
+        self.found.items.len() + self.found.documents.len()
+    }
+
     /// Returns the sum of what was read to its end.
-    fn sum<R>(&mut self, read: std::io::Result<()>, summed: Summed<R>) -> Result<Option<Sum>> {
+    fn sum<R>(&mut self, read: io::Result<()>, summed: Summed<R>) -> Result<Option<Sum>> {
+        if self.watch.cancelled() {
+            return Err(Error::Cancelled);
+        }
         match read.map_err(unpacked) {
             Ok(()) => Ok(Some(summed.finish().1)),
             Err(Unpacked::Failed(error)) => Err(error),
@@ -219,12 +258,16 @@ impl<'w> Collector<'w> {
         let watch = self.watch;
         let cancelled = || watch.cancelled();
         if beginning.starts_with(b"\x1f\x8b") {
-            let mut plain = Summed::new(MultiGzDecoder::new(buffered));
+            let mut unpacker = MultiGzDecoder::new(buffered);
+            let mut plain = Summed::new(Stoppable { from: &mut unpacker, watch });
             let holding = match depth < DEEPEST {
                 true => self.contents(&Form::inner_name(name), &mut plain, None, depth + 1)?,
-                false => None,
+                false => {
+                    self.note_depth(name);
+                    None
+                }
             };
-            pump(&mut plain, &mut std::io::sink()).map_err(unpacked)?;
+            pump(&mut plain, &mut io::sink()).map_err(unpacked)?;
             let sum = plain.finish().1;
             return Ok(holding.map(|holding| Holding {
                 form: holding.form.compressed(),
@@ -233,6 +276,9 @@ impl<'w> Collector<'w> {
             }));
         }
         let form = Form::of(name, &beginning);
+        if matches!(form, Form::Json | Form::Ndjson) && beginning.starts_with(BYTE_ORDER_MARK) {
+            buffered.consume(BYTE_ORDER_MARK.len());
+        }
         match form {
             Form::Sqlite => {
                 let image = match image {
@@ -244,7 +290,11 @@ impl<'w> Collector<'w> {
                 };
                 content::sqlite(image, &cancelled).map(Some).map_err(Unpacked::Failed)
             }
-            Form::Tar => self.archive(name, &mut buffered, depth).map(|()| None),
+            Form::Tar if depth < DEEPEST => self.archive(name, &mut buffered, depth).map(|()| None),
+            Form::Tar => {
+                self.note_depth(name);
+                Ok(None)
+            }
             Form::Sql => content::sql(&mut buffered, &cancelled).map(Some),
             Form::Json => content::json(&mut buffered, name),
             Form::Ndjson => content::ndjson(&mut buffered, name).map(Some),
@@ -255,33 +305,10 @@ impl<'w> Collector<'w> {
             Form::Gzip(_) => Ok(None),
         }
     }
-
-    /// Goes through an archive. Nothing is unpacked under the names in it.
-    fn archive(&mut self, name: &str, from: &mut dyn Read, depth: usize) -> Result<(), Unpacked> {
-        let is_outermost = depth <= 1 && self.found.is_single && self.found.items.is_empty();
-        let prefix = if is_outermost { String::new() } else { format!("{name}/") };
-        let mut archive = tar::Archive::new(from);
-        for entry in archive.entries().map_err(unpacked)? {
-            let mut entry = entry.map_err(unpacked)?;
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
-            let path = entry.path().map_err(unpacked)?.to_string_lossy().into_owned();
-            let path = format!("{prefix}{}", path.trim_start_matches("./"));
-            let size = entry.size();
-            let mut counted = Summed::new(&mut entry);
-            self.read(&path, &mut counted, None, depth + 1).map_err(Unpacked::Failed)?;
-            let read = counted.finish().1.bytes;
-            if read != size {
-                return Err(Unpacked::Damaged(format!("the archive breaks off in {path}")));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Returns how a file begins, without taking it away.
-fn beginning(from: &mut BufReader<Ahead<'_>>) -> std::io::Result<Vec<u8>> {
+fn beginning(from: &mut BufReader<Ahead<'_>>) -> io::Result<Vec<u8>> {
     let bytes = from.fill_buf()?;
     Ok(bytes[..bytes.len().min(BEGINNING)].to_vec())
 }
@@ -299,7 +326,7 @@ impl<'r> Ahead<'r> {
 }
 
 impl Read for Ahead<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !std::mem::take(&mut self.is_first) {
             return self.from.read(buffer);
         }
@@ -309,7 +336,7 @@ impl Read for Ahead<'_> {
             match self.from.read(&mut buffer[filled..wanted]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What came before the damage is looked at; the next reading tells of it again.
                 Err(_) if filled > 0 => break,
                 Err(error) => return Err(error),
@@ -326,9 +353,24 @@ struct Watched<'r> {
 }
 
 impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.from.read(buffer)?;
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = Stoppable { from: self.from, watch: self.watch }.read(buffer)?;
         self.watch.advance(count as u64);
         Ok(count)
+    }
+}
+
+/// Ends with an error soon after the wish to stop: a few bytes may unpack to more than anybody waits for.
+struct Stoppable<'r> {
+    from: &'r mut dyn Read,
+    watch: &'r Watch,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.watch.cancelled() {
+            true => Err(io::Error::other("interrupted")),
+            false => self.from.read(buffer),
+        }
     }
 }

@@ -9,9 +9,10 @@ use dbkeep_sqlite::inspect::count_rows;
 use dbkeep_sqlite::load::{Loaded, load};
 use dbkeep_sqlite::vfs::{PageSource, open_image};
 
-use super::collect::Holding;
+use super::collect::{BYTE_ORDER_MARK, Holding};
 use super::json;
 use super::spool::{FileImage, Unpacked, no_room, unpacked};
+use crate::export::JSON_FORMAT;
 use crate::integrity::{Looked, Verify, look, look_at_image};
 use crate::manifest::IntegrityResult;
 use crate::report::TableRows;
@@ -19,6 +20,9 @@ use crate::{Error, Result};
 
 /// The first bytes of every SQLite file.
 const SQLITE: &[u8] = b"SQLite format 3\0";
+
+/// How the names of databases end.
+const DATABASES: [&str; 5] = [".db", ".sqlite", ".sqlite3", ".db3", ".s3db"];
 
 /// In which form contents are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +81,7 @@ impl Form {
         if beginning.get(257..262) == Some(b"ustar") {
             return Self::Tar;
         }
-        let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+        let text = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning).trim_ascii_start();
         let lower = text[..text.len().min(64)].to_ascii_lowercase();
         if lower.starts_with(b"{") {
             return if is_lines(name, text) { Self::Ndjson } else { Self::Json };
@@ -98,7 +102,7 @@ impl Form {
         let lower = name.to_ascii_lowercase();
         let inner = lower.strip_suffix(".gz").or_else(|| lower.strip_suffix(".tgz"));
         let form = match inner.unwrap_or(&lower) {
-            name if name.ends_with(".db") || name.contains(".db.backup.") || name.ends_with(".sqlite") => {
+            name if name.contains(".db.backup.") || DATABASES.iter().any(|ending| name.ends_with(ending)) => {
                 Self::Sqlite
             }
             name if name.ends_with(".sql") => Self::Sql,
@@ -206,6 +210,7 @@ pub(super) fn sql(
     let file = File::open(&path).map_err(|error| Unpacked::Failed(no_room(error)))?;
     let size = file.metadata().map_err(|error| Unpacked::Failed(no_room(error)))?.len();
     if size == 0 {
+        holding.findings.extend(nothing(&loaded));
         return Ok(holding);
     }
     let image: Arc<dyn PageSource> = Arc::new(FileImage { file, size });
@@ -214,6 +219,9 @@ pub(super) fn sql(
     let looked = look(&connection, Verify::Full, cancelled).map_err(Unpacked::Failed)?;
     judge(&looked, &mut holding);
     count(&image, &mut holding).map_err(Unpacked::Failed)?;
+    if holding.tables.is_empty() && !holding.has_virtual {
+        holding.findings.extend(nothing(&loaded));
+    }
     let rows: u64 = holding.tables.iter().map(|table| table.rows).sum();
     if let Some(expected) = rows_at_end(&loaded).filter(|expected| *expected != rows) {
         holding.findings.push(format!("{rows} rows are loaded, its last line says {expected}"));
@@ -231,6 +239,12 @@ fn problem(loaded: &Loaded) -> Option<String> {
         }
         None => None,
     }
+}
+
+/// Says what is wrong with a text that makes no table: that of a database without any has its beginning and its end.
+fn nothing(loaded: &Loaded) -> Option<String> {
+    let is_whole = loaded.statements > 0 && (loaded.is_committed || rows_at_end(loaded).is_some());
+    (!is_whole).then(|| "it makes no table: it may have been cut off".to_owned())
 }
 
 /// Returns how many rows the last line of a dump of ours says that there are.
@@ -264,7 +278,8 @@ fn heading(loaded: &Loaded) -> Option<json::Metadata> {
 /// Looks at a JSON document. One without rows of any table holds nothing that is known.
 pub(super) fn json(text: &mut dyn Read, name: &str) -> Result<Option<Holding>, Unpacked> {
     let document = json::document(text).map_err(unpacked)?;
-    let is_known = !document.tables.is_empty() || document.metadata.is_some();
+    let format = document.metadata.as_ref().and_then(|metadata| metadata.format.as_deref());
+    let is_known = !document.tables.is_empty() || format == Some(JSON_FORMAT);
     let says_json = Form::refusal(name).is_some() && document.problem.is_some();
     Ok((is_known || says_json).then(|| of_document(Form::Json, document)))
 }
@@ -311,6 +326,8 @@ pub(super) fn csv(text: &mut dyn BufRead, name: &str) -> Result<Holding, Unpacke
     let mut holding = Holding::new(Form::Csv);
     if in_quotes {
         holding.findings.push("it breaks off within quotes".to_owned());
+    } else if records == 0 {
+        holding.findings.push("it is empty: not even the names of columns are there".to_owned());
     }
     holding.tables = vec![TableRows { name: stem(name).to_owned(), rows: records.saturating_sub(1) }];
     Ok(holding)
@@ -357,6 +374,7 @@ mod tests {
         assert_eq!(rows("a\n1\n2"), (2, 0));
         assert_eq!(rows("a\r\n\r\n"), (1, 0), "a row of one NULL");
         assert_eq!(rows("a\r\n\"x"), (1, 1));
-        assert_eq!(rows(""), (0, 0));
+        assert_eq!(rows("a\r\n"), (0, 0));
+        assert_eq!(rows(""), (0, 1));
     }
 }

@@ -1,20 +1,22 @@
 //! Puts together what was found: for each database, and each other file whose checksum is wrong, one answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
 use std::path::Path;
 
 use dbkeep_repo::Id;
 
 use super::collect::{Collected, Holding, Item};
 use super::content::{Form, stem};
-use super::documents::{Document, Manifest, ManifestEntry, Meta, base, directory};
+use super::documents::{Document, Manifest, ManifestEntry, Meta, SumLine, base, directory, is_document};
 use crate::report::{CheckedFile, FileFacts, VerifyStatus};
-use crate::{export, session};
+use crate::{Error, export, session};
 
 /// Returns what a path holds as a whole, and an answer for each database in it.
 pub(super) fn judge(path: &Path, found: &Collected) -> (FileFacts, Vec<CheckedFile>) {
-    let judge = Judge { found };
-    let facts = judge.facts(path);
+    let judge = Judge::new(found);
+    let mut facts = judge.facts(path);
+    facts.notes.extend(judge.not_looked_at());
     let mut checked = Vec::new();
     let mut met = BTreeSet::new();
     for item in &found.items {
@@ -31,11 +33,94 @@ pub(super) fn judge(path: &Path, found: &Collected) -> (FileFacts, Vec<CheckedFi
     (facts, checked)
 }
 
-struct Judge<'f> {
-    found: &'f Collected,
+/// Returns the answer for a path of which nothing can be said, but why.
+pub(super) fn not_judged(path: &Path, error: &Error) -> CheckedFile {
+    let is_missing = fs::symlink_metadata(path).is_err();
+    let mut causes = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        causes = format!("{causes}: {source}");
+    }
+    CheckedFile {
+        status: if is_missing { VerifyStatus::Missing } else { VerifyStatus::Damaged },
+        findings: vec![causes],
+        ..nothing_known(path.display().to_string())
+    }
 }
 
-impl Judge<'_> {
+fn nothing_known(file: String) -> CheckedFile {
+    CheckedFile {
+        snapshot: None,
+        database: String::new(),
+        status: VerifyStatus::Ok,
+        findings: Vec::new(),
+        file,
+        form: "file".to_owned(),
+        tables: Vec::new(),
+        rows: 0,
+        bytes: None,
+        sha256: None,
+        checksum: "none".to_owned(),
+        integrity: "not run".to_owned(),
+        cannot_hold: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+struct Judge<'f> {
+    found: &'f Collected,
+    items: HashMap<&'f str, &'f Item>,
+    /// What checksum files say of each file, with their paths.
+    sums: BTreeMap<String, Vec<(&'f str, Id)>>,
+    /// What scripts wrote beside single files, by its path.
+    metas: HashMap<&'f str, &'f Meta>,
+    /// Why documents cannot be read, by their paths.
+    unreadable: HashMap<&'f str, &'f str>,
+}
+
+impl<'f> Judge<'f> {
+    fn new(found: &'f Collected) -> Self {
+        let items: HashMap<&str, &Item> = found.items.iter().map(|item| (item.path.as_str(), item)).collect();
+        let mut sums: BTreeMap<String, Vec<(&str, Id)>> = BTreeMap::new();
+        let (mut metas, mut unreadable) = (HashMap::new(), HashMap::new());
+        for (path, contents) in &found.documents {
+            match contents {
+                Document::Sums(lines) => {
+                    for (target, sha256) in targets(path, lines, &|path| items.contains_key(path)) {
+                        sums.entry(target).or_default().push((path, sha256));
+                    }
+                }
+                Document::Meta(meta) => _ = metas.insert(path.as_str(), &**meta),
+                Document::Unreadable(why) => _ = unreadable.insert(path.as_str(), why.as_str()),
+                _ => {}
+            }
+        }
+        Self { found, items, sums, metas, unreadable }
+    }
+
+    /// Says what is there and was not looked at, or holds nothing that is known here.
+    fn not_looked_at(&self) -> Vec<String> {
+        const MOST: usize = 20;
+        let mut notes: Vec<String> = self
+            .found
+            .logs
+            .iter()
+            .map(|log| format!("{log} lies beside it: the changes in it were not looked at"))
+            .collect();
+        let is_known = |item: &&Item| {
+            item.holding.is_some()
+                || item.is_archive
+                || is_document(&item.path)
+                || self.sums.contains_key(&item.path)
+                || self.found.logs.contains(&item.path)
+        };
+        let unknown: Vec<&Item> = self.found.items.iter().filter(|item| !is_known(item)).collect();
+        notes.extend(unknown.iter().take(MOST).map(|item| format!("{} holds no database", item.path)));
+        if unknown.len() > MOST {
+            notes.push(format!("{} more files hold no database", unknown.len() - MOST));
+        }
+        notes
+    }
+
     fn manifests(&self) -> impl Iterator<Item = (&str, &Manifest)> {
         self.found.documents.iter().filter_map(|(path, document)| match document {
             Document::Manifest(manifest) => Some((path.as_str(), &**manifest)),
@@ -63,6 +148,9 @@ impl Judge<'_> {
             facts.host = manifest.host.clone();
             facts.git_branch = manifest.git.as_ref().and_then(|git| git.branch.clone());
             facts.git_commit = manifest.git.as_ref().and_then(|git| git.commit.clone());
+            facts.notes.extend(manifest.missing.iter().map(|one| {
+                format!("{} of this session is not in it: its snapshot was {}", one.database, one.status)
+            }));
             return facts;
         }
         let known = |text: &Option<String>| text.clone().filter(|text| text != "N/A" && !text.is_empty());
@@ -116,14 +204,11 @@ impl Judge<'_> {
         checked.findings.extend(holding.findings.iter().cloned());
         checked.notes.extend(holding.notes.iter().cloned());
         checked.snapshot = holding.metadata.as_ref().and_then(|metadata| metadata.snapshot);
-        for (path, document) in &self.found.documents {
-            match document {
-                Document::Manifest(manifest) => compare_manifest(path, manifest, item, holding, &mut checked),
-                Document::Meta(meta) if *path == format!("{}.meta.json", item.path) => {
-                    compare_meta(meta, item, holding, &mut checked);
-                }
-                _ => {}
-            }
+        for (path, manifest) in self.manifests() {
+            compare_manifest(path, manifest, item, holding, &mut checked);
+        }
+        if let Some(meta) = self.metas.get(format!("{}.meta.json", item.path).as_str()) {
+            compare_meta(meta, item, holding, &mut checked);
         }
         let by_script = facts.written_by.as_deref().is_some_and(|by| by.starts_with("a backup script"));
         let copies_the_file =
@@ -141,69 +226,33 @@ impl Judge<'_> {
     /// Returns an answer that says what the checksums of a file say.
     fn row(&self, item: &Item) -> CheckedFile {
         let mut checked = CheckedFile {
-            snapshot: None,
-            database: String::new(),
-            status: VerifyStatus::Ok,
-            findings: Vec::new(),
-            file: item.path.clone(),
-            form: "file".to_owned(),
-            tables: Vec::new(),
-            rows: 0,
             bytes: item.sum.map(|sum| sum.bytes),
             sha256: item.sum.map(|sum| sum.sha256),
-            checksum: "none".to_owned(),
-            integrity: "not run".to_owned(),
-            cannot_hold: Vec::new(),
-            notes: Vec::new(),
+            ..nothing_known(item.path.clone())
         };
-        for (by, expected) in self.sums_of(&item.path) {
-            compare_hash(&by, expected, &mut checked);
+        for (by, expected) in self.sums.get(&item.path).into_iter().flatten() {
+            compare_hash(by, *expected, &mut checked);
         }
         checked
     }
 
-    /// Returns what checksum files say of a file.
-    fn sums_of(&self, path: &str) -> Vec<(String, Id)> {
-        let mut expected = Vec::new();
-        for (document, contents) in &self.found.documents {
-            let Document::Sums(lines) = contents else { continue };
-            expected.extend(
-                targets(document, lines)
-                    .into_iter()
-                    .filter(|(target, _)| target == path)
-                    .map(|(_, sha256)| (document.clone(), sha256)),
-            );
-        }
-        expected
-    }
-
     /// Returns an answer for each file that a checksum file or a manifest names and that is not there.
     fn absent(&self) -> Vec<CheckedFile> {
-        let there = |path: &str| self.found.items.iter().any(|item| item.path == path);
         let mut absent: BTreeMap<String, (String, String)> = BTreeMap::new();
-        for (document, contents) in &self.found.documents {
-            match contents {
-                Document::Sums(lines) => {
-                    for (target, _) in
-                        targets(document, lines).into_iter().filter(|(target, _)| !there(target))
-                    {
-                        absent
-                            .entry(target)
-                            .or_insert_with(|| (String::new(), format!("{document} names it")));
-                    }
+        for (target, by) in self.sums.iter().filter(|(target, _)| !self.items.contains_key(target.as_str())) {
+            let document = by.first().map_or("", |(document, _)| *document);
+            absent.insert(target.clone(), (String::new(), format!("{document} names it")));
+        }
+        let names: HashSet<&str> = self.found.items.iter().map(|item| base(&item.path)).collect();
+        for (document, manifest) in self.manifests() {
+            for (name, entry) in &manifest.databases {
+                let file = base(&entry.backup_path);
+                if entry.success && !names.contains(file) {
+                    absent.insert(file.to_owned(), (name.clone(), format!("{document} names it")));
+                } else if !entry.success {
+                    let why = entry.error.as_deref().unwrap_or("no reason given");
+                    absent.insert(name.clone(), (name.clone(), format!("its backup failed: {why}")));
                 }
-                Document::Manifest(manifest) => {
-                    for (name, entry) in &manifest.databases {
-                        let file = base(&entry.backup_path);
-                        if entry.success && !self.found.items.iter().any(|item| base(&item.path) == file) {
-                            absent.insert(file.to_owned(), (name.clone(), format!("{document} names it")));
-                        } else if !entry.success {
-                            let why = entry.error.as_deref().unwrap_or("no reason given");
-                            absent.insert(name.clone(), (name.clone(), format!("its backup failed: {why}")));
-                        }
-                    }
-                }
-                _ => {}
             }
         }
         // A database that the manifest names as well as a checksum file is told once.
@@ -214,7 +263,7 @@ impl Judge<'_> {
             database,
             status: VerifyStatus::Missing,
             findings: vec![format!("it is not there: {why}")],
-            ..self.row(&Item { path: file, sum: None, holding: None })
+            ..self.row(&Item { path: file, sum: None, holding: None, is_archive: false })
         };
         absent.into_iter().map(missing).collect()
     }
@@ -224,11 +273,8 @@ impl Judge<'_> {
         let mut answers = Vec::new();
         for item in self.found.items.iter().filter(|item| !met.contains(item.path.as_str())) {
             let mut checked = self.row(item);
-            let unreadable = self.found.documents.iter().find_map(|(path, document)| match document {
-                Document::Unreadable(why) if *path == item.path => Some(why.clone()),
-                _ => None,
-            });
-            checked.findings.extend(unreadable);
+            let unreadable = self.unreadable.get(item.path.as_str());
+            checked.findings.extend(unreadable.map(|why| (*why).to_owned()));
             if item.sum.is_none() {
                 checked.findings.push("it breaks off".to_owned());
             }
@@ -256,8 +302,7 @@ impl Judge<'_> {
     fn csv_exports<'s>(&'s self, met: &mut BTreeSet<&'s str>) -> Vec<CheckedFile> {
         let mut answers = Vec::new();
         for (path, metadata) in self.csv_metadata() {
-            let metadata_item = self.found.items.iter().find(|item| item.path == path);
-            let Some(metadata_item) = metadata_item else { continue };
+            let Some(metadata_item) = self.items.get(path) else { continue };
             let mut checked = self.row(metadata_item);
             met.insert(metadata_item.path.as_str());
             checked.database = metadata.database.clone().unwrap_or_default();
@@ -265,10 +310,13 @@ impl Judge<'_> {
             checked.form = "csv".to_owned();
             checked.notes.extend(metadata.notes.iter().cloned());
             let files = metadata.files.clone().unwrap_or_default();
+            if metadata.row_counts.is_none() {
+                checked.findings.push("it does not say which tables there are".to_owned());
+            }
             let counts = metadata.row_counts.clone().unwrap_or_default();
             for (table, rows) in &counts {
                 let file = files.get(table).map(|file| format!("{}{file}", directory(path)));
-                let item = self.found.items.iter().find(|item| Some(&item.path) == file.as_ref());
+                let item = file.as_ref().and_then(|file| self.items.get(file.as_str()).copied());
                 let Some((item, holding)) = item.and_then(|item| Some((item, item.holding.as_ref()?))) else {
                     checked.findings.push(format!("the file of table {table:?} is not there"));
                     continue;
@@ -334,12 +382,15 @@ fn database_name(item: &Item, holding: &Holding) -> String {
 /// Returns the files that a checksum file tells of.
 ///
 /// `<file>.sha256` tells of the file beside it, whatever name is in it: some scripts hash the original, and name that.
-fn targets(path: &str, lines: &[super::documents::SumLine]) -> Vec<(String, Id)> {
-    if let (Some(target), [line]) = (path.strip_suffix(".sha256"), lines) {
-        return vec![(target.to_owned(), line.sha256)];
+fn targets(path: &str, lines: &[SumLine], is_there: &dyn Fn(&str) -> bool) -> Vec<(String, Id)> {
+    let named = |line: &SumLine| line.name.as_ref().map(|name| format!("{}{name}", directory(path)));
+    let beside = path.strip_suffix(".sha256");
+    if let (Some(beside), [line]) = (beside, lines) {
+        let other = named(line).filter(|name| !is_there(beside) && is_there(name));
+        return vec![(other.unwrap_or_else(|| beside.to_owned()), line.sha256)];
     }
-    let directory = directory(path);
-    lines.iter().map(|line| (format!("{directory}{}", line.name), line.sha256)).collect()
+    let target = |line: &SumLine| Some((named(line).or_else(|| beside.map(str::to_owned))?, line.sha256));
+    lines.iter().filter_map(target).collect()
 }
 
 fn compare_hash(by: &str, expected: Id, checked: &mut CheckedFile) {

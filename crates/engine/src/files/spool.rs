@@ -33,6 +33,9 @@ pub(super) fn spool(from: &mut dyn Read) -> Result<(File, Sum), Unpacked> {
 
 /// Tells damage from a disk that cannot be read: only the second comes from the system.
 pub(super) fn unpacked(error: io::Error) -> Unpacked {
+    if error.kind() == io::ErrorKind::FileTooLarge {
+        return Unpacked::Failed(Error::Unsupported { what: error.to_string(), hint: None });
+    }
     match error.raw_os_error() {
         Some(_) => {
             Unpacked::Failed(Error::Io { action: "read", path: PathBuf::from("the file"), source: error })
