@@ -9,6 +9,7 @@ mod csv;
 mod facts;
 mod image;
 mod json;
+mod missing;
 pub(crate) mod place;
 mod rows;
 mod sql;
@@ -27,7 +28,7 @@ use crate::catalog::{Catalog, Entry};
 use crate::clock::Clock;
 use crate::context::Watch;
 use crate::manifest::{IntegrityResult, Manifest};
-use crate::report::{DatabaseExport, Engine, ExportReport, ExportTotals, ExportedFile};
+use crate::report::{DatabaseExport, Engine, ExportReport, ExportTotals, ExportedFile, MissingDatabase};
 use crate::repository::Store;
 use crate::{Error, Result, name, session, show};
 use place::{Finished, Place};
@@ -115,19 +116,27 @@ pub struct ExportRequest {
 
 /// Exports what is asked for.
 ///
-/// On success all files are durable under their names. After an error nothing of this export is there; after a
-/// crash, each file or directory that has its name is whole.
+/// On success all files are durable under their names. After an error nothing of this export is there. After a
+/// crash, each file or directory that has its name is whole, and the checksum of each file is there before the file
+/// is: what did not get its name is missed by whoever compares checksums.
 pub fn run(store: &Store, request: &ExportRequest, now: Timestamp, watch: &Watch) -> Result<ExportReport> {
     let clock = Clock::start(now);
     let _lock = store.repository().lock_for_reading(&**watch, now)?;
     let catalog = Catalog::load(store)?;
     let reader = store.reader(&catalog)?;
-    let subjects = subjects(store, &catalog, &reader, request)?;
+    let entries = entries(&catalog, request)?;
+    let missing = missing_of(store, &catalog, request, &entries)?;
+    let subjects = entries
+        .into_iter()
+        .map(|entry| subject(store, &reader, entry, request.format))
+        .collect::<Result<Vec<_>>>()?;
     let out = store.context().environment.resolve_argument(&request.out);
+    place::refuse_repository(&out)?;
     let needed = subjects.iter().map(|subject| subject.manifest.image.size).sum();
     let mut place = Place::open(&out, &targets(&subjects, request.format), needed)?;
     refuse_without_space(&place, request.format)?;
-    let export = Export { reader: &reader, place: &place, subjects: &subjects, clock, watch };
+    let export =
+        Export { reader: &reader, place: &place, subjects: &subjects, missing: &missing, clock, watch };
     let done = match request.format {
         Format::Bundle => export.bundle()?,
         Format::TarGz => export.tarball()?,
@@ -137,7 +146,9 @@ pub fn run(store: &Store, request: &ExportRequest, now: Timestamp, watch: &Watch
     stop_if_cancelled(watch)?;
     let files = place.publish(done.finished, watch)?;
     watch.step("export.published");
-    Ok(report(request, &out, &subjects, done.databases, files, &clock))
+    let mut report = report(request, &out, &subjects, done.databases, files, &clock);
+    report.missing = missing;
+    Ok(report)
 }
 
 /// One database to export.
@@ -166,6 +177,8 @@ struct Export<'e> {
     reader: &'e Reader,
     place: &'e Place,
     subjects: &'e [Subject],
+    /// The other databases of the session.
+    missing: &'e [MissingDatabase],
     clock: Clock,
     watch: &'e Watch,
 }
@@ -234,13 +247,8 @@ fn with_checksum(name: String) -> [String; 2] {
     [name, checksum]
 }
 
-/// Finds the snapshots that are meant, and what is in them.
-fn subjects(
-    store: &Store,
-    catalog: &Catalog,
-    reader: &Reader,
-    request: &ExportRequest,
-) -> Result<Vec<Subject>> {
+/// Finds the snapshots that are meant.
+fn entries<'c>(catalog: &'c Catalog, request: &ExportRequest) -> Result<Vec<&'c Entry>> {
     let database = request.database.as_deref();
     let entries = match (&request.session, &request.snapshot) {
         (Some(_), Some(_)) => {
@@ -262,7 +270,27 @@ fn subjects(
             hint: Some("`dbkeep list` shows what there is".to_owned()),
         });
     }
-    entries.into_iter().map(|entry| subject(store, reader, entry, request.format)).collect()
+    Ok(entries)
+}
+
+/// Returns what a whole session lacks. It is a warning too: a person who wants all of it has to know.
+fn missing_of(
+    store: &Store,
+    catalog: &Catalog,
+    request: &ExportRequest,
+    entries: &[&Entry],
+) -> Result<Vec<MissingDatabase>> {
+    let session = match (&request.session, &request.database) {
+        (Some(_), None) => entries.first().and_then(|entry| entry.session()),
+        _ => None,
+    };
+    let Some(session) = session else { return Ok(Vec::new()) };
+    let missing = missing::missing(store, catalog, session, entries)?;
+    for one in &missing {
+        let name = name::printable(&one.database);
+        store.watch().warn(&format!("{name} of session {session} is not in the export: {}", one.why()));
+    }
+    Ok(missing)
 }
 
 fn subject(store: &Store, reader: &Reader, entry: &Entry, format: Format) -> Result<Subject> {
@@ -343,6 +371,7 @@ fn report(
             bytes_written: files.iter().map(|file| file.bytes).sum(),
         },
         databases,
+        missing: Vec::new(),
         files,
         duration_ms: clock.milliseconds_since(clock.began()),
     }

@@ -31,6 +31,7 @@ pub use compare::{
 pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
+    MissingDatabase, MissingStatus,
 };
 pub use forget::{CopyForgetReport, ForgetReport, Forgotten, Frozen, Kept, PolicyReport, Refused};
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};

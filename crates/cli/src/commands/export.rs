@@ -36,9 +36,9 @@ Examples:
   dbkeep export --session latest --out exports
   dbkeep export 4f2a91c0 --out exports --format sql
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 done, but a database was damaged when
-it was backed up, 10 no repository, 11 locked, 12 wrong password or no key,
-130 interrupted";
+Exit codes: 0 done, 1 failed, 2 usage, 3 done, but a snapshot of the session is
+lost, 4 done, but a database was damaged when it was backed up, 10 no
+repository, 11 locked, 12 wrong password or no key, 130 interrupted";
 
 /// Write databases out as plain files that need no dbkeep
 #[derive(Debug, Args)]

@@ -154,7 +154,7 @@ fn kill_at_any_step_leaves_only_whole_files_and_the_next_export_cleans_up() {
         return;
     }
     let environment = with_backup();
-    let mut killed = 0;
+    let (mut killed, mut told) = (0, 0);
     for format in FORMATS {
         let steps = [
             "export.database-written:1",
@@ -163,6 +163,7 @@ fn kill_at_any_step_leaves_only_whole_files_and_the_next_export_cleans_up() {
             "export.named:1",
             "export.named:2",
             "export.named:3",
+            "export.named:4",
             "export.published:1",
         ];
         for (number, step) in steps.into_iter().enumerate() {
@@ -181,9 +182,21 @@ fn kill_at_any_step_leaves_only_whole_files_and_the_next_export_cleans_up() {
             {
                 assert!(there.is_empty(), "{format} {step}: {there:?}");
             }
-            for path in there.iter().filter(|path| path.extension().is_none_or(|ending| ending != "sha256")) {
+            let (checksums, others): (Vec<&PathBuf>, Vec<&PathBuf>) =
+                there.iter().partition(|path| path.extension().is_some_and(|ending| ending == "sha256"));
+            for path in &others {
                 let report = environment.ok_json(&["verify", path.to_str().unwrap()]);
                 assert_eq!(report["damaged"], 0, "{format} {step}: {report:#}");
+                let has_checksum = checksums.contains(&&PathBuf::from(format!("{}.sha256", path.display())));
+                assert!(has_checksum || path.is_dir(), "{format} {step}: {}", path.display());
+            }
+            // What did not get its name is missed.
+            if !there.is_empty() {
+                let (code, report) = environment.json(&["verify", out.to_str().unwrap()]);
+                let lacking = checksums.len().saturating_sub(others.len());
+                assert_eq!(report["damaged"], lacking, "{format} {step}: {report:#}");
+                assert_eq!(code, Some(if lacking > 0 { 4 } else { 0 }), "{format} {step}: {report:#}");
+                told += usize::from(lacking > 0);
             }
             // The next one removes what the dead one was building, and is not in its way.
             let again = environment.run(line);
@@ -196,7 +209,7 @@ fn kill_at_any_step_leaves_only_whole_files_and_the_next_export_cleans_up() {
             }
         }
     }
-    assert!(killed > 40, "{killed}");
+    assert!(killed > 40 && told > 15, "{killed} {told}");
 }
 
 #[test]

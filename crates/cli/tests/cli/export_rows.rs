@@ -373,3 +373,31 @@ fn tables_stand_in_the_order_in_which_they_depend_on_each_other() {
     let name = files[0].file_name().unwrap().to_str().unwrap();
     assert!(name.starts_with("app_2") && name.len() == "app_20260102_030405.ndjson".len(), "{name}");
 }
+
+#[test]
+fn what_virtual_tables_do_not_show_is_not_left_out_without_a_word() {
+    let environment = TestEnvironment::new();
+    let path = environment.database(
+        "app.db",
+        "CREATE VIRTUAL TABLE words USING fts5(title, content='');
+         INSERT INTO words(rowid, title) VALUES(1, 'fish');
+         CREATE VIRTUAL TABLE stems USING fts4(title); INSERT INTO stems VALUES('more fish');
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = 'CREATE VIRTUAL TABLE stems USING fts4(title, tokenize=theirs)'
+         WHERE name = 'stems';",
+    );
+    for format in ["json", "ndjson", "csv"] {
+        let (report, files) = exported(&environment, &path, "app", format);
+        let notes = report["databases"][0]["notes"].to_string();
+        assert!(notes.contains("the index of virtual table words left out: it keeps no text"), "{notes}");
+        assert!(notes.contains("virtual table stems left out: "), "{notes}");
+        let document = match format {
+            "json" => read_json(&files[0]),
+            "ndjson" => read_ndjson(&files[0]),
+            _ => read_csv(files[0].parent().unwrap()),
+        };
+        let text = Cell::Plain(Sql::Text("more fish".to_owned()));
+        assert_eq!(document.rows["stems_content"], [[Cell::Plain(Sql::Integer(1)), text]], "{format}");
+        assert!(!document.rows.contains_key("words_docsize"), "{format}");
+    }
+}

@@ -75,7 +75,7 @@ impl Export<'_> {
     }
 
     /// Puts together what the documents of a bundle tell.
-    pub(super) fn facts<'s>(&self, is_compressed: bool, stored: Vec<Stored<'s>>) -> Facts<'s> {
+    pub(super) fn facts<'s>(&'s self, is_compressed: bool, stored: Vec<Stored<'s>>) -> Facts<'s> {
         let session = self.subjects.first().map(|subject| subject.session.clone()).unwrap_or_default();
         Facts {
             directory: format!("backup_{session}"),
@@ -83,6 +83,7 @@ impl Export<'_> {
             is_compressed,
             exported: self.clock.now(),
             stored,
+            missing: self.missing,
         }
     }
 

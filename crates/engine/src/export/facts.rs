@@ -16,6 +16,7 @@ use super::written::Sum;
 use super::{BUNDLE_FORMAT, Subject};
 use crate::manifest::{Git, IntegrityResult, SqliteFacts};
 use crate::name::printable;
+use crate::report::MissingDatabase;
 
 /// What was written for one database.
 pub(super) struct Stored<'s> {
@@ -36,6 +37,8 @@ pub(super) struct Facts<'s> {
     pub(super) is_compressed: bool,
     pub(super) exported: Timestamp,
     pub(super) stored: Vec<Stored<'s>>,
+    /// The databases that the session had and that are gone.
+    pub(super) missing: &'s [MissingDatabase],
 }
 
 /// Values by name, in the order of the databases.
@@ -67,6 +70,8 @@ struct ManifestDocument<'s> {
     reason: &'s str,
     tags: &'s [String],
     databases: ByName<DatabaseFacts<'s>>,
+    #[serde(skip_serializing_if = "<[MissingDatabase]>::is_empty")]
+    missing: &'s [MissingDatabase],
     summary: Summary,
 }
 
@@ -182,6 +187,7 @@ impl Facts<'_> {
             reason: first.map_or("", |manifest| &manifest.options.reason),
             tags: first.map_or(&[], |manifest| &manifest.options.tags),
             databases: self.by_name(|stored| self.database(stored)),
+            missing: self.missing,
             summary: self.summary(),
         })
     }
@@ -198,6 +204,11 @@ impl Facts<'_> {
             let name = &stored.subject.manifest.database;
             stored.notes.iter().map(move |note| format!("{name}: {note}"))
         });
+        let missing = self.missing.iter().map(|one| Finding {
+            database: &one.database,
+            error: one.why().to_owned(),
+            timestamp: self.exported,
+        });
         document(&ReportDocument {
             format: BUNDLE_FORMAT,
             dbkeep: env!("CARGO_PKG_VERSION"),
@@ -205,7 +216,7 @@ impl Facts<'_> {
             backup_date: self.began(),
             databases: self.by_name(|stored| self.report_of(stored)),
             summary: self.summary(),
-            errors: errors.collect(),
+            errors: errors.chain(missing).collect(),
             warnings: warnings.collect(),
         })
     }
@@ -276,6 +287,11 @@ impl Facts<'_> {
                     stored.plain.sha256
                 ),
             );
+        }
+        for one in self.missing {
+            let fields =
+                format!("event=missing database={} why={}", quoted(&one.database), quoted(one.why()));
+            line(self.exported, "error", &fields);
         }
         let summary = self.summary();
         let fields = format!(

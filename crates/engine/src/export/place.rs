@@ -55,6 +55,81 @@ pub(super) enum Finished {
     },
 }
 
+impl Finished {
+    fn name(&self) -> &str {
+        match self {
+            Self::File { name, .. } | Self::Folder { name, .. } => name,
+        }
+    }
+
+    /// Says whether it is the checksum of another file.
+    fn is_checksum(&self) -> bool {
+        matches!(self, Self::File { name, .. } if name.ends_with(".sha256"))
+    }
+
+    fn files(&self) -> Vec<ExportedFile> {
+        match self {
+            Self::File { name, sum, .. } => {
+                vec![ExportedFile { path: name.clone(), bytes: sum.bytes, sha256: sum.sha256 }]
+            }
+            Self::Folder { files, .. } => files.clone(),
+        }
+    }
+
+    fn publish(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::File { staged, .. } => staged.publish_new(path).map(drop),
+            Self::Folder { folder, .. } => folder.publish(path),
+        }
+    }
+}
+
+/// Something that has just got its name.
+struct Named {
+    path: PathBuf,
+    /// Device and inode; `None` when it is gone again.
+    inode: Option<(u64, u64)>,
+}
+
+impl Named {
+    fn of(path: PathBuf) -> Self {
+        let inode = inode(&path);
+        Self { path, inode }
+    }
+
+    /// Removes it, unless somebody put something else there.
+    fn take_back(&self) {
+        if self.inode.is_none() || inode(&self.path) != self.inode {
+            return;
+        }
+        // The error that led here is the one to tell; what stays is whole.
+        let _ = match self.path.is_dir() {
+            true => fs::remove_dir_all(&self.path),
+            false => fs::remove_file(&self.path),
+        };
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Refuses a directory inside of a repository: what lies there unknown is taken for damage, or removed.
+pub(super) fn refuse_repository(out: &Path) -> Result<()> {
+    // Links are followed where there are directories already; below them there are none.
+    let existing = out.ancestors().find_map(|directory| fs::canonicalize(directory).ok());
+    let is_repository = |directory: &&Path| {
+        ["config", "keys", "snapshots", "index"].iter().all(|name| directory.join(name).exists())
+    };
+    match existing.as_deref().and_then(|existing| existing.ancestors().find(is_repository)) {
+        None => Ok(()),
+        Some(repository) => Err(Error::Refused {
+            what: format!("{} is inside of the repository {}", out.display(), repository.display()),
+            hint: Some("give a directory elsewhere with --out".to_owned()),
+        }),
+    }
+}
+
 impl Place {
     /// Opens the directory, or makes it.
     ///
@@ -124,7 +199,14 @@ impl Place {
 
     /// Returns a file to be written.
     pub(super) fn file(&self) -> Result<Staged> {
-        Staged::create(&self.staging).map_err(|error| self.write_failed(error))
+        let created = match Staged::create(&self.staging) {
+            // Another export that came to its end has taken the empty directory away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                durable::create_folder(&self.staging).and_then(|()| Staged::create(&self.staging))
+            }
+            created => created,
+        };
+        created.map_err(|error| self.write_failed(error))
     }
 
     /// Returns a directory to be filled.
@@ -149,33 +231,38 @@ impl Place {
         Error::NoSpace { path: self.out.clone(), needed: self.needed.max(free.saturating_add(1)), free }
     }
 
-    /// Gives everything its name. On return all of it survives a power cut.
-    ///
-    /// When a name turns out to be taken, what has got its name by then is whole and stays.
+    /// Gives everything its name, the checksums first. On return all of it survives a power cut; after an error
+    /// nothing of it is there.
     pub(super) fn publish(&mut self, finished: Vec<Finished>, watch: &Watch) -> Result<Vec<ExportedFile>> {
-        let mut files = Vec::new();
+        let files = finished.iter().flat_map(Finished::files).collect();
+        let (checksums, others): (Vec<_>, Vec<_>) = finished.into_iter().partition(Finished::is_checksum);
+        let mut named = Vec::new();
+        let published = self.give_names(checksums.into_iter().chain(others), &mut named, watch);
+        if published.is_err() {
+            named.iter().rev().for_each(Named::take_back);
+        } else {
+            self.is_new = false;
+        }
+        published.map(|()| files)
+    }
+
+    fn give_names(
+        &self,
+        finished: impl Iterator<Item = Finished>,
+        named: &mut Vec<Named>,
+        watch: &Watch,
+    ) -> Result<()> {
         for one in finished {
-            match one {
-                Finished::File { staged, name, sum } => {
-                    let path = self.out.join(&name);
-                    let published = staged.publish_new(&path);
-                    published.map_err(|error| self.publish_failed(error, &path))?;
-                    files.push(ExportedFile { path: name, bytes: sum.bytes, sha256: sum.sha256 });
-                }
-                Finished::Folder { folder, name, files: inside } => {
-                    let path = self.out.join(&name);
-                    folder.publish(&path).map_err(|error| self.publish_failed(error, &path))?;
-                    files.extend(inside);
-                }
-            }
+            let path = self.out.join(one.name());
+            one.publish(&path).map_err(|error| self.publish_failed(error, &path))?;
+            named.push(Named::of(path));
             watch.step("export.named");
         }
-        self.is_new = false;
-        if let Some(parent) = self.out.parent() {
+        match self.out.parent() {
             // The directory itself may be new.
-            durable::sync_folder(parent).map_err(Error::io("write to", parent))?;
+            Some(parent) => durable::sync_folder(parent).map_err(Error::io("write to", parent)),
+            None => Ok(()),
         }
-        Ok(files)
     }
 
     fn publish_failed(&self, error: io::Error, path: &Path) -> Error {
@@ -313,6 +400,17 @@ mod tests {
         let error = Place::open(root.path(), &[], 0).err().unwrap();
         assert!(error.to_string().ends_with("is not empty: it holds letter.txt"), "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directory_that_another_export_took_away_is_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        let place = Place::open(&out, &[], 0).unwrap();
+        fs::remove_dir(out.join(STAGING)).unwrap();
+        drop(place.folder().unwrap());
+        drop(place);
+        assert!(!out.exists());
     }
 
     #[test]

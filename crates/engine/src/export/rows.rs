@@ -124,12 +124,33 @@ impl Opened<'_> {
         let mut tables = Vec::new();
         for table in &self.contents.tables {
             match (&table.unreadable, table.kind) {
-                (Some(why), _) => notes.push(format!("virtual table {} left out: {why}", table.name)),
-                (None, TableKind::Shadow) => {}
+                (Some(why), _) => notes.push(format!(
+                    "virtual table {} left out: {why}; the tables in which it keeps its data are there",
+                    table.name
+                )),
+                (None, TableKind::Shadow) if !self.is_of_unreadable(table) => {}
+                (None, TableKind::Virtual) if table.keeps_no_text() => {
+                    notes.push(format!(
+                        "the index of virtual table {} left out: it keeps no text",
+                        table.name
+                    ));
+                    tables.push(table);
+                }
                 (None, _) => tables.push(table),
             }
         }
+        let inexact = self.contents.schema.iter().filter(|object| !object.is_exact);
+        notes.extend(inexact.map(|object| {
+            format!("what makes {} {} is not valid text: bytes of it were replaced", object.kind, object.name)
+        }));
         (tables, notes)
+    }
+
+    /// Says whether a table keeps the data of a virtual one that cannot be read here: it is named after it.
+    fn is_of_unreadable(&self, table: &Table) -> bool {
+        let name = table.name.to_lowercase();
+        let mut unreadable = self.contents.tables.iter().filter(|other| other.unreadable.is_some());
+        unreadable.any(|owner| name.starts_with(&format!("{}_", owner.name.to_lowercase())))
     }
 
     /// Selects all columns of a table; computed ones are left out, and noted, where only the application can.

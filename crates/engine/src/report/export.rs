@@ -19,6 +19,9 @@ pub struct ExportReport {
     pub totals: ExportTotals,
     /// One entry a database.
     pub databases: Vec<DatabaseExport>,
+    /// The databases that the session had and that are not in the export, because their snapshots are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingDatabase>,
     /// Every file, by its path in the directory.
     pub files: Vec<ExportedFile>,
     /// How long it took.
@@ -26,8 +29,12 @@ pub struct ExportReport {
 }
 
 impl ExportReport {
-    /// Returns what the process exits with: 0, or 4 where a database was damaged when it was backed up.
+    /// Returns what the process exits with: 0, 3 where a snapshot of the session is lost, or 4 where a database was
+    /// damaged when it was backed up.
     pub fn exit_code(&self) -> u8 {
+        if self.missing.iter().any(|one| one.status == MissingStatus::Lost) {
+            return 3;
+        }
         if self.databases.iter().any(|one| one.status == "corrupt") { 4 } else { 0 }
     }
 }
@@ -43,6 +50,35 @@ pub struct ExportTotals {
     pub bytes_source: u64,
     /// Size of all files.
     pub bytes_written: u64,
+}
+
+/// A database of a session that is not there any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MissingDatabase {
+    /// Its name.
+    pub database: String,
+    /// What became of its snapshot.
+    pub status: MissingStatus,
+}
+
+/// What became of a snapshot that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingStatus {
+    /// It was forgotten.
+    Forgotten,
+    /// It should be there.
+    Lost,
+}
+
+impl MissingDatabase {
+    /// Says what became of it.
+    pub fn why(&self) -> &'static str {
+        match self.status {
+            MissingStatus::Forgotten => "its snapshot was forgotten",
+            MissingStatus::Lost => "its snapshot is lost or cannot be read",
+        }
+    }
 }
 
 /// One database of an export.
