@@ -3,10 +3,13 @@
 //! A target panics when an invariant is broken; an error is a right answer. `fuzz_targets/` hands these
 //! functions to the fuzzer; `tests/replay.rs` runs them over the corpora on any toolchain.
 
+use std::fs;
 use std::ops::Range;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use dbkeep_repo::Id;
+use dbkeep_engine::report::{FilesReport, VerifyStatus};
+use dbkeep_engine::{Environment, Error, Watch, files};
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::cache::{record, segment};
 use dbkeep_repo::format::config::Config;
@@ -18,10 +21,12 @@ use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::Tree;
 use dbkeep_repo::format::{pack, unpacked};
 use dbkeep_repo::write::KnownChunks;
+use dbkeep_repo::{Id, Unobserved};
 use dbkeep_sqlite::compare::{self, Comparison, Options, Side, Way};
 use dbkeep_sqlite::header::{HEADER_SIZE, Header, lock_page};
 use dbkeep_sqlite::inspect::TableRoot;
 use dbkeep_sqlite::rows::RowCounter;
+use dbkeep_sqlite::split::{self, Single, Splitter};
 use dbkeep_sqlite::vfs::open_image;
 use dbkeep_sqlite::wal;
 
@@ -29,7 +34,7 @@ use dbkeep_sqlite::wal;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 20] = [
     ("pack_header", pack_header),
     ("index", index),
     ("tree", tree),
@@ -45,6 +50,11 @@ pub const TARGETS: [Target; 15] = [
     ("rows", rows),
     ("cache", cache),
     ("compare", compare),
+    ("sql_split", sql_split),
+    ("json_document", json_document),
+    ("json_lines", json_lines),
+    ("documents", documents),
+    ("archive", archive),
 ];
 
 /// The header of a pack: blobs lie one behind the other, inside the pack, and the header fills the rest.
@@ -273,4 +283,87 @@ fn is_sound(image: &[u8]) -> bool {
     let Ok(connection) = open_image(Arc::new(image.to_vec())) else { return false };
     let answer = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
     answer.is_ok_and(|answer| answer == "ok")
+}
+
+/// SQL text: what closes a statement does so, and what follows it is noticed.
+pub fn sql_split(data: &[u8]) {
+    let Ok(sql) = std::str::from_utf8(data) else { return };
+    let (mut by_line, mut whole) = (Splitter::default(), Splitter::default());
+    let last = sql.split_inclusive('\n').map(|line| by_line.feed(line.as_bytes())).last();
+    assert_eq!(last.unwrap_or_else(|| by_line.feed(b"")), whole.feed(data));
+    let _ = (split::has_word(sql, "AUTOINCREMENT"), split::has_quoted_return(sql));
+    let Single::Closed(closing) = split::single(sql) else { return };
+    if !sql.contains(';') {
+        let closed = format!("{sql}{closing};");
+        assert_eq!(split::single(&closed), Single::Closed(""));
+        assert!(Splitter::default().feed(closed.as_bytes()));
+        assert_eq!(split::single(&format!("{closed}x")), Single::More);
+    }
+}
+
+/// A JSON document: its rows are counted.
+pub fn json_document(data: &[u8]) {
+    looked_at(&[("a.json", data)]);
+}
+
+/// One JSON object a line.
+pub fn json_lines(data: &[u8]) {
+    looked_at(&[("a.ndjson", data)]);
+}
+
+/// What lies beside files and tells of them: checksums, manifests, metadata.
+///
+/// The first byte chooses which of them it is.
+pub fn documents(data: &[u8]) {
+    const NAMES: [&str; 6] = [
+        "SHA256SUMS",
+        "a.csv.sha256",
+        "backup_manifest.json",
+        "a.csv.meta.json",
+        "backup-metadata.1.json",
+        "metadata.json",
+    ];
+    let Some((choice, document)) = data.split_first() else { return };
+    let name = NAMES[usize::from(*choice) % NAMES.len()];
+    looked_at(&[(name, document), ("a.csv", b"\"x\"\r\n1\r\n2\r\n")]);
+}
+
+/// An archive, whatever is in it.
+pub fn archive(data: &[u8]) {
+    looked_at(&[("a.tar", data)]);
+}
+
+/// Looks at files in a directory of their own, and holds the answers to each other.
+fn looked_at(contents: &[(&str, &[u8])]) {
+    let Some(report) = verified(contents) else { return };
+    assert_eq!(report.ok + report.damaged, report.checked.len() as u64);
+    for one in &report.checked {
+        assert_eq!(one.status == VerifyStatus::Ok, one.findings.is_empty(), "{one:?}");
+        assert_eq!(one.rows, one.tables.iter().map(|table| table.rows).sum::<u64>(), "{one:?}");
+    }
+}
+
+/// Looks at files in a directory of their own; `None` where they hold nothing that is known.
+pub fn verified(contents: &[(&str, &[u8])]) -> Option<FilesReport> {
+    static FOLDER: Mutex<Option<tempfile::TempDir>> = Mutex::new(None);
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = match &mut *folder {
+        Some(folder) => folder,
+        none => none.insert(tempfile::tempdir().expect("there is room for a directory")),
+    };
+    let paths: Vec<PathBuf> = contents.iter().map(|(name, _)| folder.path().join(name)).collect();
+    for (path, (_, bytes)) in paths.iter().zip(contents) {
+        fs::write(path, bytes).expect("there is room for a file");
+    }
+    let given = if paths.len() == 1 { paths.clone() } else { vec![folder.path().to_owned()] };
+    let watch: Watch = Arc::new(Unobserved);
+    let report = files::verify(&Environment::isolated(folder.path()), &given, &watch);
+    for path in &paths {
+        fs::remove_file(path).expect("it was just written");
+    }
+    match report {
+        Ok(report) => Some(report),
+        Err(Error::Unsupported { .. }) => None,
+        Err(error) => panic!("{error}"),
+    }
 }

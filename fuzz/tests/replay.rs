@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use dbkeep_fuzz::{TARGETS, Target};
+use dbkeep_fuzz::{TARGETS, Target, verified};
 use dbkeep_repo::Id;
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::cache::{record, segment};
@@ -19,6 +19,7 @@ use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::{Node, Tree};
 use dbkeep_repo::format::unpacked;
 use dbkeep_repo::write::{KnownChunk, KnownChunks};
+use dbkeep_sqlite::split::{self, Single};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -70,6 +71,24 @@ fn tables() -> Vec<u8> {
         )
         .unwrap();
     fs::read(&path).unwrap()
+}
+
+/// One document of each kind that lies beside files, about the file of two rows that lies beside it.
+fn documents() -> Vec<Vec<u8>> {
+    let hash = Id::of(b"\"x\"\r\n1\r\n2\r\n");
+    let texts = [
+        format!("{hash}  a.csv\n\\{hash} *./a.csv\nSHA256 (a.csv) = {hash}\n"),
+        format!("{hash}\n"),
+        format!(
+            r#"{{"backup_session":"1","databases":{{"a":{{"success":true,"backup_path":"x/a.csv","backup_hash":"{hash}","tables":["a"],"total_records":2}}}},"missing":[{{"database":"b","status":"forgotten"}}]}}"#
+        ),
+        format!(
+            r#"{{"timestamp":"t","type":"hourly","filename":"a.csv","size_bytes":11,"checksum":"{hash}","database_stats":{{"tables":{{"a":2}}}}}}"#
+        ),
+        r#"{"timestamp":"t","hostname":"h","user":"u","git_branch":"main","git_commit":"4a"}"#.to_owned(),
+        r#"{"format":"dbkeep csv 1","database":"a","row_counts":{"t":2},"files":{"t":"a.csv"}}"#.to_owned(),
+    ];
+    (0..).zip(texts).map(|(choice, text): (u8, String)| [&[choice], text.as_bytes()].concat()).collect()
 }
 
 /// Returns what our own encoders give a target to read.
@@ -131,6 +150,39 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             };
             (0..).zip(objects).map(segment).collect()
         }
+        "sql_split" => [
+            "CREATE TABLE t(a DEFAULT ';' /* ; */, \"b;\", [c], `d`) -- end",
+            "CREATE TEMP TRIGGER t AFTER INSERT ON a BEGIN SELECT CASE WHEN 1 THEN ';' END; END",
+            "CREATE VIEW v AS SELECT 4\n/\n.5, t\ngo",
+            "CREATE INDEX i ON t(a) /* end",
+        ]
+        .map(|sql| sql.as_bytes().to_vec())
+        .into(),
+        "json_document" => [
+            r#"{"metadata":{"format":"dbkeep json 1","database":"a","row_counts":{"t":2,"u":0}},"tables":{"t":[{"a":1.5,"b":null},{"a":{"$blob":"AA=="},"b":{"$integer":"9223372036854775807"}}],"u":[]}}"#,
+            r#"{"exported":"today","users":[{"id":1}],"tables":{"orders":[{}],"x":7},"tags":[1,2]}"#,
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .into(),
+        "json_lines" => [
+            "{\"metadata\":{\"format\":\"dbkeep ndjson 1\",\"row_counts\":{\"t\":1,\"u\":0}}}\n{\"table\":\"t\",\"row\":{\"a\":{\"$real\":\"Infinity\"}}}\n{\"end\":{\"tables\":2,\"rows\":1}}\n",
+            "{\"id\":1,\"end\":2}\n\n{\"id\":2}\n",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .into(),
+        "documents" => documents(),
+        "archive" => {
+            let mut archive = tar::Builder::new(Vec::new());
+            let long = format!("{}/rows.csv", "long".repeat(40));
+            for (name, contents) in
+                [("a.json", &b"{\"users\":[{\"id\":1}]}"[..]), (&long, b"x\n1\n"), ("b.sql", b"CREATE TABLE t(a);\n")]
+            {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(contents.len() as u64);
+                archive.append_data(&mut header, name, contents).unwrap();
+            }
+            vec![archive.into_inner().unwrap()]
+        }
         // Keys and locks name their fields as stock tools do: text is the clearer seed.
         "key_file" => vec![br#"{"created":"2026-01-02T03:04:05Z","username":"u","hostname":"h","kdf":"scrypt","N":32768,"r":8,"p":1,"salt":"c2FsdA==","data":"ZGF0YQ=="}"#.to_vec()],
         "lock" => vec![br#"{"time":"2026-01-02T03:04:05Z","exclusive":false,"hostname":"h","username":"u","pid":7,"uid":1,"gid":1}"#.to_vec()],
@@ -173,6 +225,10 @@ fn no_target_breaks_on_seeds_corpus_or_damage() {
     }
 }
 
+fn is_good(contents: &[(&str, &[u8])]) -> bool {
+    verified(contents).is_some_and(|report| report.ok > 0 && report.damaged == 0)
+}
+
 #[test]
 fn every_seed_is_really_parsed() {
     // A target that refuses its own seed would test nothing.
@@ -202,11 +258,31 @@ fn every_seed_is_really_parsed() {
         }
         "rows" => bytes[2..].starts_with(b"SQLite format 3\0"),
         "compare" => bytes[2 + 4 * usize::from(bytes[1])..].starts_with(b"SQLite format 3\0"),
+        "sql_split" => {
+            let single = split::single(std::str::from_utf8(bytes).unwrap());
+            single != Single::More && (single == Single::Cut) == bytes.contains(&b'4')
+        }
+        "json_document" => is_good(&[("a.json", bytes)]),
+        "json_lines" => is_good(&[("a.ndjson", bytes)]),
+        "archive" => is_good(&[("a.tar", bytes)]),
+        // Beside a file that they are not about, they tell of one that is missing, or of nothing.
+        "documents" => {
+            let names = [
+                "SHA256SUMS",
+                "a.csv.sha256",
+                "backup_manifest.json",
+                "a.csv.meta.json",
+                "backup-metadata.1.json",
+                "metadata.json",
+            ];
+            let csv = b"\"x\"\r\n1\r\n2\r\n";
+            is_good(&[(names[usize::from(bytes[0])], &bytes[1..]), ("a.csv", csv)])
+        }
         _ => false,
     };
     for (name, _) in TARGETS {
         for seed in seeds(name) {
-            assert!(accepted(name, &seed), "{name}");
+            assert!(accepted(name, &seed), "{name}: {}", String::from_utf8_lossy(&seed));
         }
     }
 }

@@ -75,8 +75,8 @@ fn names_that_were_given_are_taken_back_when_a_later_one_is_taken() {
         let place = two_databases();
         let files = exported(&place, format).unwrap().files;
         let is_data = |path: &&str| !path.ends_with(".sha256");
-        let names = files.iter().map(|file| file.path.split('/').next().unwrap()).filter(is_data);
-        let last = names.last().unwrap().to_owned();
+        let mut names = files.iter().map(|file| file.path.split('/').next().unwrap()).filter(is_data);
+        let last = names.next_back().unwrap().to_owned();
         fs::remove_dir_all(place.path("out")).unwrap();
         let theirs = place.path("out").join(&last);
         let taken = theirs.clone();

@@ -32,7 +32,6 @@ impl Collector<'_> {
         if !state.has_ended() {
             return Err(Unpacked::Damaged("the archive breaks off: its end is missing".to_owned()));
         }
-        drop(entries);
         state.begin_contents();
         self.nothing_behind(&mut archive.into_inner())
     }
