@@ -87,7 +87,12 @@ fn ends_for_the_program(line: &str) -> bool {
         (None, false) => return false,
     };
     let mut splitter = Splitter::default();
-    splitter.feed(rest.as_bytes()) && !rest.starts_with('*')
+    let is_comment = rest.bytes().all(|byte| {
+        let is_end = byte == b';' && splitter.inside == Inside::Nothing;
+        splitter.byte(byte);
+        !is_end
+    });
+    is_comment && splitter.feed(b"") && !rest.starts_with('*')
 }
 
 /// Says whether a word stands in SQL text outside of quotes and comments; `word` is in capitals.
@@ -262,14 +267,16 @@ mod tests {
 
     #[test]
     fn line_at_which_the_program_ends_a_statement_is_noticed() {
-        for line in ["/", " / ", "GO", "go\r", "/ -- half", "go /* now */ "] {
+        for line in ["/", " / ", "GO", "go\r", "/ -- half; way", "go /* now */ "] {
             let sql = format!("CREATE VIEW v AS SELECT 4\n{line}\n.5, t\n.shell FROM t");
             assert_eq!(single(&sql), Single::Cut, "{line}");
             let quoted = format!("CREATE VIEW v AS SELECT '\n{line}\n'");
             assert_eq!(single(&quoted), Single::Closed(""), "{line}");
         }
-        for line in ["/*", "*/ /", "going", "go,", "/ 2", "// x"] {
+        for line in ["/*", "*/ /", "going", "go,", "/ 2", "// x", "goals = 1"] {
             let sql = format!("CREATE VIEW v AS SELECT 4\n{line}\n2");
+            assert_ne!(single(&sql), Single::Cut, "{line}");
+            let sql = format!("CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT 4\n{line};\nEND");
             assert_ne!(single(&sql), Single::Cut, "{line}");
         }
     }
