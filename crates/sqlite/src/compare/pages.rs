@@ -113,6 +113,10 @@ impl Image {
         source.read_at(0, &mut first).map_err(Error::Source)?;
         let header = Header::parse(&first)?;
         let page_size = header.page_size as usize;
+        // SQLite would read a part of a page as a page.
+        if !source.size().is_multiple_of(page_size as u64) {
+            return Err(damaged("the image ends within a page"));
+        }
         let pages = u32::try_from(source.size() / page_size as u64);
         let pages = pages.map_err(|_| damaged("the image has more pages than a database can have"))?;
         let usable = page_size - usize::from(header.reserved);

@@ -194,6 +194,17 @@ fn overflow_that_goes_round_is_damage_and_not_an_endless_chain() {
 }
 
 #[test]
+fn image_that_ends_within_a_page_is_damage_and_its_end_not_left_out() {
+    let (left, right) = before_and_after(
+        "PRAGMA page_size=512; CREATE TABLE t(v); INSERT INTO t VALUES(hex(zeroblob(600)))",
+        "UPDATE t SET v = substr(v, 1, 1000) || 'Q' || substr(v, 1002)",
+    );
+    assert_eq!(counts(&compared_in_every_way(&left, &right), "t"), [1, 1, 0, 0, 1]);
+    let end = left.len() - 10;
+    assert!(compare(&side(&left[..end]), &side(&right[..end]), &Options::default()).is_err());
+}
+
+#[test]
 fn counts_of_a_table_that_could_not_be_compared_are_not_told() {
     let (left, right) =
         before_and_after("CREATE TABLE t(a); INSERT INTO t VALUES(1)", "INSERT INTO t VALUES(2)");
