@@ -348,6 +348,9 @@ pub struct CopyStatus {
     pub reachable: bool,
     /// How many snapshots of the repository it has.
     pub snapshots: u64,
+    /// How many others it has: those that were forgotten here, or that came from elsewhere. `None` where it could not be
+    /// opened.
+    pub other_snapshots: Option<u64>,
     /// How many it lacks, without those that were dropped there on purpose.
     pub behind: u64,
     /// How many were dropped there on purpose.

@@ -90,7 +90,7 @@ fn show_copy(app: &App, copy: &CopyStatus) {
     let size = copy.bytes_stored.map_or_else(|| "size unknown".to_owned(), human::size);
     let free = copy.disk_free.map(|free| format!(", {} free there", human::size(free))).unwrap_or_default();
     let location = human::visible(&copy.location);
-    let snapshots = human::counted(copy.snapshots, "snapshot");
+    let snapshots = super::status::snapshots_of(copy);
     app.output.line(format_args!("copy {name} in {location}: {size}, {snapshots}{free}"));
     for problem in &copy.problems {
         let mark = app.output.paint(Tone::Notice, "problem:");

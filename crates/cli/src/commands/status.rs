@@ -117,8 +117,19 @@ fn show_copy(app: &App, copy: &CopyStatus, now: Timestamp) {
         "copy {} in {}: {}{known}, {behind}, {when}",
         human::visible(&copy.name),
         human::visible(&copy.location),
-        human::counted(copy.snapshots, "snapshot"),
+        snapshots_of(copy),
     ));
+}
+
+/// Says what a copy has of this repository, and how much else.
+pub(super) fn snapshots_of(copy: &CopyStatus) -> String {
+    let ours = human::counted(copy.snapshots, "snapshot");
+    match copy.other_snapshots {
+        None | Some(0) => ours,
+        Some(others) => {
+            format!("{ours} (and {} more that this repository does not have)", human::count(others))
+        }
+    }
 }
 
 fn row(app: &App, database: &DatabaseStatus, now: Timestamp) -> Vec<Value> {

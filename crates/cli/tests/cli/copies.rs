@@ -72,6 +72,12 @@ fn backup_copies_and_says_so() {
         shown.stdout
     );
     assert!(shown.stdout.contains("problem: third: it is 1 snapshot behind"), "{}", shown.stdout);
+
+    environment.ok(["forget", "--keep-last", "1"]);
+    for command in ["status", "size"] {
+        let shown = environment.ok([command]).stdout;
+        assert!(shown.contains("0 snapshots (and 2 more that this repository does not have)"), "{shown}");
+    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn one(
         name,
         reachable: false,
         snapshots: 0,
+        other_snapshots: None,
         behind: entries.len() as u64,
         dropped: 0,
         newest: None,
@@ -73,6 +74,7 @@ fn one(
             status.problems.extend(found.problems);
             (status.bytes_stored, status.disk_free) = (Some(found.bytes_stored), found.disk_free);
             status.count(entries, &found.held);
+            status.other_snapshots = Some(found.snapshots.saturating_sub(status.snapshots));
         }
         Err(error) if never && error.exit_code() == 10 => {
             status
@@ -95,6 +97,8 @@ struct Found {
     held: HashSet<Id>,
     /// How many were dropped there on purpose.
     dropped: u64,
+    /// How many snapshots are there in all.
+    snapshots: u64,
     bytes_stored: u64,
     disk_free: Option<u64>,
     /// What is wrong there, in words.
@@ -109,7 +113,8 @@ fn held(store: &Store, entries: &[&Entry], place: &Place, now: Timestamp, watch:
     let packs = target.repository().list(FileKind::Pack).map_err(|error| at_copy(error.into()))?;
     let disk_free = target.repository().backend().free_space().map_err(|error| at_copy(error.into()))?;
     let bytes_stored = packs.iter().map(|pack| pack.size).sum();
-    let mut found = Found { bytes_stored, disk_free, ..Found::default() };
+    let snapshots = there.entries.len() as u64;
+    let mut found = Found { snapshots, bytes_stored, disk_free, ..Found::default() };
     if let Some(gap) = there.gap() {
         found.problems.push(format!("nothing of it is forgotten by itself, because {gap}"));
     }

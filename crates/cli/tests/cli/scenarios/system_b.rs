@@ -157,26 +157,28 @@ fn year_of_backups_keeps_24_hours_30_days_12_weeks_24_months_and_10_years() {
     assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), times.len());
     let report = at(&environment, now, &policy);
     assert_eq!((&report["kept"], &report["forgotten"]), (&planned["kept"], &planned["forgotten"]));
-    let seconds = |rows: &Value| -> Vec<String> {
-        let times = rows.as_array().unwrap().iter().map(|one| one["time"].as_str().unwrap()[..19].to_owned());
+    // The clock of a test goes on: on a busy machine the first backup, which makes the key, is a second late.
+    let minutes = |rows: &Value| -> Vec<String> {
+        let times = rows.as_array().unwrap().iter().map(|one| one["time"].as_str().unwrap()[..16].to_owned());
         let mut times: Vec<String> = times.collect();
         times.sort();
         times
     };
     // The last 24 hours stay, and of each earlier day and month the newest: all else goes.
     let gone = [
-        "2024-03-01T04:00:00",
-        "2024-05-01T04:00:00",
-        "2025-11-14T02:00:00",
-        "2025-11-14T18:00:00",
-        "2025-11-14T19:00:00",
-        "2025-11-14T20:00:00",
-        "2025-11-14T21:00:00",
-        "2025-11-14T22:00:00",
+        "2024-03-01T04:00",
+        "2024-05-01T04:00",
+        "2025-11-14T02:00",
+        "2025-11-14T18:00",
+        "2025-11-14T19:00",
+        "2025-11-14T20:00",
+        "2025-11-14T21:00",
+        "2025-11-14T22:00",
     ];
-    assert_eq!(seconds(&report["forgotten"]), gone);
+    assert_eq!(minutes(&report["forgotten"]), gone);
+    times.iter_mut().for_each(|time| time.truncate(16));
     times.retain(|time| !gone.contains(&time.as_str()));
-    assert_eq!(seconds(&environment.ok_json(&["list"])["snapshots"]), times);
+    assert_eq!(minutes(&environment.ok_json(&["list"])["snapshots"]), times);
     // What is left restores to its own moment.
     environment.ok_json(&["restore", "--at", "2024-03-15", "--to", "march.db"]);
     assert_eq!(ask::<String>(&environment.path("march.db"), "SELECT notes FROM employees WHERE id = 1"), "3");
