@@ -531,7 +531,7 @@ impl Settings {
         let seconds: i64 = text.trim().parse().map_err(|_| {
             ConnInfoError::new(format!("connect_timeout is {text:?}, not a number of seconds"))
         })?;
-        // None or less means to wait for ever; libpq waits at least two seconds.
+        // None or less means no limit of the user's; libpq waits at least two seconds.
         Ok(u64::try_from(seconds)
             .ok()
             .filter(|seconds| *seconds > 0)

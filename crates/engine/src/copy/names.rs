@@ -25,7 +25,8 @@ pub(super) fn identity(reader: &Reader, entry: &Entry) -> Option<Identity> {
     Some(show::manifest(reader, entry).ok()?.identity)
 }
 
-/// Returns the databases of a repository whose names are theirs in the copy as well.
+/// Returns the databases of a repository whose names are theirs in the copy as well. Only what is proved counts: a
+/// policy drops snapshots by it, and what cannot be read may be of another repository.
 pub(crate) fn owned(repository: &Store, copy: &Store) -> Result<BTreeSet<String>> {
     let (here, there) = (Catalog::load(repository)?, Catalog::load(copy)?);
     let readers: [OnceCell<Option<Reader>>; 2] = Default::default();
@@ -35,7 +36,7 @@ pub(crate) fn owned(repository: &Store, copy: &Store) -> Result<BTreeSet<String>
         |entry: &Entry| identity(readers[1].get_or_init(|| copy.reader(&there).ok()).as_ref()?, entry);
     let here_side = Side { catalog: &here, identity: &of_here };
     let there_side = Side { catalog: &there, identity: &of_there };
-    let is_ours = |name: &String| other_owner(name, here_side, there_side).is_none();
+    let is_ours = |name: &String| is_proved(name, here_side, there_side);
     Ok(here.databases().into_iter().filter(is_ours).collect())
 }
 
@@ -63,9 +64,7 @@ pub(super) fn taken(
 
 /// Returns who has a name there, where that is none of those who have had it here.
 fn other_owner(name: &str, here: Side<'_>, there: Side<'_>) -> Option<Error> {
-    let mark = |entry: &Entry| (entry.snapshot.tree, first_of(&entry.snapshot));
-    let held: HashSet<_> = there.catalog.of_database(name).map(mark).collect();
-    if here.catalog.of_database(name).any(|entry| held.contains(&mark(entry))) {
+    if has_from_here(name, here, there) {
         return None;
     }
     // As in a backup: a damaged manifest keeps nobody from copying.
@@ -79,9 +78,64 @@ fn other_owner(name: &str, here: Side<'_>, there: Side<'_>) -> Option<Error> {
     })
 }
 
+/// Says whether one of the snapshots there came from one that is here.
+fn has_from_here(name: &str, here: Side<'_>, there: Side<'_>) -> bool {
+    let mark = |entry: &Entry| (entry.snapshot.tree, first_of(&entry.snapshot));
+    let held: HashSet<_> = there.catalog.of_database(name).map(mark).collect();
+    here.catalog.of_database(name).any(|entry| held.contains(&mark(entry)))
+}
+
+/// Says whether a name there is certainly that of a database of here.
+fn is_proved(name: &str, here: Side<'_>, there: Side<'_>) -> bool {
+    let is_same = |known: Identity| here.identities(name).any(|ours| ours.is_same(&known));
+    has_from_here(name, here, there) || there.identities(name).next().is_some_and(is_same)
+}
+
 impl<'s> Side<'s> {
     /// Returns which databases had a name, as the manifests that can be read say, newest first.
     fn identities(self, name: &str) -> impl Iterator<Item = Identity> + use<'s, '_> {
         self.catalog.of_database(name).filter_map(self.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dbkeep_repo::Id;
+    use dbkeep_repo::format::snapshot::Snapshot;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::catalog::History;
+
+    /// One snapshot of the database `shop`, with contents of its own.
+    fn catalog(contents: &[u8]) -> Catalog {
+        let mut snapshot = Snapshot::new(Timestamp::UNIX_EPOCH, Id::of(contents));
+        let id = Id::of(&[contents, b"snapshot"].concat());
+        snapshot.id = Some(id);
+        let database = Some("shop".to_owned());
+        let entry = Entry { snapshot, id, database, history: History::default() };
+        Catalog { entries: vec![entry], ..Catalog::default() }
+    }
+
+    fn at(path: &str) -> Identity {
+        Identity { host: "host".to_owned(), path: path.to_owned(), device: 1, inode: path.len() as u64 }
+    }
+
+    #[test]
+    fn name_whose_owner_cannot_be_read_is_copied_and_never_thinned() {
+        let (ours, theirs) = (catalog(b"ours"), catalog(b"theirs"));
+        let is_here = |_: &Entry| Some(at("/app.db"));
+        let here = Side { catalog: &ours, identity: &is_here };
+        for (there, may_copy, may_drop) in
+            [(Some("/app.db"), true, true), (Some("/srv/other.db"), false, false), (None, true, false)]
+        {
+            let is_there = |_: &Entry| there.map(at);
+            let there = Side { catalog: &theirs, identity: &is_there };
+            assert_eq!(other_owner("shop", here, there).is_none(), may_copy);
+            assert_eq!(is_proved("shop", here, there), may_drop);
+        }
+        let unknown = |_: &Entry| None;
+        let copied = Side { catalog: &ours, identity: &unknown };
+        assert!(is_proved("shop", copied, copied), "what came from here needs no manifest");
     }
 }

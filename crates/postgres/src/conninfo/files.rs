@@ -71,7 +71,7 @@ fn service_in(text: &str, name: &str, path: &Path) -> Result<Option<Settings>, C
     Ok(found)
 }
 
-/// Returns the password for a connection from a password file, and why the file was not used where that is so.
+/// Returns the password for a connection from a password file.
 pub(super) fn password(path: &Path, wanted: [&str; 4]) -> Result<Option<Password>, ConnInfoError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,

@@ -23,31 +23,23 @@ pub struct CopyOut<'a> {
 impl Connection {
     /// Begins `COPY … TO STDOUT`.
     pub fn copy_out(&mut self, statement: &str) -> Result<CopyOut<'_>> {
-        self.ask(|output| frontend::query(statement, output))?;
-        loop {
-            match self.message()? {
-                Message::CopyOutResponse(_) => break,
-                Message::ErrorResponse(error) => {
-                    let error = server_error(error.fields())?;
-                    self.skip_answer()?;
-                    return Err(Error::Server(Box::new(error)));
-                }
-                Message::ReadyForQuery(_) => {
-                    self.busy = false;
-                    return Err(Error::protocol("no COPY in the answer"));
-                }
-                _ => {}
-            }
-        }
+        self.begin_copy(statement, |message| matches!(message, Message::CopyOutResponse(_)))?;
         Ok(CopyOut { connection: self, left: 0, piece: 0..0, done: false })
     }
 
     /// Begins `COPY … FROM STDIN`.
     pub fn copy_in(&mut self, statement: &str) -> Result<CopyIn<'_>> {
+        self.begin_copy(statement, |message| matches!(message, Message::CopyInResponse(_)))?;
+        self.output.clear();
+        Ok(CopyIn { connection: self })
+    }
+
+    /// Sends a statement, and waits for the message with which its COPY begins.
+    fn begin_copy(&mut self, statement: &str, begins: impl Fn(&Message) -> bool) -> Result<()> {
         self.ask(|output| frontend::query(statement, output))?;
         loop {
             match self.message()? {
-                Message::CopyInResponse(_) => break,
+                message if begins(&message) => return Ok(()),
                 Message::ErrorResponse(error) => {
                     let error = server_error(error.fields())?;
                     self.skip_answer()?;
@@ -60,8 +52,6 @@ impl Connection {
                 _ => {}
             }
         }
-        self.output.clear();
-        Ok(CopyIn { connection: self })
     }
 
     /// Reads the rest of an answer that failed.

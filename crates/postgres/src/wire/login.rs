@@ -27,7 +27,7 @@ pub(super) fn open(info: &ConnInfo, options: &Options) -> Result<Connection> {
             let visit = Visit { info, options, host };
             match visit.open(*target) {
                 Ok(connection) => return Ok(connection),
-                // A server that knows this user and says no would be asked again in vain by libpq, too.
+                // No other host would change that.
                 Err(error @ (Error::ConnInfo(_) | Error::Certificates { .. } | Error::Stopped)) => {
                     return Err(error);
                 }
