@@ -7,6 +7,7 @@
 mod blob;
 mod cache;
 mod copy;
+mod forward;
 mod image;
 mod plan;
 mod random;
@@ -15,6 +16,7 @@ mod streams;
 
 pub(crate) use blob::{Expected, Opener, plain_length};
 pub use copy::CopyError;
+pub use forward::Forward;
 pub use image::Image;
 use image::ImageBuilder;
 pub use random::{FirstRead, ImageReader};

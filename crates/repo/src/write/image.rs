@@ -15,11 +15,11 @@ use crate::format::tree::{MODE_DIRECTORY, Node, Tree};
 /// directory of its own: the format writes a file's whole list of chunks anew when one of them changes.
 pub const PART_CHUNKS: usize = 1024;
 /// The most parts of an image: their names have five digits, and readers expect them in order.
-const MAX_PARTS: usize = 100_000;
+pub(super) const MAX_PARTS: usize = 100_000;
 /// What is appended to an image's name for the directory of its parts.
 pub const PARTS_SUFFIX: &str = ".parts";
 /// The name of the file in each part's directory.
-pub(crate) const PART: &str = "part";
+pub(super) const PART: &str = "part";
 /// Files that are no images are cut into blobs of this size.
 const FILE_CHUNK: usize = 1 << 20;
 
@@ -109,7 +109,7 @@ impl Writer<'_> {
             if self.watch().cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.save_index(INDEX_BLOBS as u64)?;
+            self.listing().save(INDEX_BLOBS as u64)?;
             let mut batch = match self.idle.pop() {
                 Some(batch) => batch,
                 None => self.collect(image)?,

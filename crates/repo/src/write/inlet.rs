@@ -93,7 +93,7 @@ impl Writer<'_> {
             session.check().map(|()| 0)
         })?;
         session.watch.step("copy.read-back");
-        for (id, contents) in self.index_packs(packs)? {
+        for (id, contents) in self.listing().save_packs(packs)? {
             self.read_back_object(FileKind::Index, &id, &contents)?;
         }
         Ok(bytes)

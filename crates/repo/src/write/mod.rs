@@ -14,8 +14,10 @@ mod chunk;
 mod copy;
 mod image;
 mod inlet;
+mod listing;
 mod pack;
 mod seal;
+mod stream;
 mod upload;
 mod work;
 
@@ -31,14 +33,15 @@ pub(crate) use copy::Copier;
 pub(crate) use image::part_name;
 pub use image::{NodeMeta, PART_CHUNKS, PARTS_SUFFIX};
 pub(crate) use inlet::Inlet;
+pub(crate) use listing::{INDEX_BLOBS, split};
 pub use seal::Fingerprint;
 pub(crate) use seal::{Outbox, is_zero};
+pub use stream::{StoredPiece, StoredStream, Stream, Streams};
 pub use upload::Totals;
 pub use work::give_way;
 
 use crate::backend::FileKind;
 use crate::error::{Error, Result};
-use crate::format::index::{IndexFile, IndexPack};
 use crate::format::pack::BlobKind;
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::Tree;
@@ -46,13 +49,12 @@ use crate::index::SharedIndex;
 use crate::observe::Observer;
 use crate::read::Reader;
 use crate::{Id, Repository, RepositoryLock};
+use listing::Listing;
 use pack::Packer;
 use seal::Sealer;
 use upload::Session;
 use work::{Batch, Bench, Job, Line};
 
-/// Index files are cut at about so many blobs, as stock tools do.
-pub(crate) const INDEX_BLOBS: usize = 50_000;
 /// Bytes of an image that go to a worker at once.
 const BATCH: usize = 1 << 20;
 /// Packs stored at the same time: one waits for the disk while the other is hashed.
@@ -197,7 +199,7 @@ impl<'l> Writer<'l> {
     /// far is durable and can be read through [`Writer::shared_index`].
     pub fn flush(&mut self) -> Result<()> {
         self.flush_packs()?;
-        self.save_index(0)
+        self.listing().save(0)
     }
 
     /// Stores all packs, durably. No index file names them yet.
@@ -237,6 +239,11 @@ impl<'l> Writer<'l> {
         Ok(id)
     }
 
+    /// Fails when the session has ended with an error; the first caller gets the original.
+    pub fn check(&self) -> Result<()> {
+        self.line.session.check()
+    }
+
     /// Returns the index, which knows each blob from the moment when its pack is stored.
     pub fn shared_index(&self) -> SharedIndex {
         self.line.session.index.clone()
@@ -271,51 +278,9 @@ impl<'l> Writer<'l> {
         Ok(id)
     }
 
-    /// Writes index files for packs that are stored, when they hold more than `blobs` blobs.
-    fn save_index(&self, blobs: u64) -> Result<()> {
-        let session = &self.line.session;
-        if session.unlisted_blobs() <= blobs {
-            return Ok(());
-        }
-        self.index_packs(session.take_unlisted()).map(drop)
-    }
-
-    /// Writes index files that name these packs. Returns the names and contents of the files.
-    fn index_packs(&self, packs: Vec<IndexPack>) -> Result<Vec<(Id, Vec<u8>)>> {
-        let session = &self.line.session;
-        self.lock.ensure_valid()?;
-        let mut files = Vec::new();
-        let mut rest = split(packs).into_iter();
-        while let Some(packs) = rest.next() {
-            let index = IndexFile { packs, ..IndexFile::default() };
-            let file = index.encode();
-            match self.store_index(&file) {
-                Ok(id) => files.push((id, file)),
-                Err(error) => {
-                    // Nothing may be built on these packs.
-                    session.put_back_unlisted(index.packs.into_iter().chain(rest.flatten()));
-                    session.fail(Some(error));
-                    session.check()?;
-                    break;
-                }
-            }
-            session.watch.step("backup.index-stored");
-        }
-        Ok(files)
-    }
-}
-
-impl Writer<'_> {
-    /// Stores an index file. When the lock was lost meanwhile its packs may be gone, so it is taken back; and after an
-    /// error of the storage it may be there all the same.
-    fn store_index(&self, json: &[u8]) -> Result<Id> {
-        let repository = &self.line.session.repository;
-        let (id, sealed) = repository.seal_unpacked(json)?;
-        let stored = repository.backend().write(FileKind::Index, &id, &sealed);
-        stored.and_then(|()| self.lock.ensure_valid()).inspect_err(|_| {
-            _ = repository.backend().remove(FileKind::Index, &id);
-        })?;
-        Ok(id)
+    /// What names stored packs in index files.
+    fn listing(&self) -> Listing<'_> {
+        Listing { session: &self.line.session, lock: self.lock }
     }
 }
 
@@ -340,23 +305,6 @@ impl std::fmt::Debug for Writer<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "Writer({:?})", self.totals())
     }
-}
-
-/// Cuts packs into index files.
-pub(crate) fn split(packs: Vec<IndexPack>) -> Vec<Vec<IndexPack>> {
-    let mut files = Vec::new();
-    let mut blobs = INDEX_BLOBS;
-    for pack in packs {
-        if blobs >= INDEX_BLOBS {
-            files.push(Vec::new());
-            blobs = 0;
-        }
-        blobs += pack.blobs.len();
-        if let Some(file) = files.last_mut() {
-            file.push(pack);
-        }
-    }
-    files
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

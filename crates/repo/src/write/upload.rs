@@ -169,6 +169,12 @@ impl Session {
         }
     }
 
+    /// Ends the session, or puts its error back for the next who asks.
+    pub(super) fn keep(&self, error: Error) {
+        self.failed.store(true, Ordering::SeqCst);
+        lock(&self.failure).get_or_insert(error);
+    }
+
     /// Removes the packs that no index file names, where the session ended because there was no more room. Nobody can
     /// rely on them, and whoever comes next needs some room, be it for a lock. Best effort: a prune removes them as well.
     pub(super) fn give_back_room(&self) {

@@ -31,6 +31,59 @@ pub(super) enum Job {
     Blob { id: Id, fingerprint: Fingerprint, bytes: Vec<u8> },
     /// Data blobs that the sender has claimed, as another repository holds them.
     Copied(Parcel),
+    /// Pieces of a stream. Always handed back, also after an error.
+    Cut(Cut),
+}
+
+/// Pieces of a stream, one behind the other, and what became of them. Reused from batch to batch.
+pub(super) struct Cut {
+    pub(super) bytes: Vec<u8>,
+    /// Where each piece ends.
+    ends: Vec<usize>,
+    /// The number of the first piece in the stream.
+    pub(super) first: usize,
+    /// The result, one entry a piece.
+    pub(super) ids: Vec<Id>,
+    pub(super) added: u64,
+    pub(super) stored: u64,
+    /// Where it goes afterwards.
+    answer: Sender<Cut>,
+}
+
+impl Cut {
+    pub(super) fn new(answer: Sender<Self>) -> Self {
+        Self { bytes: vec![], ends: vec![], first: 0, ids: vec![], added: 0, stored: 0, answer }
+    }
+
+    /// Returns the length of the piece that is not cut yet.
+    pub(super) fn open_length(&self) -> usize {
+        self.bytes.len() - self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Ends the open piece, unless it is empty.
+    pub(super) fn cut(&mut self) {
+        if self.open_length() > 0 {
+            self.ends.push(self.bytes.len());
+        }
+    }
+
+    /// Returns the lengths of all pieces.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = u32> {
+        // A piece is never longer than `MAX_PIECE`.
+        self.pieces().map(|piece| u32::try_from(piece.len()).unwrap_or(u32::MAX))
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.ids.clear();
+        (self.added, self.stored) = (0, 0);
+    }
 }
 
 /// Data blobs with their names, one behind the other.
@@ -136,6 +189,29 @@ impl Line {
         self.send(BlobKind::Data, &bench.outbox)
     }
 
+    /// Deals with all pieces of a batch of a stream.
+    fn cut(&self, bench: &mut Bench, cut: &mut Cut) -> Result<()> {
+        let pieces: Vec<&[u8]> = cut.pieces().collect();
+        let mut ids = std::mem::take(&mut bench.ids);
+        sha::ids(&pieces, &mut ids);
+        bench.outbox.clear();
+        let (mut added, mut stored) = (0, 0);
+        for (plain, id) in pieces.iter().zip(&ids) {
+            if self.session.claim(BlobKind::Data, id) {
+                let fingerprint = bench.sealer.fingerprint(plain);
+                let sealed =
+                    bench.sealer.seal(BlobKind::Data, *id, plain, &fingerprint, &mut bench.outbox)?;
+                self.session.count_added(plain.len(), sealed);
+                added += plain.len() as u64;
+                stored += sealed as u64;
+            }
+        }
+        (cut.added, cut.stored) = (added, stored);
+        cut.ids.clone_from(&ids);
+        bench.ids = ids;
+        self.send(BlobKind::Data, &bench.outbox)
+    }
+
     /// Takes the fingerprints, and notes which chunks have to be hashed: those that do not stand in the list of known chunks.
     fn recognise(
         &self,
@@ -175,6 +251,12 @@ pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished:
             Job::Blob { id, fingerprint, bytes } => {
                 line.session.attempt(|| line.store(&mut bench, BlobKind::Data, id, &bytes, &fingerprint));
                 line.session.done();
+            }
+            Job::Cut(mut cut) => {
+                line.session.attempt(|| line.cut(&mut bench, &mut cut));
+                let answer = cut.answer.clone();
+                // Nobody is left to receive it when the stream was dropped.
+                drop(answer.send(cut));
             }
             Job::Copied(parcel) => {
                 line.session.attempt(|| line.store_parcel(&mut bench, &parcel));

@@ -10,3 +10,4 @@ mod interplay;
 mod prune;
 mod prune_crashes;
 mod scene;
+mod streams;
