@@ -90,8 +90,8 @@ impl Dump<'_> {
             for number in 0..jobs {
                 let name = format!("read rows {number}");
                 let worker = || work.note(self.work(&work, receiver));
-                if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, worker) {
-                    work.note(Err(Error::Lost { source: error }));
+                if let Err(source) = thread::Builder::new().name(name).spawn_scoped(scope, worker) {
+                    work.note(Err(Error::System { what: "start a thread", source }));
                 }
             }
         });

@@ -92,6 +92,14 @@ pub enum Error {
         /// What happened to it.
         what: &'static str,
     },
+    /// The server is older than what is understood.
+    #[error("the server is PostgreSQL {version}; version {oldest} and newer ones can be read")]
+    TooOld {
+        /// Its major version.
+        version: u32,
+        /// The oldest that will do.
+        oldest: u32,
+    },
     /// No `pg_dump` is there that reads this server.
     #[error("no pg_dump for PostgreSQL {server} was found{}", newest.map(|newest| format!(": the newest here is {newest}")).unwrap_or_default())]
     NoTools {
@@ -107,6 +115,14 @@ pub enum Error {
         program: String,
         /// What it said.
         what: String,
+    },
+    /// The system refuses what it takes to go on.
+    #[error("could not {what}")]
+    System {
+        /// What was tried, as `start a thread`.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
     },
     /// Somebody asked to stop.
     #[error("stopped")]
@@ -171,7 +187,9 @@ impl Error {
             Self::Certificates { .. }
             | Self::Tool { .. }
             | Self::Login { .. }
+            | Self::TooOld { .. }
             | Self::Protocol { .. }
+            | Self::System { .. }
             | Self::Stopped
             | Self::Receiver(_) => None,
         }

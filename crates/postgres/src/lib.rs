@@ -6,7 +6,10 @@ pub mod catalog;
 pub mod conninfo;
 pub mod dump;
 mod error;
+pub mod facts;
 pub mod load;
+#[cfg(test)]
+mod place;
 pub mod plan;
 pub mod rows;
 pub mod schema;

@@ -9,50 +9,12 @@ use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::dump::{Dump, PartReceiver, Receiver};
 use crate::error::BoxError;
+use crate::facts::Properties;
 use crate::plan::{Part, Range};
 use crate::rows::RowSum;
-use crate::snapshot::{Holder, identifier, literal, version};
+use crate::snapshot::{Holder, identifier, literal};
 use crate::wire::{Connection, CopyIn, Options};
 use crate::{Error, Result};
-
-/// What a database is beside what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Properties {
-    /// The encoding, as `UTF8`.
-    pub encoding: String,
-    /// The order of text.
-    pub collate: String,
-    /// The classes of characters.
-    pub character_type: String,
-    /// Who knows the order of text, where that is not the C library: `icu` or `builtin`, and the locale there.
-    pub provider: Option<(String, String)>,
-}
-
-impl Properties {
-    /// Reads those of the database of a connection.
-    pub fn read(connection: &mut Connection) -> Result<Self> {
-        // The columns came with version 15; the second got another name with 17.
-        let provider = match version(connection)? {
-            ..150_000 => "NULL, NULL",
-            150_000..170_000 => "datlocprovider, daticulocale",
-            _ => "datlocprovider, datlocale",
-        };
-        let sql = format!(
-            "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, {provider}
-             FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
-        );
-        let rows = connection.query(&sql, &[])?;
-        let value = |column: usize| rows.first().and_then(|row| row.get(column)?.clone());
-        let said = |column| value(column).ok_or_else(|| Error::protocol("a database without an encoding"));
-        let name = match value(3).as_deref() {
-            Some("i") => Some("icu"),
-            Some("b") => Some("builtin"),
-            _ => None,
-        };
-        let provider = name.map(str::to_owned).zip(value(4));
-        Ok(Self { encoding: said(0)?, collate: said(1)?, character_type: said(2)?, provider })
-    }
-}
 
 /// Makes an empty database with the same encoding and order of text. One of that name must not be there.
 pub fn create_database(connection: &mut Connection, name: &str, properties: &Properties) -> Result<()> {
@@ -110,7 +72,7 @@ impl Load<'_> {
                 let worker = || note(self.work(&next, giver));
                 let started =
                     thread::Builder::new().name(format!("write rows {number}")).spawn_scoped(scope, worker);
-                note(started.map(drop).map_err(|source| Error::Lost { source }));
+                note(started.map(drop).map_err(|source| Error::System { what: "start a thread", source }));
             }
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)

@@ -161,10 +161,10 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
         Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let failed = |what: String| Error::Tool { program: program.clone(), what };
     let child = command.stdout(output).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|error| failed(error.to_string()))?;
+    let mut child = child.map_err(|source| Error::System { what: "start a program", source })?;
     let errors = child.stderr.take();
     thread::scope(|scope| {
-        let reader = scope.spawn(move || {
+        let reader = thread::Builder::new().name("read errors".to_owned()).spawn_scoped(scope, move || {
             let mut text = Vec::new();
             if let Some(mut errors) = errors {
                 // What could be read is what can be told.
@@ -172,6 +172,15 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
             }
             String::from_utf8_lossy(&text).trim().to_owned()
         });
+        let reader = match reader {
+            Ok(reader) => reader,
+            Err(source) => {
+                // Without its words it is not run.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::System { what: "start a thread", source });
+            }
+        };
         let status = wait(&mut child, stop)?;
         let said = reader.join().unwrap_or_default();
         if status { Ok(()) } else { Err(failed(said)) }
@@ -181,7 +190,8 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
 /// Waits for a program. Returns whether it succeeded.
 fn wait(child: &mut Child, stop: &Stop) -> Result<bool> {
     loop {
-        let status = child.try_wait().map_err(|source| Error::Lost { source })?;
+        let status =
+            child.try_wait().map_err(|source| Error::System { what: "wait for a program", source })?;
         if let Some(status) = status {
             return Ok(status.success());
         }
