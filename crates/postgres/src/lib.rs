@@ -14,6 +14,7 @@ pub mod plan;
 pub mod rows;
 pub mod schema;
 pub mod snapshot;
+pub mod text;
 pub mod tools;
 pub mod wire;
 
