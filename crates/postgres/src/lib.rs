@@ -7,6 +7,7 @@ pub mod conninfo;
 pub mod dump;
 mod error;
 pub mod facts;
+pub mod json;
 pub mod load;
 #[cfg(test)]
 mod place;
