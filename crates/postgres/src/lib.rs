@@ -9,6 +9,7 @@ mod error;
 pub mod facts;
 pub mod json;
 pub mod load;
+pub mod order;
 #[cfg(test)]
 mod place;
 pub mod plan;
