@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, Table};
 use crate::conninfo::ConnInfo;
 use crate::error::BoxError;
 use crate::plan::{Part, Range, parts, reads_by_key};
-use crate::rows::{RowSum, RowSummer};
+use crate::rows::{RowEnd, RowSum, RowSummer};
 use crate::snapshot::{Holder, begin};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -32,8 +32,8 @@ pub trait Receiver: Sync {
 
 /// Takes the rows of one part, as COPY writes them.
 pub trait PartReceiver {
-    /// Takes the next bytes; a row may be in several.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), BoxError>;
+    /// Takes the next bytes, and where rows end in them; a row may be in several.
+    fn take(&mut self, bytes: &[u8], ends: &[RowEnd]) -> Result<(), BoxError>;
 
     /// All rows of the part have come.
     fn finish(self: Box<Self>, sum: RowSum) -> Result<(), BoxError>;
@@ -172,8 +172,8 @@ fn copy(connection: &mut Connection, part: &Part, table: &Table, receiver: &dyn 
     let mut open = receiver.open(part, table).map_err(Error::Receiver)?;
     let mut summer = RowSummer::default();
     while let Some(piece) = rows.next_piece()? {
-        summer.update(piece);
-        open.take(piece).map_err(Error::Receiver)?;
+        let ends = summer.update(piece);
+        open.take(piece, ends).map_err(Error::Receiver)?;
     }
     let sum = summer.finish().ok_or_else(|| Error::protocol("a row without an end"))?;
     open.finish(sum).map_err(Error::Receiver)?;

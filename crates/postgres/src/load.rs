@@ -11,7 +11,7 @@ use crate::dump::{Dump, PartReceiver, Receiver};
 use crate::error::BoxError;
 use crate::facts::Properties;
 use crate::plan::{Part, Range};
-use crate::rows::RowSum;
+use crate::rows::{RowEnd, RowSum};
 use crate::snapshot::{Holder, identifier, literal};
 use crate::wire::{Connection, CopyIn, Options};
 use crate::{Error, Result};
@@ -178,7 +178,7 @@ impl Receiver for Nowhere {
 }
 
 impl PartReceiver for Nowhere {
-    fn take(&mut self, _: &[u8]) -> Result<(), BoxError> {
+    fn take(&mut self, _: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
         Ok(())
     }
 

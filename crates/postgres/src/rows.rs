@@ -50,17 +50,30 @@ impl RowSum {
     }
 }
 
+/// Where a row ends in a piece of rows, and its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowEnd {
+    /// The first byte behind its line end.
+    pub at: usize,
+    /// Some of the bits of its hash.
+    pub hash: u64,
+}
+
 /// Sums up rows that come in pieces; a row may be in several.
 #[derive(Default)]
 pub struct RowSummer {
     sum: RowSum,
+    /// Those of the last piece.
+    ends: Vec<RowEnd>,
     /// The begin of a row whose end has not come yet.
     open: Option<Box<XxHash3_128>>,
 }
 
 impl RowSummer {
-    /// Takes the next bytes.
-    pub fn update(&mut self, mut bytes: &[u8]) {
+    /// Takes the next bytes. Returns where rows end in them.
+    pub fn update(&mut self, piece: &[u8]) -> &[RowEnd] {
+        self.ends.clear();
+        let mut bytes = piece;
         while let Some(end) = memchr(b'\n', bytes) {
             let row = &bytes[..end];
             let hash = match self.open.take() {
@@ -72,10 +85,14 @@ impl RowSummer {
             };
             self.sum.add(hash);
             bytes = &bytes[end + 1..];
+            // The upper half of 128 bits.
+            let hash = u64::try_from(hash >> 64).unwrap_or_default();
+            self.ends.push(RowEnd { at: piece.len() - bytes.len(), hash });
         }
         if !bytes.is_empty() {
             self.open.get_or_insert_with(|| Box::new(XxHash3_128::new())).write(bytes);
         }
+        &self.ends
     }
 
     /// Returns the sum; `None` when the last row has no end.
@@ -92,7 +109,11 @@ mod tests {
 
     fn sum(pieces: &[&[u8]]) -> Option<RowSum> {
         let mut summer = RowSummer::default();
-        pieces.iter().for_each(|piece| summer.update(piece));
+        for piece in pieces {
+            let ends = summer.update(piece).to_vec();
+            let expected: Vec<usize> = (1..=piece.len()).filter(|at| piece[at - 1] == b'\n').collect();
+            assert_eq!(ends.iter().map(|end| end.at).collect::<Vec<_>>(), expected);
+        }
         summer.finish()
     }
 
@@ -101,6 +122,22 @@ mod tests {
         // XXH3 with 128 bits of nothing and of "a", as the reference implementation gives them.
         assert_eq!(sum(&[b"\n"]).unwrap().hash.to_string(), "99aa06d3014798d86001c324468d497f");
         assert_eq!(sum(&[b"a\n"]).unwrap().hash.to_string(), "a96faf705af16834e6c632b61e964e1f");
+    }
+
+    #[test]
+    fn row_has_the_same_hash_however_it_comes() {
+        let hashes = |pieces: &[&[u8]]| {
+            let mut summer = RowSummer::default();
+            pieces
+                .iter()
+                .flat_map(|piece| summer.update(piece).to_vec())
+                .map(|end| end.hash)
+                .collect::<Vec<_>>()
+        };
+        let whole = hashes(&[b"one\ntwo\n\n"]);
+        assert_eq!(whole.len(), 3);
+        assert_ne!(whole[0], whole[1]);
+        assert_eq!(hashes(&[b"o", b"ne", b"\ntw", b"o\n", b"\n"]), whole);
     }
 
     #[test]

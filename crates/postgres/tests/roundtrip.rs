@@ -13,7 +13,7 @@ use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
 use dbkeep_postgres::facts::Properties;
 use dbkeep_postgres::load::{Giver, Load, compare, create_database, set_sequences};
 use dbkeep_postgres::plan::Part;
-use dbkeep_postgres::rows::RowSum;
+use dbkeep_postgres::rows::{RowEnd, RowSum};
 use dbkeep_postgres::schema::{Filter, Restoration, Section, dump, render, restore};
 use dbkeep_postgres::snapshot::Holder;
 use dbkeep_postgres::tools::Tools;
@@ -121,7 +121,7 @@ impl Receiver for Rows {
 }
 
 impl PartReceiver for OnePart<'_> {
-    fn take(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }

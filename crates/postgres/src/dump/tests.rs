@@ -44,7 +44,7 @@ impl Receiver for Kept {
 }
 
 impl PartReceiver for KeptPart<'_> {
-    fn take(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
