@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 /// How long a part waits for the lock of its table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+/// Rows in the order of an index, as they come from it.
+pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off";
 
 /// Takes the rows of parts. Parts come at once, from several threads.
 pub trait Receiver: Sync {
@@ -80,56 +82,51 @@ impl Dump<'_> {
     /// The first that any connection met; nothing of what was received counts then. [`Error::Changed`] says that the
     /// moment is over and another one may succeed.
     pub fn run(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
-        let jobs = self.jobs.clamp(1, parts.len().max(1));
-        let work = Work {
-            waiting: Mutex::new(parts.into()),
-            sums: Mutex::new(vec![RowSum::default(); self.catalog.tables.len()]),
-            failed: Mutex::new(None),
-        };
+        let work = Work::new(parts, self.catalog.tables.len());
+        self.each(&work, &|connection, part| self.read(connection, part, receiver));
+        work.end()
+    }
+
+    /// Does something to each part, by several connections at once.
+    pub(crate) fn each(&self, work: &Work, read: &(dyn Fn(&mut Connection, &Part) -> Result<RowSum> + Sync)) {
+        let jobs = self.jobs.clamp(1, work.left().max(1));
         thread::scope(|scope| {
             for number in 0..jobs {
                 let name = format!("read rows {number}");
-                let worker = || work.note(self.work(&work, receiver));
+                let worker = || work.note(self.work(work, read));
                 if let Err(source) = thread::Builder::new().name(name).spawn_scoped(scope, worker) {
                     work.note(Err(Error::System { what: "start a thread", source }));
                 }
             }
         });
-        match work.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(work.sums.into_inner().unwrap_or_else(PoisonError::into_inner)),
-        }
     }
 
-    fn work(&self, work: &Work, receiver: &dyn Receiver) -> Result<()> {
+    fn work(
+        &self,
+        work: &Work,
+        read: &(dyn Fn(&mut Connection, &Part) -> Result<RowSum> + Sync),
+    ) -> Result<()> {
         let mut connection = None;
         while let Some(part) = work.next() {
             let connection = match &mut connection {
                 Some(connection) => connection,
                 None => connection.insert(Connection::open(self.info, self.options)?),
             };
-            let table =
-                self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
-            let sum = self.read(connection, &part, table, receiver)?;
-            work.add(part.table, sum);
+            work.add(part.table, read(connection, &part)?);
         }
         Ok(())
     }
 
-    fn read(
-        &self,
-        connection: &mut Connection,
-        part: &Part,
-        table: &Table,
-        receiver: &dyn Receiver,
-    ) -> Result<RowSum> {
+    fn read(&self, connection: &mut Connection, part: &Part, receiver: &dyn Receiver) -> Result<RowSum> {
+        let table =
+            self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
         begin(connection, Some(self.snapshot))?;
         if reads_by_key(table) || matches!(part.range, Range::Keys { .. }) {
             // By the index, which has them in order: sorting would fill the disk of the server with temporary files.
-            connection.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off")?;
+            connection.execute(BY_INDEX)?;
         }
         lock(connection, table)?;
-        let sum = copy(connection, part, table, receiver)?;
+        let sum = copy(connection, part, table, &part.statement(table), receiver)?;
         connection.execute("COMMIT")?;
         Ok(sum)
     }
@@ -162,13 +159,19 @@ fn lock(connection: &mut Connection, table: &Table) -> Result<()> {
     Ok(())
 }
 
-fn copy(connection: &mut Connection, part: &Part, table: &Table, receiver: &dyn Receiver) -> Result<RowSum> {
+pub(crate) fn copy(
+    connection: &mut Connection,
+    part: &Part,
+    table: &Table,
+    statement: &str,
+    receiver: &dyn Receiver,
+) -> Result<RowSum> {
     let changed = |error: Error| match error.code() {
         // A column is not there any more.
         Some("42703" | "42P01") => Error::Changed { table: table.name.quoted(), what: "lost a column" },
         _ => error,
     };
-    let mut rows = connection.copy_out(&part.statement(table)).map_err(changed)?;
+    let mut rows = connection.copy_out(statement).map_err(changed)?;
     let mut open = receiver.open(part, table).map_err(Error::Receiver)?;
     let mut summer = RowSummer::default();
     while let Some(piece) = rows.next_piece()? {
@@ -181,13 +184,34 @@ fn copy(connection: &mut Connection, part: &Part, table: &Table, receiver: &dyn 
 }
 
 /// What is left to read, and what came of it.
-struct Work {
+pub(crate) struct Work {
     waiting: Mutex<VecDeque<Part>>,
     sums: Mutex<Vec<RowSum>>,
     failed: Mutex<Option<Error>>,
 }
 
 impl Work {
+    /// Begins with parts of so many tables.
+    pub(crate) fn new(parts: Vec<Part>, tables: usize) -> Self {
+        Self {
+            waiting: Mutex::new(parts.into()),
+            sums: Mutex::new(vec![RowSum::default(); tables]),
+            failed: Mutex::new(None),
+        }
+    }
+
+    /// Returns the sums of all tables, or the first failure.
+    pub(crate) fn end(self) -> Result<Vec<RowSum>> {
+        match self.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(self.sums.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Returns the next part; none after a failure.
     fn next(&self) -> Option<Part> {
         if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {

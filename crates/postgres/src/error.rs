@@ -100,6 +100,12 @@ pub enum Error {
         /// The oldest that will do.
         oldest: u32,
     },
+    /// Something that is to be restored is there already.
+    #[error("{what} is there already")]
+    Exists {
+        /// What.
+        what: String,
+    },
     /// No `pg_dump` is there that reads this server.
     #[error("no pg_dump for PostgreSQL {server} was found{}", newest.map(|newest| format!(": the newest here is {newest}")).unwrap_or_default())]
     NoTools {
@@ -188,6 +194,7 @@ impl Error {
             | Self::Tool { .. }
             | Self::Login { .. }
             | Self::TooOld { .. }
+            | Self::Exists { .. }
             | Self::Protocol { .. }
             | Self::System { .. }
             | Self::Stopped

@@ -8,6 +8,7 @@ pub mod dump;
 mod error;
 pub mod facts;
 pub mod json;
+pub mod large_objects;
 pub mod load;
 pub mod order;
 #[cfg(test)]

@@ -5,8 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
-use crate::catalog::Catalog;
+use crate::BoxError;
+use crate::catalog::{Catalog, Table};
 use crate::conninfo::{ConnInfo, Surroundings};
+use crate::dump::{PartReceiver, Receiver};
+use crate::plan::Part;
+use crate::rows::{RowEnd, RowSum};
 use crate::snapshot::Holder;
 use crate::wire::{Connection, Options};
 
@@ -68,6 +72,16 @@ impl Place {
         }
     }
 
+    /// Returns another database of the same server, which has to be there.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        Self {
+            server: self.server,
+            name: name.to_owned(),
+            info: way(self.server, name, &self.info.user),
+            options: self.options.clone(),
+        }
+    }
+
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.server.sql(&self.name, sql)
     }
@@ -88,4 +102,41 @@ fn way(server: &Server, database: &str, user: &str) -> ConnInfo {
     let (folder, port) = (server.socket_folder().display(), server.port());
     let text = format!("host={folder} port={port} user='{user}' dbname='{database}'");
     ConnInfo::resolve(&text, &surroundings).unwrap()
+}
+
+/// Keeps all rows in memory, by table and part.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<BTreeMap<(String, usize), Vec<u8>>>);
+
+struct KeptPart<'a> {
+    kept: &'a Kept,
+    place: (String, usize),
+    bytes: Vec<u8>,
+}
+
+impl Receiver for Kept {
+    fn open(&self, part: &Part, table: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
+        let place = (table.name.name.clone(), part.number);
+        Ok(Box::new(KeptPart { kept: self, place, bytes: Vec::new() }))
+    }
+}
+
+impl PartReceiver for KeptPart<'_> {
+    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
+        self.kept.0.lock().unwrap().insert(self.place, self.bytes);
+        Ok(())
+    }
+}
+
+impl Kept {
+    pub(crate) fn table(&self, name: &str) -> String {
+        let kept = self.0.lock().unwrap();
+        let parts = kept.iter().filter(|((table, _), _)| table == name);
+        parts.map(|(_, bytes)| String::from_utf8(bytes.clone()).unwrap()).collect()
+    }
 }

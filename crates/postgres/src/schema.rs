@@ -69,6 +69,9 @@ pub fn dump(
     command
         .args(["--format=custom", "--compress=0", "--section=pre-data", "--section=post-data"])
         .args(["--no-password", "--encoding=UTF8", "--lock-wait-timeout=60s"])
+        // Up to version 16 it takes large objects for what comes before the rows, later for rows. They are read by us,
+        // with their owners and rights, so that it is the same for all.
+        .arg("-B")
         .arg(format!("--snapshot={snapshot}"))
         .args(filter.arguments());
     run(command, archive, &options.stop)

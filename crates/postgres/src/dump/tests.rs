@@ -1,11 +1,10 @@
 //! Against real servers: every row once, one moment, and nothing that was rewritten under it.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::catalog::{Kind, Name};
-use crate::place::Place;
+use crate::place::{Kept, Place};
 
 impl Place {
     fn dump(&self, holder: &Holder, catalog: &Catalog, parts: Vec<Part>) -> Result<Kept> {
@@ -23,43 +22,6 @@ impl Place {
         let (mut holder, catalog) = self.hold();
         let parts = plan(&mut holder, &catalog).unwrap();
         self.dump(&holder, &catalog, parts).unwrap()
-    }
-}
-
-/// Keeps all rows in memory, by table and part.
-#[derive(Default)]
-struct Kept(Mutex<BTreeMap<(String, usize), Vec<u8>>>);
-
-struct KeptPart<'a> {
-    kept: &'a Kept,
-    place: (String, usize),
-    bytes: Vec<u8>,
-}
-
-impl Receiver for Kept {
-    fn open(&self, part: &Part, table: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
-        let place = (table.name.name.clone(), part.number);
-        Ok(Box::new(KeptPart { kept: self, place, bytes: Vec::new() }))
-    }
-}
-
-impl PartReceiver for KeptPart<'_> {
-    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
-        self.kept.0.lock().unwrap().insert(self.place, self.bytes);
-        Ok(())
-    }
-}
-
-impl Kept {
-    fn table(&self, name: &str) -> String {
-        let kept = self.0.lock().unwrap();
-        let parts = kept.iter().filter(|((table, _), _)| table == name);
-        parts.map(|(_, bytes)| String::from_utf8(bytes.clone()).unwrap()).collect()
     }
 }
 
