@@ -130,6 +130,61 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The archive of objects cannot be used.
+    #[error("could not read the archive of objects: {what}")]
+    Archive {
+        /// Why not.
+        what: String,
+    },
+    /// An object cannot be made.
+    #[error("could not restore {object}")]
+    Object {
+        /// What it is and its name.
+        object: String,
+        /// Why not.
+        source: Box<ServerError>,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A database like the one that was backed up cannot be made on this server.
+    #[error("the server cannot make a database with {what}")]
+    Locale {
+        /// The encoding and the order of text.
+        what: String,
+        /// What the server says, where it was asked.
+        source: Option<Box<ServerError>>,
+    },
+    /// A database of that name is there already.
+    #[error("there is a database {database:?} already")]
+    DatabaseExists {
+        /// Its name.
+        database: String,
+    },
+    /// There is no database of that name.
+    #[error("there is no database {database:?}")]
+    NoDatabase {
+        /// Its name.
+        database: String,
+    },
+    /// Somebody is connected to a database that is about to be renamed or dropped.
+    #[error("database {database:?} is in use: {}", sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// Its name.
+        database: String,
+        /// Who is connected, as far as the server tells.
+        sessions: Vec<Session>,
+    },
+    /// The connection was lost in the moment when one database took the place of another, and the server cannot be asked
+    /// whether it did.
+    #[error("the connection was lost while database {staging:?} took the name {name:?}")]
+    Undecided {
+        /// The name that it had before.
+        staging: String,
+        /// The name that it should get.
+        name: String,
+        /// Why the server cannot be asked.
+        source: Box<Error>,
+    },
     /// Somebody asked to stop.
     #[error("stopped")]
     Stopped,
@@ -168,7 +223,7 @@ impl Error {
     /// Returns the code of the server, as `42P01`, when it was the server that refused.
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Server(error) => Some(&error.code),
+            Self::Server(error) | Self::Object { source: error, .. } => Some(&error.code),
             _ => None,
         }
     }
@@ -190,6 +245,25 @@ impl Error {
                 "install postgresql-client-{server} (Debian, Ubuntu) or postgresql{server} (Red Hat, Alpine), or name \
                  the folder of the programs with `pg-bin-dir`"
             )),
+            Self::Object { source, hint, .. } => hint.clone().or_else(|| source.advice()),
+            Self::Locale { .. } => Some(
+                "`locale -a` on the server lists what its system has, `SELECT collname FROM pg_collation` what it knows"
+                    .to_owned(),
+            ),
+            Self::DatabaseExists { .. } => {
+                Some("choose another name, or restore over it on purpose".to_owned())
+            }
+            Self::InUse { .. } => {
+                Some("stop what uses it, or allow that its sessions are ended".to_owned())
+            }
+            Self::Undecided { staging, name, .. } => Some(format!(
+                "either all of it happened or nothing: when {staging:?} is still listed by `psql -l`, nothing did, \
+                 and {name:?} is what it was"
+            )),
+            Self::NoDatabase { .. } => Some("`psql -l` lists the databases of a server".to_owned()),
+            Self::Archive { .. } => {
+                Some("`pg_restore --list` of the newest PostgreSQL shows whether it is whole".to_owned())
+            }
             Self::Certificates { .. }
             | Self::Tool { .. }
             | Self::Login { .. }
@@ -214,6 +288,28 @@ fn connect_hint(error: &io::Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// Who is connected to a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The number of the server's process.
+    pub process: i32,
+    /// The role.
+    pub user: String,
+    /// What it calls itself.
+    pub application: String,
+}
+
+impl std::fmt::Display for Session {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { process, user, application } = self;
+        write!(out, "{user} (process {process}")?;
+        if !application.is_empty() {
+            write!(out, ", {application}")?;
+        }
+        write!(out, ")")
+    }
 }
 
 impl ServerError {

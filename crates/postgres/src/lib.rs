@@ -2,6 +2,7 @@
 //!
 //! Everything here blocks, with timeouts. Nothing of it knows the repository.
 
+pub mod archive;
 pub mod catalog;
 pub mod conninfo;
 pub mod dump;
@@ -14,6 +15,7 @@ pub mod order;
 #[cfg(test)]
 mod place;
 pub mod plan;
+pub mod restore;
 pub mod rows;
 pub mod schema;
 pub mod snapshot;
@@ -21,4 +23,4 @@ pub mod text;
 pub mod tools;
 pub mod wire;
 
-pub use error::{BoxError, Error, Result, ServerError};
+pub use error::{BoxError, Error, Result, ServerError, Session};

@@ -1,7 +1,7 @@
-//! Bringing rows back: a database is made, rows go in by several connections at once, and then all of them are read and
-//! summed up again.
+//! Bringing rows back: they go in by several connections at once, and then all of them are read and summed up again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -9,54 +9,85 @@ use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::dump::{Dump, PartReceiver, Receiver};
 use crate::error::BoxError;
-use crate::facts::Properties;
-use crate::plan::{Part, Range};
+use crate::plan::{Part, parts};
+use crate::restore::prepared_session;
 use crate::rows::{RowEnd, RowSum};
-use crate::snapshot::{Holder, identifier, literal};
+use crate::snapshot::{Holder, SETTINGS, literal, version};
 use crate::wire::{Connection, CopyIn, Options};
 use crate::{Error, Result};
 
-/// Makes an empty database with the same encoding and order of text. One of that name must not be there.
-pub fn create_database(connection: &mut Connection, name: &str, properties: &Properties) -> Result<()> {
-    let mut statement = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
-        identifier(name),
-        literal(&properties.encoding),
-        literal(&properties.collate),
-        literal(&properties.character_type)
-    );
-    if let Some((provider, locale)) = &properties.provider {
-        statement += &format!(" LOCALE_PROVIDER {provider} {provider}_LOCALE {}", literal(locale));
-    }
-    connection.execute(&statement)
-}
+/// A smaller table is filled by one connection: so its rows need not be looked at again, see [`Load::fill`].
+const SPLIT: u64 = 64 << 20;
+/// So many shares a table is filled in at most, for each connection.
+const SHARES: usize = 8;
+/// From this version on a range of pages is read without reading all others.
+const READS_RANGES: u32 = 140_000;
 
-/// Gives rows, as COPY wrote them.
+/// Gives rows, as COPY wrote them. Called by several threads at once.
 pub trait Giver: Sync {
-    /// Sends all rows of a table.
-    fn give(&self, table: &Table, into: &mut CopyIn<'_>) -> Result<()>;
+    /// Returns in how many pieces the rows of a table come; each has whole rows. All of them are asked for once, in any
+    /// order. The number is that of the pieces: 0 for a table without any rows is fine.
+    fn pieces(&self, table: &Table) -> usize {
+        let _ = table;
+        1
+    }
+
+    /// Sends the rows of a piece of a table.
+    ///
+    /// # Errors
+    /// Ends the restore.
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()>;
 }
 
 /// Puts rows into the tables of a database that has none yet.
 #[derive(Debug)]
 pub struct Load<'a> {
-    /// How the database is reached.
-    pub info: &'a ConnInfo,
-    /// How connections behave.
-    pub options: &'a Options,
-    /// How many connections write.
-    pub jobs: usize,
+    info: &'a ConnInfo,
+    options: &'a Options,
+    jobs: usize,
+    split: u64,
 }
 
-impl Load<'_> {
-    /// Puts rows into tables, the largest first. Each table gets all of its rows or none.
+/// What one connection puts into a table at a time.
+#[derive(Debug, PartialEq, Eq)]
+struct Share<'t> {
+    table: &'t Name,
+    pieces: Range<usize>,
+    /// Whether these are all rows of the table.
+    whole: bool,
+    bytes: u64,
+}
+
+impl<'a> Load<'a> {
+    /// Reaches a database by `jobs` connections.
+    pub fn new(info: &'a ConnInfo, options: &'a Options, jobs: usize) -> Self {
+        Self { info, options, jobs: jobs.max(1), split: SPLIT }
+    }
+
+    /// Puts rows into tables, the largest first. A table that takes longer than all others together is filled by
+    /// several connections.
     ///
     /// # Errors
-    /// The first that any connection met.
+    /// The first that any connection met. Some tables have some or all of their rows then.
     pub fn run(&self, tables: &[&Table], giver: &dyn Giver) -> Result<()> {
-        let mut order: Vec<&Table> = tables.to_vec();
-        order.sort_by_key(|table| std::cmp::Reverse(table.bytes));
-        let waiting = Mutex::new(VecDeque::from(order));
+        let sizes: Vec<(&Name, u64, usize)> =
+            tables.iter().map(|table| (&table.name, table.bytes, giver.pieces(table))).collect();
+        let by_name: BTreeMap<&Name, &Table> = tables.iter().map(|table| (&table.name, *table)).collect();
+        let shares = shares(&sizes, self.jobs, self.split);
+        self.each(shares, &|connection, share: &Share<'_>| {
+            let table = by_name.get(share.table).ok_or_else(|| Error::protocol("a share of no table"))?;
+            fill(connection, table, share, giver)
+        })
+    }
+
+    /// Does something with each of many, by several sessions.
+    fn each<T: Send>(
+        &self,
+        all: Vec<T>,
+        work: &(dyn Fn(&mut Connection, &T) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let jobs = self.jobs.clamp(1, all.len().max(1));
+        let waiting = Mutex::new(VecDeque::from(all));
         let failed = Mutex::new(None);
         let note = |result: Result<()>| {
             if let Err(error) = result {
@@ -67,54 +98,91 @@ impl Load<'_> {
             true => None,
             false => waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front(),
         };
+        let run = || -> Result<()> {
+            let mut connection = None;
+            while let Some(one) = next() {
+                let connection = match &mut connection {
+                    Some(connection) => connection,
+                    None => connection.insert(prepared_session(self.info, self.options)?),
+                };
+                work(connection, &one)?;
+            }
+            Ok(())
+        };
         thread::scope(|scope| {
-            for number in 0..self.jobs.clamp(1, tables.len().max(1)) {
-                let worker = || note(self.work(&next, giver));
+            for number in 0..jobs {
+                let worker = || note(run());
                 let started =
-                    thread::Builder::new().name(format!("write rows {number}")).spawn_scoped(scope, worker);
+                    thread::Builder::new().name(format!("restore rows {number}")).spawn_scoped(scope, worker);
                 note(started.map(drop).map_err(|source| Error::System { what: "start a thread", source }));
             }
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
-
-    fn work<'t>(&self, next: &dyn Fn() -> Option<&'t Table>, giver: &dyn Giver) -> Result<()> {
-        let mut connection = None;
-        while let Some(table) = next() {
-            let connection = match &mut connection {
-                Some(connection) => connection,
-                None => connection.insert(Connection::open(self.info, self.options)?),
-            };
-            self.fill(connection, table, giver)?;
-        }
-        Ok(())
-    }
-
-    fn fill(&self, connection: &mut Connection, table: &Table, giver: &dyn Giver) -> Result<()> {
-        connection.execute("BEGIN")?;
-        connection.execute(crate::snapshot::SETTINGS)?;
-        let (name, columns) = (table.name.quoted(), table.stored_columns());
-        let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
-        // A table that was emptied in the same transaction needs no log of its rows, and none of them has to be looked
-        // at again later. What an extension put into its own table stays.
-        let freeze = match table.extension {
-            Some(_) => "",
-            None => {
-                connection.execute(&format!("TRUNCATE ONLY {name}"))?;
-                " WITH (FREEZE)"
-            }
-        };
-        let mut copy = connection.copy_in(&format!("COPY {name}{columns} FROM STDIN{freeze}"))?;
-        giver.give(table, &mut copy)?;
-        copy.finish()?;
-        connection.execute("COMMIT")
-    }
 }
 
-/// Sets sequences to where they stood.
+/// Returns who puts in what, the largest first. A table is shared out when one connection alone would be at work on it
+/// after all others have ended.
+fn shares<'t>(tables: &[(&'t Name, u64, usize)], jobs: usize, split: u64) -> Vec<Share<'t>> {
+    let total: u64 = tables.iter().map(|(_, bytes, _)| bytes).sum();
+    let mut shares = Vec::new();
+    for (table, bytes, pieces) in tables {
+        let longest = bytes.saturating_mul(jobs as u64) > total;
+        if jobs > 1 && *pieces > 1 && *bytes >= split && longest {
+            let step = pieces.div_ceil(jobs * SHARES);
+            let count = pieces.div_ceil(step) as u64;
+            let share = |from| Share {
+                table,
+                pieces: from..(from + step).min(*pieces),
+                whole: false,
+                bytes: bytes / count,
+            };
+            shares.extend((0..*pieces).step_by(step).map(share));
+        } else {
+            shares.push(Share { table, pieces: 0..*pieces, whole: true, bytes: *bytes });
+        }
+    }
+    // The shares of a large table first, however small each is: they are what takes longest.
+    shares.sort_by_key(|share| (share.whole, std::cmp::Reverse(share.bytes)));
+    shares
+}
+
+/// Puts a share of its rows into a table.
+fn fill(connection: &mut Connection, table: &Table, share: &Share<'_>, giver: &dyn Giver) -> Result<()> {
+    connection.execute("BEGIN")?;
+    connection.execute(SETTINGS)?;
+    // A table that was emptied in the same transaction needs no log of its rows where the server is set up so, and none
+    // of them has to be looked at again later. What an extension put into its own table stays.
+    let freeze = share.whole && table.extension.is_none();
+    if freeze {
+        connection.execute(&format!("TRUNCATE ONLY {}", table.name.quoted()))?;
+    }
+    put(connection, table, share.pieces.clone(), giver, freeze)?;
+    connection.execute("COMMIT")
+}
+
+/// Sends rows into a table, in the transaction of the session.
+pub(crate) fn put(
+    connection: &mut Connection,
+    table: &Table,
+    mut pieces: Range<usize>,
+    giver: &dyn Giver,
+    freeze: bool,
+) -> Result<()> {
+    let columns = table.stored_columns();
+    let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
+    let freeze = if freeze { " WITH (FREEZE)" } else { "" };
+    let mut copy =
+        connection.copy_in(&format!("COPY {}{columns} FROM STDIN{freeze}", table.name.quoted()))?;
+    pieces.try_for_each(|piece| giver.give(table, piece, &mut copy))?;
+    copy.finish().map(drop)
+}
+
+/// Sets sequences to where they stood. Where one stood that could not be read, is not known.
 pub fn set_sequences(connection: &mut Connection, sequences: &[Sequence]) -> Result<()> {
-    for some in sequences.chunks(300) {
-        let set = |sequence: &Sequence| {
+    let known: Vec<&Sequence> = sequences.iter().filter(|sequence| sequence.readable).collect();
+    for some in known.chunks(300) {
+        let set = |sequence: &&Sequence| {
             let name = literal(&sequence.name.quoted());
             format!("pg_catalog.setval({name}, {}, {})", sequence.last_value, sequence.is_called)
         };
@@ -122,6 +190,18 @@ pub fn set_sequences(connection: &mut Connection, sequences: &[Sequence]) -> Res
         connection.query(&format!("SELECT {}", calls.join(", ")), &[])?;
     }
     Ok(())
+}
+
+/// Lets the server take statistics of tables, by several connections, the largest first.
+///
+/// # Errors
+/// When the server cannot. A table that this user may not analyze is left out by the server.
+pub fn analyze(info: &ConnInfo, options: &Options, jobs: usize, tables: &[&Table]) -> Result<()> {
+    let mut tables: Vec<&Table> = tables.to_vec();
+    tables.retain(|table| table.kind != crate::catalog::Kind::Foreign);
+    tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
+    Load::new(info, options, jobs)
+        .each(tables, &|connection, table| connection.execute(&format!("ANALYZE {}", table.name.quoted())))
 }
 
 /// A table whose rows are not what they should be.
@@ -136,7 +216,7 @@ pub struct Difference {
 }
 
 /// Reads all rows of a database and compares them with what they should be. `tables` have the columns that were summed
-/// up, in that order; the database may have them in another one.
+/// up, in that order; the database may have them in another one. Large tables are read in parts, by several connections.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -150,15 +230,15 @@ pub fn compare(
     let mut catalog = Catalog::read(holder.connection())?;
     let wanted: BTreeMap<&Name, &Table> = expected.iter().map(|(table, _)| (&table.name, *table)).collect();
     catalog.tables.retain(|table| wanted.contains_key(&table.name));
+    let in_parts = version(holder.connection())? >= READS_RANGES;
     for table in &mut catalog.tables {
         table.columns.clone_from(&wanted[&table.name].columns);
+        // In no order: a sum has none, and pages are read the fastest as they lie.
+        table.key = None;
+        table.pages = if in_parts { table.pages.max(1) } else { 1 };
     }
-    let bytes = |table: &Table| table.bytes;
-    let whole =
-        |(place, table)| Part { table: place, number: 0, parts: 1, bytes: bytes(table), range: Range::Whole };
-    let mut parts: Vec<Part> = catalog.tables.iter().enumerate().map(whole).collect();
-    parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
-    let sums = Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }.run(parts, &Nowhere)?;
+    let sums = Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }
+        .run(parts(&catalog, |_| Vec::new()), &Nowhere)?;
     let found: BTreeMap<&Name, RowSum> = catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
     let differs = |(table, expected): &(&Table, RowSum)| {
         let found = found.get(&table.name).copied();
@@ -184,5 +264,30 @@ impl PartReceiver for Nowhere {
 
     fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> Name {
+        Name { schema: "s".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn only_a_table_that_takes_longer_than_the_rest_is_shared_out() {
+        let (a, b, c) = (name("a"), name("b"), name("c"));
+        let share = |table, pieces, whole, bytes| Share { table, pieces, whole, bytes };
+        let tables = [(&a, 10, 9), (&b, 60, 20), (&c, 20, 1)];
+        let found = shares(&tables, 1, 1);
+        let whole = |table, pieces, bytes| share(table, 0..pieces, true, bytes);
+        assert_eq!(found, [whole(&b, 20, 60), whole(&c, 1, 20), whole(&a, 9, 10)], "one connection");
+        let found = shares(&tables, 2, 1);
+        let mut expected: Vec<Share<'_>> = (0..10).map(|n| share(&b, 2 * n..2 * n + 2, false, 6)).collect();
+        expected.extend([whole(&c, 1, 20), whole(&a, 9, 10)]);
+        assert_eq!(found, expected);
+        assert_eq!(shares(&tables, 2, 61).len(), 3, "none is large enough");
+        assert_eq!(shares(&[(&a, 30, 9), (&b, 30, 20), (&c, 30, 4)], 3, 1).len(), 3, "all take as long");
     }
 }

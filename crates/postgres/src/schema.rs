@@ -9,11 +9,11 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
+use crate::Result;
 use crate::catalog::Name;
 use crate::conninfo::{ConnInfo, Host};
 use crate::tools::{Tools, run};
 use crate::wire::Options;
-use crate::{Error, Result};
 
 /// Which part of a database is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,62 +75,6 @@ pub fn dump(
         .arg(format!("--snapshot={snapshot}"))
         .args(filter.arguments());
     run(command, archive, &options.stop)
-}
-
-/// A section of an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Section {
-    /// What comes before the rows.
-    BeforeRows,
-    /// What comes after them.
-    AfterRows,
-}
-
-/// How objects are restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restoration {
-    /// Whether they belong again to whom they belonged.
-    pub owners: bool,
-    /// Whether the same roles may use them again.
-    pub privileges: bool,
-    /// How many connections make indexes at once.
-    pub jobs: usize,
-}
-
-/// Makes the objects of a section in the database of `info`.
-///
-/// # Errors
-/// At the first object that cannot be made, with what the server said.
-pub fn restore(
-    tools: &Tools,
-    info: &ConnInfo,
-    host: &Host,
-    options: &Options,
-    archive: &Path,
-    section: Section,
-    restoration: Restoration,
-) -> Result<()> {
-    let mut command = tools.command("pg_restore", info, host, options);
-    let section = match section {
-        Section::BeforeRows => "--section=pre-data",
-        Section::AfterRows => "--section=post-data",
-    };
-    command.args(["--exit-on-error", "--no-password", section]);
-    command.args((!restoration.owners).then_some("--no-owner"));
-    command.args((!restoration.privileges).then_some("--no-privileges"));
-    if section == "--section=post-data" {
-        command.arg(format!("--jobs={}", restoration.jobs.max(1)));
-    }
-    // The name of a database may look like an option or a connection string: libpq reads it from the environment, and
-    // `pg_restore` asks for it in an option.
-    command.arg(format!("--dbname=dbname={}", connection_value(&info.database))).arg(archive);
-    let output = tempfile::tempfile().map_err(|error| Error::Receiver(error.into()))?;
-    run(command, output, &options.stop)
-}
-
-/// Returns a value as connection strings take it.
-fn connection_value(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// Returns an archive as SQL text, for people.

@@ -11,10 +11,11 @@ use dbkeep_postgres::catalog::{Catalog, Table};
 use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
 use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
 use dbkeep_postgres::facts::Properties;
-use dbkeep_postgres::load::{Giver, Load, compare, create_database, set_sequences};
+use dbkeep_postgres::load::{Giver, compare};
 use dbkeep_postgres::plan::Part;
+use dbkeep_postgres::restore::{Place, Restore, RestoreOptions};
 use dbkeep_postgres::rows::{RowEnd, RowSum};
-use dbkeep_postgres::schema::{Filter, Restoration, Section, dump, render, restore};
+use dbkeep_postgres::schema::{Filter, dump, render};
 use dbkeep_postgres::snapshot::Holder;
 use dbkeep_postgres::tools::Tools;
 use dbkeep_postgres::wire::{Connection, CopyIn, Options};
@@ -133,9 +134,13 @@ impl PartReceiver for OnePart<'_> {
 }
 
 impl Giver for Rows {
-    fn give(&self, table: &Table, into: &mut CopyIn<'_>) -> Result<()> {
-        let parts = self.0.lock().unwrap().get(&table.name.quoted()).cloned().unwrap_or_default();
-        parts.values().try_for_each(|bytes| into.write(bytes))
+    fn pieces(&self, table: &Table) -> usize {
+        self.0.lock().unwrap().get(&table.name.quoted()).map_or(0, BTreeMap::len)
+    }
+
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        let bytes = self.0.lock().unwrap()[&table.name.quoted()][&piece].clone();
+        into.write(&bytes)
     }
 }
 
@@ -170,22 +175,23 @@ impl Backup {
         all.filter(|(table, _)| table.has_rows()).collect()
     }
 
-    fn restore(&self, server: &Server, database: &str, tools: &Tools) {
-        let options = Options::default();
-        let mut admin = Connection::open(&info(server, "postgres"), &options).unwrap();
-        create_database(&mut admin, database, &self.properties).unwrap();
-        let info = info(server, database);
-        let mut connection = Connection::open(&info, &options).unwrap();
-        let host = connection.host().clone();
-        let how = Restoration { owners: true, privileges: true, jobs: 2 };
-        let section =
-            |section| restore(tools, &info, &host, &options, self.archive.path(), section, how).unwrap();
-        section(Section::BeforeRows);
+    /// Restores into a new database. Returns what could not be restored.
+    fn restore(&self, server: &Server, database: &str) -> Vec<String> {
+        let (info, options) = (info(server, database), Options::default());
+        let how = RestoreOptions { jobs: 3, ..RestoreOptions::default() };
+        let archive = self.archive.path();
+        let mut restore = Restore::begin(&info, &options, &how, archive, &self.catalog, "4f2a").unwrap();
+        restore.create(&self.properties).unwrap();
+        restore.before_rows().unwrap();
         let tables = self.tables();
-        let tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
-        Load { info: &info, options: &options, jobs: 3 }.run(&tables, &self.rows).unwrap();
-        set_sequences(&mut connection, &self.catalog.sequences).unwrap();
-        section(Section::AfterRows);
+        let only_tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
+        restore.rows(&only_tables, &self.rows).unwrap();
+        restore.after_rows().unwrap();
+        restore.analyze().unwrap();
+        assert_eq!(restore.verify(&tables).unwrap(), [], "the rows that were read");
+        let promoted = restore.promote(&Place::New).unwrap();
+        assert_eq!((promoted.database.as_str(), promoted.before), (database, None));
+        promoted.losses.into_iter().map(|loss| format!("{}: {}", loss.what, loss.why)).collect()
     }
 }
 
@@ -228,9 +234,7 @@ fn differing_lines(before: &str, after: &str) -> Vec<String> {
 
 fn same_after_restore(backup: &Backup, origin: &Server, target: &Server, tools: &Tools) {
     let name = "brought back";
-    backup.restore(target, name, tools);
-    let found = compare(&info(target, name), &Options::default(), 2, &backup.tables()).unwrap();
-    assert_eq!(found, [], "the rows that were read");
+    assert_eq!(backup.restore(target, name), Vec::<String>::new());
     assert_eq!(target.sql(name, "SELECT count FROM app.counted"), "5000", "asked again");
     let again = back_up(target, name, tools);
     let text = |rows: &Rows| rows.0.lock().unwrap().clone();
@@ -261,9 +265,7 @@ fn documents_come_back_as_they_were() {
     );
     let tools = Tools::find(programs.major, Some(&programs.program("")), None).unwrap();
     let backup = back_up(&server, "origin of all", &tools);
-    backup.restore(&server, "brought back", &tools);
-    let found = compare(&info(&server, "brought back"), &Options::default(), 1, &backup.tables()).unwrap();
-    assert_eq!(found, []);
+    backup.restore(&server, "brought back");
     assert_eq!(server.sql("brought back", "SELECT x FROM documents ORDER BY x::text"), "<a>&amp;</a>\na<b/>");
 }
 

@@ -1,0 +1,309 @@
+//! The table of contents of an archive that `pg_dump` wrote in its custom format: every object with the statements that
+//! make it, whom it belongs to, and what it needs.
+//!
+//! We restore objects ourselves and by this list, not by `pg_restore`: then each failure belongs to one object and has
+//! the code of the server, whatever language its messages are in; indexes and constraints of a table can be made at
+//! once; and a restore needs no program of PostgreSQL at all. `pg_restore` reads the same file.
+//!
+//! Source: `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL, versions 1.12 (PostgreSQL 9.0) to 1.16
+//! (PostgreSQL 17 and 18) of the format.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use crate::snapshot::identifier;
+use crate::{Error, Result};
+
+/// The versions of the format that are understood.
+const VERSIONS: std::ops::RangeInclusive<(u8, u8)> = (1, 12)..=(1, 16);
+/// From this one on the compression has a byte of its own.
+const COMPRESSION_BYTE: (u8, u8) = (1, 15);
+/// From this one on an object says how its rows are stored.
+const ACCESS_METHOD: (u8, u8) = (1, 14);
+/// From this one on an object says what kind of table it is.
+const RELATION_KIND: (u8, u8) = (1, 16);
+/// The number of the custom format.
+const CUSTOM: u8 = 1;
+
+/// What an archive holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// The version of the server that it came from, as `15.18 (Debian …)`.
+    pub server: Option<String>,
+    /// All objects, each behind what it needs.
+    pub entries: Vec<Entry>,
+}
+
+/// An object of an archive, or something that is said of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number in the archive.
+    pub id: i32,
+    /// What it is, as `TABLE` or `FK CONSTRAINT`.
+    pub kind: String,
+    /// Its name; that of a function has its parameters.
+    pub tag: String,
+    /// The schema; none for what is in none.
+    pub schema: Option<String>,
+    /// Whom it belongs to; empty for what belongs to nobody.
+    pub owner: String,
+    /// When its turn comes.
+    pub stage: Stage,
+    /// The statements that make it; they are carried out together.
+    pub definition: String,
+    /// The statement that drops it.
+    pub drop: String,
+    /// The tablespace, where it is not the usual one.
+    pub tablespace: Option<String>,
+    /// How rows are stored, where that can be chosen.
+    pub access_method: Option<String>,
+    /// The numbers of what it needs, not all of which are in the archive.
+    pub needs: Vec<i32>,
+}
+
+/// When the turn of an object comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Before the rows.
+    BeforeRows,
+    /// The rows: nothing of that is in an archive of ours.
+    Rows,
+    /// After the rows.
+    AfterRows,
+    /// Who may use what: after everything that the owner has to be able to do.
+    Privileges,
+    /// What asks queries of everything else, or watches: materialized views and event triggers.
+    Last,
+}
+
+impl Archive {
+    /// Reads the table of contents of a file.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] when it is none, or of a version that is not known.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |error: io::Error| Error::Archive { what: error.to_string() };
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        Self::read(BufReader::new(file), size)
+    }
+
+    /// Reads the table of contents. No text in it is longer than `size`.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] when it is none, or of a version that is not known.
+    pub fn read(input: impl Read, size: u64) -> Result<Self> {
+        Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.archive()
+    }
+
+    /// Returns the major version of the server that it came from.
+    pub fn server_major(&self) -> Option<u32> {
+        let text = self.server.as_deref()?;
+        text.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+    }
+}
+
+impl Entry {
+    /// Returns what people call it.
+    pub fn title(&self) -> String {
+        let schema = self.schema.as_deref().map(|schema| format!("{schema}.")).unwrap_or_default();
+        format!("{} {schema}{}", self.kind.to_lowercase(), self.tag)
+    }
+
+    /// Returns whether it says who may use what.
+    pub fn is_privilege(&self) -> bool {
+        self.stage == Stage::Privileges
+    }
+
+    /// Returns the statement that gives it to somebody; none for what cannot belong to anybody by itself.
+    pub fn give_to(&self, owner: &str) -> Option<String> {
+        if owner.is_empty() || self.drop.is_empty() {
+            return None;
+        }
+        let object = match self.kind.as_str() {
+            "COLLATION"
+            | "CONVERSION"
+            | "DOMAIN"
+            | "FOREIGN TABLE"
+            | "MATERIALIZED VIEW"
+            | "SEQUENCE"
+            | "STATISTICS"
+            | "TABLE"
+            | "TEXT SEARCH DICTIONARY"
+            | "TEXT SEARCH CONFIGURATION"
+            | "TYPE"
+            | "VIEW"
+            | "PROCEDURAL LANGUAGE"
+            | "SCHEMA"
+            | "EVENT TRIGGER"
+            | "FOREIGN DATA WRAPPER"
+            | "SERVER"
+            | "PUBLICATION"
+            | "SUBSCRIPTION" => {
+                let schema = self.schema.as_deref().map(|schema| format!("{}.", identifier(schema)));
+                format!("{} {}{}", self.kind, schema.unwrap_or_default(), identifier(&self.tag))
+            }
+            // What tells these apart are their parameters, which stand in the statement that drops them.
+            "AGGREGATE" | "FUNCTION" | "OPERATOR" | "OPERATOR CLASS" | "OPERATOR FAMILY" | "PROCEDURE" => {
+                let object = self.drop.trim_end().strip_prefix("DROP ")?;
+                object.strip_suffix(';').unwrap_or(object).to_owned()
+            }
+            _ => return None,
+        };
+        Some(format!("ALTER {object} OWNER TO {}", identifier(owner)))
+    }
+}
+
+/// Returns when the turn of an entry comes. What has no section of its own belongs to the one before it.
+fn stage(kind: &str, tag: &str, section: Stage) -> Stage {
+    match kind {
+        _ if section == Stage::Rows => Stage::Rows,
+        "ACL" | "ACL LANGUAGE" | "DEFAULT ACL" => Stage::Privileges,
+        "EVENT TRIGGER" | "MATERIALIZED VIEW DATA" => Stage::Last,
+        "COMMENT" | "SECURITY LABEL" if tag.starts_with("EVENT TRIGGER ") => Stage::Last,
+        _ => section,
+    }
+}
+
+struct Reader<R> {
+    input: R,
+    size: u64,
+    /// Bytes of a number, behind its sign.
+    integer: u8,
+    /// Bytes of a place in the file.
+    offset: u8,
+    version: (u8, u8),
+}
+
+fn damaged(what: impl Into<String>) -> Error {
+    Error::Archive { what: what.into() }
+}
+
+impl<R: Read> Reader<R> {
+    fn archive(mut self) -> Result<Archive> {
+        let mut magic = [0; 5];
+        self.bytes(&mut magic)?;
+        if &magic != b"PGDMP" {
+            return Err(damaged("it is no archive of pg_dump"));
+        }
+        self.version = (self.byte()?, self.byte()?);
+        let _revision = self.byte()?;
+        if !VERSIONS.contains(&self.version) {
+            let (major, minor) = self.version;
+            return Err(damaged(format!("version {major}.{minor} of the format is not known")));
+        }
+        (self.integer, self.offset) = (self.byte()?, self.byte()?);
+        if !(1..=8).contains(&self.integer) || !(1..=8).contains(&self.offset) {
+            return Err(damaged("numbers of an impossible length"));
+        }
+        if self.byte()? != CUSTOM {
+            return Err(damaged("it is not in the custom format"));
+        }
+        if self.version >= COMPRESSION_BYTE { self.byte().map(drop) } else { self.number().map(drop) }?;
+        for _time in 0..7 {
+            self.number()?;
+        }
+        let _database = self.text()?;
+        let server = self.text()?;
+        let _program = self.text()?;
+        Ok(Archive { server, entries: self.entries()? })
+    }
+
+    fn entries(&mut self) -> Result<Vec<Entry>> {
+        let count = self.number()?;
+        let (mut entries, mut section) = (Vec::new(), Stage::BeforeRows);
+        for _ in 0..count {
+            entries.push(self.entry(&mut section)?);
+        }
+        Ok(entries)
+    }
+
+    fn entry(&mut self, section: &mut Stage) -> Result<Entry> {
+        let id = self.small()?;
+        let _has_rows = self.number()?;
+        let _catalog = (self.text()?, self.text()?);
+        let (tag, kind) = (self.text()?.unwrap_or_default(), self.text()?.unwrap_or_default());
+        *section = match self.number()? {
+            1 => *section,
+            2 => Stage::BeforeRows,
+            3 => Stage::Rows,
+            4 => Stage::AfterRows,
+            other => return Err(damaged(format!("{kind} {tag} is in section {other}"))),
+        };
+        let (definition, drop) = (self.text()?.unwrap_or_default(), self.text()?.unwrap_or_default());
+        let _copy = self.text()?;
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let (schema, tablespace) = (filled(self.text()?), filled(self.text()?));
+        let access_method = if self.version >= ACCESS_METHOD { filled(self.text()?) } else { None };
+        if self.version >= RELATION_KIND {
+            self.number()?;
+        }
+        let owner = self.text()?.unwrap_or_default();
+        let _has_oids = self.text()?;
+        let needs = self.needs()?;
+        self.skip_offset()?;
+        let stage = stage(&kind, &tag, *section);
+        Ok(Entry { id, kind, tag, schema, owner, stage, definition, drop, tablespace, access_method, needs })
+    }
+
+    /// Reads numbers that are written as texts, up to a text that is absent.
+    fn needs(&mut self) -> Result<Vec<i32>> {
+        let mut needs = Vec::new();
+        while let Some(text) = self.text()? {
+            needs.push(text.parse().map_err(|_| damaged(format!("{text:?} is no number")))?);
+        }
+        Ok(needs)
+    }
+
+    fn skip_offset(&mut self) -> Result<()> {
+        for _ in 0..=self.offset {
+            self.byte()?;
+        }
+        Ok(())
+    }
+
+    fn small(&mut self) -> Result<i32> {
+        let number = self.number()?;
+        i32::try_from(number).map_err(|_| damaged(format!("{number} is no number of an object")))
+    }
+
+    /// Reads a number: its sign, then its bytes, the lowest first.
+    fn number(&mut self) -> Result<i64> {
+        let negative = self.byte()? != 0;
+        let mut number: u64 = 0;
+        for place in 0..u32::from(self.integer) {
+            number |= u64::from(self.byte()?) << (8 * place);
+        }
+        let number = i64::try_from(number).map_err(|_| damaged("a number that is too large"))?;
+        Ok(if negative { -number } else { number })
+    }
+
+    fn text(&mut self) -> Result<Option<String>> {
+        let length = self.number()?;
+        let Ok(length) = u64::try_from(length) else { return Ok(None) };
+        if length > self.size {
+            return Err(damaged("a text that is longer than the archive"));
+        }
+        let mut bytes = Vec::new();
+        let read = self.input.by_ref().take(length).read_to_end(&mut bytes);
+        read.map_err(|error| damaged(error.to_string()))?;
+        if bytes.len() as u64 != length {
+            return Err(damaged("it is cut"));
+        }
+        String::from_utf8(bytes).map(Some).map_err(|_| damaged("a text that is not UTF-8"))
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        let mut byte = [0];
+        self.bytes(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn bytes(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.input.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("it is cut"),
+            _ => damaged(error.to_string()),
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! Bringing a database back, from the archive of its objects and the text of its rows.
+//!
+//! Everything is made in a database with a name of its own, which says that it is unfinished. It gets the name that was
+//! asked for as the last step, [`Restore::promote`], when all of it was read again and found to be right. Whatever ends
+//! a restore before leaves only that database behind; [`unfinished`] lists such ones and [`remove_unfinished`] drops
+//! them.
+//!
+//! The order is that of `pg_restore`: what comes before the rows, the rows, sequences, indexes and constraints, then who
+//! may use what, then what asks queries of everything else or watches (materialized views, event triggers).
+
+mod database;
+mod objects;
+mod promote;
+mod schedule;
+mod settings;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use self::objects::{Losses, Maker, Parallel, make_in_order, session};
+use crate::archive::{Archive, Entry, Stage};
+use crate::catalog::{Catalog, Name, Table};
+use crate::conninfo::ConnInfo;
+use crate::facts::Properties;
+use crate::load::{Difference, Giver, Load, analyze, compare, set_sequences};
+use crate::rows::RowSum;
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+pub use self::database::{Unfinished, remove_unfinished, unfinished};
+pub(crate) use self::objects::session as prepared_session;
+pub use self::promote::{Place, Promoted};
+
+/// How a database is brought back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// How many connections work at once.
+    pub jobs: usize,
+    /// Whether objects belong again to whom they belonged; else they belong to the user who restores.
+    pub owners: bool,
+    /// Whether the same roles may use them again.
+    pub privileges: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self { jobs: 4, owners: true, privileges: true }
+    }
+}
+
+/// Something that was not restored, although everything else was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// What, as `event trigger watch` or `owner "bob" of table public.t`.
+    pub what: String,
+    /// Why, as the server says it.
+    pub why: String,
+}
+
+impl Loss {
+    fn of(entry: &Entry, why: String) -> Self {
+        Self { what: entry.title(), why }
+    }
+}
+
+/// A restore of a whole database. The methods are called in the order in which they stand here.
+#[derive(Debug)]
+pub struct Restore<'a> {
+    /// How the server is reached.
+    info: ConnInfo,
+    options: Options,
+    how: RestoreOptions,
+    catalog: &'a Catalog,
+    archive: Archive,
+    /// The name that the database gets in the end.
+    name: String,
+    /// What tells this restore from others.
+    id: String,
+    /// The name that it has now.
+    staging: String,
+    /// A session in another database.
+    admin: Connection,
+    /// A session in the database that is filled: it shows others that somebody works on it.
+    guard: Option<Connection>,
+    losses: Losses,
+}
+
+impl<'a> Restore<'a> {
+    /// Prepares a restore into a database that is to get the name of the one that `info` names. Nothing is changed yet.
+    /// `catalog` is that of the backup; `id` tells this restore from others and becomes part of names.
+    ///
+    /// # Errors
+    /// When the archive cannot be read or the server cannot be reached.
+    pub fn begin(
+        info: &ConnInfo,
+        options: &Options,
+        how: &RestoreOptions,
+        archive: &Path,
+        catalog: &'a Catalog,
+        id: &str,
+    ) -> Result<Self> {
+        let archive = Archive::open(archive)?;
+        let name = info.database.clone();
+        let mut admin = database::administration(info, options, &name)?;
+        let staging = database::staging_name(&mut admin, &name, id)?;
+        Ok(Self {
+            info: info.clone(),
+            options: options.clone(),
+            how: how.clone(),
+            catalog,
+            archive,
+            name,
+            id: id.to_owned(),
+            staging,
+            admin,
+            guard: None,
+            losses: Losses::default(),
+        })
+    }
+
+    /// Makes the database, empty, with the encoding and the order of text of the one that was backed up.
+    ///
+    /// # Errors
+    /// [`Error::Locale`] when this server has no such order of text.
+    pub fn create(&mut self, properties: &Properties) -> Result<()> {
+        database::create(&mut self.admin, &self.staging, properties)?;
+        database::describe(&mut self.admin, &self.staging, &self.name)?;
+        self.guard = Some(session(&self.staging(), &self.options)?);
+        Ok(())
+    }
+
+    /// Returns how the database is reached under the name that it has now.
+    pub fn staging(&self) -> ConnInfo {
+        database::at(&self.info, &self.staging)
+    }
+
+    /// Opens a session in the database under the name that it has now, as large objects are put back by.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn open(&self) -> Result<Connection> {
+        session(&self.staging(), &self.options)
+    }
+
+    /// Makes what comes before the rows.
+    ///
+    /// # Errors
+    /// [`Error::Object`] at the first object that a database cannot do without.
+    pub fn before_rows(&mut self) -> Result<()> {
+        self.in_order(Stage::BeforeRows)
+    }
+
+    /// Puts rows into `tables` and sets sequences to where they stood.
+    ///
+    /// # Errors
+    /// The first that any connection met.
+    pub fn rows(&mut self, tables: &[&Table], giver: &dyn Giver) -> Result<()> {
+        let staging = self.staging();
+        let tables: Vec<&Table> = tables.iter().copied().filter(|table| !self.is_lost(table)).collect();
+        Load::new(&staging, &self.options, self.how.jobs).run(&tables, giver)?;
+        let mut connection = self.open()?;
+        set_sequences(&mut connection, &self.catalog.sequences)
+    }
+
+    /// Makes what comes after the rows: indexes and constraints by several connections, then the rest.
+    ///
+    /// # Errors
+    /// [`Error::Object`] at the first object that a database cannot do without.
+    pub fn after_rows(&mut self) -> Result<()> {
+        let staging = self.staging();
+        let bytes = self.bytes_of_tables();
+        let parallel =
+            Parallel { info: &staging, options: &self.options, archive: &self.archive, how: &self.how };
+        parallel.run(Stage::AfterRows, &bytes, &mut self.losses)?;
+        if self.how.privileges {
+            self.in_order(Stage::Privileges)?;
+        }
+        self.in_order(Stage::Last)
+    }
+
+    /// Lets the server look at all tables, so that it plans queries well from the first one on.
+    ///
+    /// # Errors
+    /// When the server cannot.
+    pub fn analyze(&mut self) -> Result<()> {
+        let analyzed = self.catalog.tables.iter().filter(|table| !self.is_lost(table));
+        analyze(&self.staging(), &self.options, self.how.jobs, &analyzed.collect::<Vec<_>>())
+    }
+
+    /// Reads all rows again and compares them with what they should be. Returns the tables that differ.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn verify(&mut self, expected: &[(&Table, RowSum)]) -> Result<Vec<Difference>> {
+        compare(&self.staging(), &self.options, self.how.jobs, expected)
+    }
+
+    /// Returns what could not be restored so far.
+    pub fn losses(&self) -> &[Loss] {
+        &self.losses.all
+    }
+
+    /// Drops what was made.
+    ///
+    /// # Errors
+    /// When the server refuses it; the database stays then, and its name says what it is.
+    pub fn discard(mut self) -> Result<()> {
+        self.guard = None;
+        for _ in 0..20 {
+            match database::drop_database(&mut self.admin, &self.staging) {
+                // The sessions of our own take a moment to end.
+                Err(Error::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(100)),
+                result => return result,
+            }
+        }
+        database::drop_database(&mut self.admin, &self.staging)
+    }
+
+    fn in_order(&mut self, stage: Stage) -> Result<()> {
+        let mut maker = Maker::open(&self.staging(), &self.options, &self.archive, &self.how)?;
+        let entries = self.archive.entries.iter().filter(|entry| entry.stage == stage);
+        make_in_order(&mut maker, entries, &mut self.losses)
+    }
+
+    /// Returns whether a table came with an extension that could not be restored.
+    fn is_lost(&self, table: &Table) -> bool {
+        table.extension.as_ref().is_some_and(|rows| {
+            let entries = self.archive.entries.iter();
+            let extension = entries.filter(|entry| entry.kind == "EXTENSION" && entry.tag == rows.name);
+            extension.into_iter().any(|entry| self.losses.has(entry))
+        })
+    }
+
+    /// Returns the sizes of tables by their numbers in the archive.
+    fn bytes_of_tables(&self) -> HashMap<i32, u64> {
+        let sizes: HashMap<&Name, u64> =
+            self.catalog.tables.iter().map(|table| (&table.name, table.bytes)).collect();
+        let tables = self.archive.entries.iter().filter(|entry| entry.kind == "TABLE");
+        let size = |entry: &Entry| {
+            let name = Name { schema: entry.schema.clone()?, name: entry.tag.clone() };
+            Some((entry.id, *sizes.get(&name)?))
+        };
+        tables.filter_map(size).collect()
+    }
+}

@@ -1,0 +1,373 @@
+//! Making the objects of an archive.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::schedule::Schedule;
+use super::{Loss, RestoreOptions};
+use crate::archive::{Archive, Entry, Stage};
+use crate::conninfo::ConnInfo;
+use crate::error::ServerError;
+use crate::snapshot::{identifier, literal, version};
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+/// How often an object is tried again that was in the way of another session.
+const TRIES: usize = 5;
+
+/// What every session of a restore sets, whatever the role and the database have as their defaults: nothing ends it
+/// early, names mean what the archive says, and only the last step has to reach the disk at once.
+const SETTINGS: &str = "\
+SET default_transaction_read_only = off;\
+SET default_transaction_isolation = 'read committed';\
+SET statement_timeout = 0;\
+SET lock_timeout = 0;\
+SET idle_in_transaction_session_timeout = 0;\
+SET client_encoding = 'UTF8';\
+SET search_path = '';\
+SET check_function_bodies = false;\
+SET xmloption = 'content';\
+SET client_min_messages = warning;\
+SET row_security = off;\
+SET DateStyle = 'ISO, YMD';\
+SET IntervalStyle = 'postgres';\
+SET TimeZone = 'UTC';\
+SET transform_null_equals = off;\
+SET array_nulls = on;\
+SET synchronous_commit = off;";
+
+/// Opens a session that makes objects or writes rows.
+pub(crate) fn session(info: &ConnInfo, options: &Options) -> Result<Connection> {
+    let mut connection = Connection::open(info, options)?;
+    let version = version(&mut connection)?;
+    connection.execute(SETTINGS)?;
+    if version >= 140_000 {
+        connection.execute("SET idle_session_timeout = 0")?;
+    }
+    if version >= 170_000 {
+        connection.execute("SET transaction_timeout = 0")?;
+    }
+    Ok(connection)
+}
+
+/// Lets one of several sessions sort `1 / jobs` of 256 MiB in memory, or more if the server says so.
+pub(super) fn raise_memory(connection: &mut Connection, jobs: usize) -> Result<()> {
+    let kilobytes = ((256 << 10) / jobs.max(1)).max(64 << 10);
+    let sql = "SELECT pg_catalog.set_config('maintenance_work_mem', greatest(setting::pg_catalog.int8, $1::pg_catalog.int8)::pg_catalog.text, false)
+               FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'";
+    connection.query(sql, &[Some(&kilobytes.to_string())]).map(drop)
+}
+
+/// Makes objects in one session.
+pub(super) struct Maker<'a> {
+    pub(super) connection: Connection,
+    how: &'a RestoreOptions,
+    tablespace: Option<String>,
+    access_method: Option<String>,
+}
+
+/// What became of an object that was not made as it was.
+pub(super) enum Made {
+    /// It is there, or it was asked not to be.
+    Whole,
+    /// It is there, but belongs to us.
+    NotGiven(Loss),
+    /// It is not there.
+    Left(Loss),
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn open(
+        info: &ConnInfo,
+        options: &Options,
+        archive: &Archive,
+        how: &'a RestoreOptions,
+    ) -> Result<Self> {
+        let mut connection = session(info, options)?;
+        raise_memory(&mut connection, how.jobs)?;
+        // How texts in the statements are to be read is something that the archive says.
+        for entry in archive.entries.iter().filter(|entry| entry.kind == "STDSTRINGS") {
+            connection.execute(&entry.definition)?;
+        }
+        Ok(Self::with(connection, how))
+    }
+
+    /// Makes objects in a session that is prepared already.
+    pub(super) fn with(connection: Connection, how: &'a RestoreOptions) -> Self {
+        Self { connection, how, tablespace: None, access_method: None }
+    }
+
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when the server refuses it and it is none that a restore can do without.
+    pub(super) fn make(&mut self, entry: &Entry) -> Result<Made> {
+        // The settings of the archive are those of the session; databases are made elsewhere.
+        if matches!(
+            entry.kind.as_str(),
+            "ENCODING" | "STDSTRINGS" | "SEARCHPATH" | "DATABASE" | "DATABASE PROPERTIES"
+        ) {
+            return Ok(Made::Whole);
+        }
+        let not_placed = self.place(entry)?;
+        if let Err(error) = self.execute(&entry.definition) {
+            let error = server_error(error)?;
+            return match can_be_left(&entry.kind, &entry.tag, &error.code) {
+                true => Ok(Made::Left(Loss::of(entry, error.message))),
+                false => Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None }),
+            };
+        }
+        if !self.how.owners {
+            return Ok(not_placed.map_or(Made::Whole, Made::NotGiven));
+        }
+        let Some(statement) = entry.give_to(&entry.owner) else { return Ok(Made::Whole) };
+        match self.connection.execute(&statement) {
+            Ok(()) => Ok(not_placed.map_or(Made::Whole, Made::NotGiven)),
+            Err(error) => {
+                let error = server_error(error)?;
+                if !is_refusal(&error.code) {
+                    return Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None });
+                }
+                let mut loss = Loss::of(entry, error.message);
+                loss.what = format!("owner {} of {}", identifier(&entry.owner), loss.what);
+                Ok(Made::NotGiven(loss))
+            }
+        }
+    }
+
+    fn execute(&mut self, definition: &str) -> Result<()> {
+        for _ in 1..TRIES {
+            match self.connection.execute(definition) {
+                // Another session of ours or of somebody else was in the way.
+                Err(error) if matches!(error.code(), Some("40P01" | "55P03" | "40001")) => {}
+                // The schema `public` is in every new database.
+                Err(error) if error.code() == Some("42P06") => return Ok(()),
+                result => return result,
+            }
+        }
+        self.connection.execute(definition)
+    }
+
+    /// Sets where and how the next table or index is stored. A tablespace that is not there is a loss.
+    fn place(&mut self, entry: &Entry) -> Result<Option<Loss>> {
+        let mut lost = None;
+        if entry.tablespace != self.tablespace {
+            let name = entry.tablespace.as_deref().unwrap_or_default();
+            let there = name.is_empty() || !self.connection.query(TABLESPACE, &[Some(name)])?.is_empty();
+            if !there {
+                let what = format!("tablespace {} of {}", identifier(name), entry.title());
+                lost = Some(Loss { what, why: "this user may not use one of that name here".to_owned() });
+            }
+            let name = if there { name } else { "" };
+            self.set("default_tablespace", name)?;
+            self.tablespace = there.then(|| entry.tablespace.clone()).flatten();
+        }
+        if entry.access_method.is_some() && entry.access_method != self.access_method {
+            let name = entry.access_method.as_deref().unwrap_or_default();
+            self.set("default_table_access_method", name).map_err(|error| match error {
+                Error::Server(source) => Error::Object { object: entry.title(), source, hint: None },
+                error => error,
+            })?;
+            self.access_method.clone_from(&entry.access_method);
+        }
+        Ok(lost)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let sql = "SELECT pg_catalog.set_config($1, $2, false)";
+        self.connection.query(sql, &[Some(name), Some(value)]).map(drop)
+    }
+}
+
+const TABLESPACE: &str = "SELECT FROM pg_catalog.pg_tablespace
+    WHERE spcname = $1 AND pg_catalog.has_tablespace_privilege(oid, 'CREATE')";
+
+/// Returns what the server said; another error is the end.
+fn server_error(error: Error) -> Result<ServerError> {
+    match error {
+        Error::Server(error) => Ok(*error),
+        error => Err(error),
+    }
+}
+
+/// Returns whether a code says that this user may not do it, or that what it takes is not there.
+fn is_refusal(code: &str) -> bool {
+    matches!(code, "42501" | "42704" | "0LP01" | "0L000" | "0P000" | "2F000")
+}
+
+/// Returns whether a database is of use without an object that the server refuses with this code. Judged by what it is,
+/// never by what the server says: that is in the language of the server.
+pub(super) fn can_be_left(kind: &str, tag: &str, code: &str) -> bool {
+    match kind {
+        // Not installed (58P01, 0A000, 22023), or not for this user.
+        "EXTENSION" => matches!(code, "58P01" | "0A000" | "22023" | "42501" | "42704" | "0P000"),
+        "EVENT TRIGGER"
+        | "PUBLICATION"
+        | "PUBLICATION TABLE"
+        | "PUBLICATION TABLES IN SCHEMA"
+        | "SUBSCRIPTION"
+        | "SUBSCRIPTION TABLE"
+        | "FOREIGN DATA WRAPPER"
+        | "SERVER"
+        | "USER MAPPING"
+        | "TRANSFORM"
+        | "ACL"
+        | "DEFAULT ACL"
+        | "ACL LANGUAGE" => is_refusal(code),
+        "COMMENT" => is_refusal(code) && tag.starts_with("EXTENSION "),
+        // The module that knows the label is not loaded.
+        "SECURITY LABEL" => is_refusal(code) || code == "22023",
+        _ => false,
+    }
+}
+
+/// Returns whether an object only says something of another one, so that it goes where that one goes.
+fn goes_with_another(kind: &str) -> bool {
+    matches!(
+        kind,
+        "COMMENT"
+            | "SECURITY LABEL"
+            | "ACL"
+            | "PUBLICATION TABLE"
+            | "PUBLICATION TABLES IN SCHEMA"
+            | "SUBSCRIPTION TABLE"
+            | "SERVER"
+            | "USER MAPPING"
+    )
+}
+
+/// What was not made so far.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    pub(super) all: Vec<Loss>,
+    left: BTreeSet<i32>,
+}
+
+impl Losses {
+    /// Returns whether an object is not there.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        self.left.contains(&entry.id)
+    }
+
+    /// Returns whether an object has to be left because of what it belongs to.
+    fn takes_along(&mut self, entry: &Entry) -> bool {
+        let lost = goes_with_another(&entry.kind) && entry.needs.iter().any(|need| self.left.contains(need));
+        if lost {
+            self.left.insert(entry.id);
+            self.all.push(Loss::of(entry, "it belongs to what could not be restored".to_owned()));
+        }
+        lost
+    }
+
+    fn note(&mut self, entry: &Entry, made: Made) {
+        match made {
+            Made::Whole => {}
+            Made::NotGiven(loss) => self.all.push(loss),
+            Made::Left(loss) => {
+                self.left.insert(entry.id);
+                self.all.push(loss);
+            }
+        }
+    }
+}
+
+/// Makes objects one after the other.
+pub(super) fn make_in_order<'e>(
+    maker: &mut Maker<'_>,
+    entries: impl IntoIterator<Item = &'e Entry>,
+    losses: &mut Losses,
+) -> Result<()> {
+    for entry in entries {
+        if !losses.takes_along(entry) {
+            let made = maker.make(entry)?;
+            losses.note(entry, made);
+        }
+    }
+    Ok(())
+}
+
+/// Makes objects by several sessions.
+pub(super) struct Parallel<'a> {
+    pub(super) info: &'a ConnInfo,
+    pub(super) options: &'a Options,
+    pub(super) archive: &'a Archive,
+    pub(super) how: &'a RestoreOptions,
+}
+
+struct Shared<'a> {
+    schedule: Schedule<'a>,
+    losses: Losses,
+    failed: Option<Error>,
+}
+
+impl Parallel<'_> {
+    /// Makes all objects of a stage. `bytes` are the sizes of tables by their numbers in the archive.
+    pub(super) fn run(&self, stage: Stage, bytes: &HashMap<i32, u64>, losses: &mut Losses) -> Result<()> {
+        let entries: Vec<&Entry> = self.archive.entries.iter().filter(|entry| entry.stage == stage).collect();
+        let jobs = self.how.jobs.clamp(1, entries.len().max(1));
+        let schedule = Schedule::new(&self.archive.entries, entries, bytes);
+        let held = Mutex::new(Shared { schedule, losses: std::mem::take(losses), failed: None });
+        let (shared, changed) = (&held, &Condvar::new());
+        thread::scope(|scope| {
+            for number in 0..jobs {
+                let worker = move || {
+                    let result = self.work(shared, changed);
+                    if let Err(error) = result {
+                        lock(shared).failed.get_or_insert(error);
+                    }
+                    changed.notify_all();
+                };
+                let started =
+                    thread::Builder::new().name(format!("make objects {number}")).spawn_scoped(scope, worker);
+                if let Err(source) = started {
+                    lock(shared).failed.get_or_insert(Error::System { what: "start a thread", source });
+                }
+            }
+        });
+        let shared = held.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *losses = shared.losses;
+        shared.failed.map_or(Ok(()), Err)
+    }
+
+    fn work(&self, shared: &Mutex<Shared<'_>>, changed: &Condvar) -> Result<()> {
+        let mut maker = None;
+        while let Some((place, entry)) = next(shared, changed) {
+            let maker = match &mut maker {
+                Some(maker) => maker,
+                None => maker.insert(Maker::open(self.info, self.options, self.archive, self.how)?),
+            };
+            let takes_along = lock(shared).losses.takes_along(entry);
+            let made = if takes_along { Made::Whole } else { maker.make(entry)? };
+            let mut shared = lock(shared);
+            shared.losses.note(entry, made);
+            shared.schedule.done(place);
+            changed.notify_all();
+        }
+        Ok(())
+    }
+}
+
+/// Waits for an object whose turn has come; none when all were begun or one failed.
+fn next<'a>(shared: &Mutex<Shared<'a>>, changed: &Condvar) -> Option<(usize, &'a Entry)> {
+    let mut guard = lock(shared);
+    loop {
+        if guard.failed.is_some() || guard.schedule.is_empty() {
+            return None;
+        }
+        if let Some(found) = guard.schedule.next() {
+            return Some(found);
+        }
+        guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn lock<'g, 's>(shared: &'g Mutex<Shared<'s>>) -> MutexGuard<'g, Shared<'s>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a statement that says something of a database.
+pub(super) fn comment_on_database(name: &str, text: Option<&str>) -> String {
+    let text = text.map_or_else(|| "NULL".to_owned(), literal);
+    format!("COMMENT ON DATABASE {} IS {text}", identifier(name))
+}

@@ -1,0 +1,224 @@
+//! Which object is made next, by several connections at once.
+//!
+//! An object's turn has come when all that it needs is there and nobody works on the same tables in a way that excludes
+//! it: two connections never wait for each other in the server. Indexes of one table are made at once; a constraint
+//! shuts everybody out of its tables. Whatever is neither is quickly done, and done by one connection at a time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::archive::Entry;
+
+/// What is left to make.
+#[derive(Debug)]
+pub(super) struct Schedule<'a> {
+    entries: Vec<&'a Entry>,
+    tasks: Vec<Task>,
+    /// Whose needs are met: the largest first, then in the order of the archive.
+    ready: BTreeSet<(Reverse<u64>, usize)>,
+    /// Who works on which table: how many that share it, or one that does not.
+    locks: BTreeMap<i32, Lock>,
+    quick_at_work: bool,
+    left: usize,
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    /// How much of what it needs is not there yet.
+    missing: usize,
+    /// What needs it.
+    needed_by: Vec<usize>,
+    tables: BTreeSet<i32>,
+    work: Work,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Work {
+    /// Reads a table together with others.
+    Index,
+    /// Reads tables alone.
+    Constraint,
+    /// Reads none.
+    #[default]
+    Quick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    Shared(usize),
+    Alone,
+}
+
+impl<'a> Schedule<'a> {
+    /// Plans `entries` of an archive. `bytes` are the sizes of tables by their numbers in the archive.
+    pub(super) fn new(all: &'a [Entry], entries: Vec<&'a Entry>, bytes: &HashMap<i32, u64>) -> Self {
+        let by_id: HashMap<i32, &Entry> = all.iter().map(|entry| (entry.id, entry)).collect();
+        let places: HashMap<i32, usize> =
+            entries.iter().enumerate().map(|(place, entry)| (entry.id, place)).collect();
+        let mut tasks: Vec<Task> = entries.iter().map(|entry| task(entry, &by_id, bytes)).collect();
+        for (place, entry) in entries.iter().enumerate() {
+            let needs: BTreeSet<usize> =
+                entry.needs.iter().filter_map(|need| places.get(need).copied()).collect();
+            // What stands behind it in the archive, it cannot wait for: the archive is in an order that works.
+            for need in needs.into_iter().filter(|need| *need < place) {
+                tasks[need].needed_by.push(place);
+                tasks[place].missing += 1;
+            }
+        }
+        let ready = tasks.iter().enumerate().filter(|(_, task)| task.missing == 0);
+        let ready = ready.map(|(place, task)| (Reverse(task.bytes), place)).collect();
+        let left = tasks.len();
+        Self { entries, tasks, ready, locks: BTreeMap::new(), quick_at_work: false, left }
+    }
+
+    /// Returns whether everything was begun.
+    pub(super) fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Returns what to make next; none while everything has to wait for what is being made.
+    pub(super) fn next(&mut self) -> Option<(usize, &'a Entry)> {
+        let found = self.ready.iter().copied().find(|(_, place)| self.is_free(&self.tasks[*place]))?;
+        self.ready.remove(&found);
+        self.left -= 1;
+        let (_, place) = found;
+        let task = &self.tasks[place];
+        self.quick_at_work |= task.work == Work::Quick;
+        for table in &task.tables {
+            match (task.work, self.locks.get_mut(table)) {
+                (Work::Index, Some(Lock::Shared(count))) => *count += 1,
+                (Work::Index, _) => drop(self.locks.insert(*table, Lock::Shared(1))),
+                _ => drop(self.locks.insert(*table, Lock::Alone)),
+            }
+        }
+        Some((place, self.entries[place]))
+    }
+
+    fn is_free(&self, task: &Task) -> bool {
+        let free = |table| match self.locks.get(table) {
+            None => true,
+            Some(Lock::Shared(_)) => task.work == Work::Index,
+            Some(Lock::Alone) => false,
+        };
+        !(task.work == Work::Quick && self.quick_at_work) && task.tables.iter().all(free)
+    }
+
+    /// Takes note that something is made.
+    pub(super) fn done(&mut self, place: usize) {
+        let task = std::mem::take(&mut self.tasks[place]);
+        if task.work == Work::Quick {
+            self.quick_at_work = false;
+        }
+        for table in &task.tables {
+            match self.locks.get_mut(table) {
+                Some(Lock::Shared(count)) if *count > 1 => *count -= 1,
+                _ => drop(self.locks.remove(table)),
+            }
+        }
+        for place in task.needed_by {
+            self.tasks[place].missing -= 1;
+            if self.tasks[place].missing == 0 {
+                self.ready.insert((Reverse(self.tasks[place].bytes), place));
+            }
+        }
+    }
+}
+
+fn task(entry: &Entry, by_id: &HashMap<i32, &Entry>, bytes: &HashMap<i32, u64>) -> Task {
+    let work = match entry.kind.as_str() {
+        "INDEX" => Work::Index,
+        "CONSTRAINT" | "FK CONSTRAINT" | "CHECK CONSTRAINT" | "MATERIALIZED VIEW DATA" => Work::Constraint,
+        _ => Work::Quick,
+    };
+    let mut tables = BTreeSet::new();
+    add_tables(entry, by_id, &mut tables);
+    let size = tables.iter().filter_map(|table| bytes.get(table)).max().copied().unwrap_or_default();
+    Task { tables, work, bytes: if work == Work::Quick { 0 } else { size }, ..Task::default() }
+}
+
+/// Adds the tables that an object is about: those it needs itself, and those whose indexes and constraints it needs.
+fn add_tables(entry: &Entry, by_id: &HashMap<i32, &Entry>, tables: &mut BTreeSet<i32>) {
+    for need in entry.needs.iter().filter_map(|need| by_id.get(need)) {
+        match need.kind.as_str() {
+            "TABLE" | "MATERIALIZED VIEW" | "VIEW" | "FOREIGN TABLE" => drop(tables.insert(need.id)),
+            "INDEX" | "CONSTRAINT" => {
+                let direct = need.needs.iter().filter_map(|need| by_id.get(need));
+                tables.extend(direct.filter(|need| need.kind == "TABLE").map(|need| need.id));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::Stage;
+
+    fn entry(id: i32, kind: &str, needs: &[i32]) -> Entry {
+        Entry {
+            id,
+            kind: kind.to_owned(),
+            tag: id.to_string(),
+            schema: None,
+            owner: String::new(),
+            stage: Stage::AfterRows,
+            definition: String::new(),
+            drop: String::new(),
+            tablespace: None,
+            access_method: None,
+            needs: needs.to_vec(),
+        }
+    }
+
+    fn begun(schedule: &mut Schedule<'_>) -> Vec<i32> {
+        std::iter::from_fn(|| schedule.next()).map(|(_, entry)| entry.id).collect()
+    }
+
+    #[test]
+    fn indexes_of_a_table_are_made_at_once_and_constraints_alone_the_largest_first() {
+        let all = [
+            entry(1, "TABLE", &[]),
+            entry(2, "TABLE", &[]),
+            entry(3, "INDEX", &[1]),
+            entry(4, "INDEX", &[1]),
+            entry(5, "CONSTRAINT", &[1]),
+            entry(6, "CONSTRAINT", &[2]),
+            entry(7, "FK CONSTRAINT", &[1, 6]),
+        ];
+        let bytes = HashMap::from([(1, 10), (2, 90)]);
+        let mut schedule = Schedule::new(&all, all[2..].iter().collect(), &bytes);
+        assert_eq!(
+            begun(&mut schedule),
+            [6, 3, 4],
+            "the constraint of the first table waits for its indexes"
+        );
+        schedule.done(0);
+        assert_eq!(begun(&mut schedule), [0; 0]);
+        schedule.done(1);
+        assert_eq!(begun(&mut schedule), [5]);
+        schedule.done(3);
+        assert_eq!(begun(&mut schedule), [0; 0], "the foreign key waits for both tables");
+        assert!(!schedule.is_empty());
+        schedule.done(2);
+        assert_eq!(begun(&mut schedule), [7]);
+        assert!(schedule.is_empty());
+    }
+
+    #[test]
+    fn what_is_quick_is_made_one_after_the_other_and_behind_what_it_needs() {
+        let all = [
+            entry(1, "TABLE", &[]),
+            entry(2, "TRIGGER", &[1]),
+            entry(3, "COMMENT", &[2]),
+            entry(4, "RULE", &[]),
+        ];
+        let mut schedule = Schedule::new(&all, all[1..].iter().collect(), &HashMap::new());
+        assert_eq!(begun(&mut schedule), [2]);
+        schedule.done(0);
+        assert_eq!(begun(&mut schedule), [3]);
+        schedule.done(1);
+        assert_eq!(begun(&mut schedule), [4]);
+    }
+}
