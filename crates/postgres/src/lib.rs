@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod catalog;
 pub mod conninfo;
+pub mod doctor;
 pub mod dump;
 mod error;
 pub mod facts;
