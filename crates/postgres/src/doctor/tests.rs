@@ -231,10 +231,15 @@ fn info(text: &str) -> ConnInfo {
 }
 
 /// A pooler before a server, ended with the value.
-struct Bouncer(Child, u16);
+struct Bouncer {
+    shell: Child,
+    port: u16,
+}
 
 impl Bouncer {
+    /// Starts one; none where it is not installed.
     fn start(server: &Server, mode: &str) -> Option<Self> {
+        Command::new("pgbouncer").arg("--version").output().ok()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let file = server.socket_folder().join(format!("{mode}.ini"));
         let text = format!(
@@ -245,22 +250,20 @@ impl Bouncer {
         );
         // With `auth_type = any` everybody is one user, who is named for the database.
         std::fs::write(&file, text.replacen("port=", "user=postgres port=", 1)).unwrap();
-        let root = nix_root();
-        let mut command = Command::new(if root { "runuser" } else { "pgbouncer" });
-        if root {
-            command.args(["-u", "postgres", "--", "pgbouncer"]);
+        // A shell ends it when its own input ends, also where this process was killed.
+        let script = r#"pgbouncer -q "$0" & pooler=$!; read -r _; kill $pooler; wait $pooler"#;
+        let mut command = match is_root() {
+            true => Command::new("runuser"),
+            false => Command::new("sh"),
+        };
+        if is_root() {
+            command.args(["-u", "postgres", "--", "sh"]);
         }
-        let child = command
-            .arg("-q")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let bouncer = Self(child.ok()?, port);
+        let command = command.args(["-c", script]).arg(&file).stdin(Stdio::piped());
+        let mut bouncer = Self { shell: command.stderr(Stdio::null()).spawn().ok()?, port };
         let until = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > until {
+            if Instant::now() > until || bouncer.shell.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -271,13 +274,13 @@ impl Bouncer {
 
 impl Drop for Bouncer {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
     }
 }
 
 /// Servers and poolers do not run as root.
-fn nix_root() -> bool {
+fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
@@ -331,7 +334,7 @@ fn what_the_server_does_beside_is_told_and_poolers_are_known_by_how_they_behave(
         let Some(bouncer) = Bouncer::start(&server, mode) else {
             return println!("skipped: pgbouncer is not installed");
         };
-        let through = format!("postgresql://postgres@127.0.0.1:{}/busy?sslmode=disable", bouncer.1);
+        let through = format!("postgresql://postgres@127.0.0.1:{}/busy?sslmode=disable", bouncer.port);
         assert_eq!(about(&asked(&info(&through), &Asked::default()), "pooler"), [expected]);
     }
 }
