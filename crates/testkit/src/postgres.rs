@@ -4,7 +4,7 @@
 //! the two waits for the end of its input. PostgreSQL refuses to run as root, so there it runs as the user `postgres`.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,11 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         configure(&data, folder.path(), port, settings)?;
         let mut shell = unprivileged(Path::new("sh"));
-        // The last command of the shell takes the folder away, also where this process was killed.
-        let script = r#""$0" -D "$1" >"$2/log" 2>&1 </dev/null & server=$!; read -r _; kill -INT $server; wait $server; rm -rf "$1""#;
+        // Each line that it reads is a crash. The last command takes the folder away, also where this process was
+        // killed.
+        let script = r#"while :; do "$0" -D "$1" >>"$2/log" 2>&1 </dev/null & server=$!
+            read -r _ || break; kill -QUIT $server; wait $server; done
+            kill -INT $server; wait $server; rm -rf "$1""#;
         shell.args(["-c", script]).arg(programs.program("postgres")).arg(&data).arg(folder.path());
         let mut shell = shell.stdin(Stdio::piped()).spawn()?;
         let input = shell.stdin.take();
@@ -145,6 +148,24 @@ impl Server {
                 let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
                 return Err(io::Error::other(format!("the server does not start:\n{log}")));
             }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the server as a power cut does (`pg_ctl stop -m immediate`), starts it again, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn crash(&self) {
+        let started = || {
+            self.psql("postgres", "SELECT pg_postmaster_start_time()").ok().filter(|it| it.status.success())
+        };
+        let before = started().map(|output| output.stdout);
+        let mut input = self.input.as_ref().expect("the input is closed when the value goes");
+        input.write_all(b"\n").expect("the shell reads");
+        let until = Instant::now() + PATIENCE;
+        while started().is_none_or(|output| Some(output.stdout) == before) {
+            assert!(Instant::now() < until, "the server does not come back");
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -176,10 +197,9 @@ impl Server {
         let program = if program.exists() { program } else { PathBuf::from("psql") };
         let mut command = Command::new(program);
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-h"]);
-        command
-            .arg(self.folder.path())
-            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql])
-            .output()
+        // In an option the name of a database may be a connection string.
+        command.env("PGDATABASE", database);
+        command.arg(self.folder.path()).args(["-p", &self.port.to_string(), "-c", sql]).output()
     }
 
     /// Runs SQL, and returns what it printed.

@@ -1,29 +1,20 @@
 //! A database goes through the archive of its objects and the text of its rows, and comes out the same: by stock
 //! `pg_dump`, by the text of every row, and by the sums that were made on the way.
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::process::Command;
-use std::sync::Mutex;
 
-use dbkeep_postgres::catalog::{Catalog, Table};
-use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
-use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
-use dbkeep_postgres::facts::Properties;
-use dbkeep_postgres::load::{Giver, compare};
-use dbkeep_postgres::plan::Part;
-use dbkeep_postgres::restore::{Place, Restore, RestoreOptions};
-use dbkeep_postgres::rows::{RowEnd, RowSum};
+use dbkeep_postgres::catalog::Catalog;
+use dbkeep_postgres::load::compare;
 use dbkeep_postgres::schema::{Filter, dump, render};
 use dbkeep_postgres::snapshot::Holder;
 use dbkeep_postgres::tools::Tools;
-use dbkeep_postgres::wire::{Connection, CopyIn, Options};
-use dbkeep_postgres::{BoxError, Result};
+use dbkeep_postgres::wire::{Connection, Options};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
+use crate::support::{Backup, Rows, back_up, differing_lines, info, stock_dump};
+
 /// A value of every type that loses something on a wrong way, its extremes, and NULL.
-const TYPES: &str = include_str!("zoo/types.sql");
+const TYPES: &str = include_str!("../zoo/types.sql");
 
 /// Objects of every kind that can be made without anything installed beside the server.
 const OBJECTS: &str = r#"
@@ -68,131 +59,13 @@ CREATE TABLE app."a ""b"", -- c" ("d	e" int); INSERT INTO app."a ""b"", -- c" VA
 "#;
 
 /// Makes a database of all of that.
-fn make(server: &Server, name: &str) {
+pub(crate) fn make(server: &Server, name: &str) {
     server.create_database(name);
     server.sql(name, TYPES);
     let watch = "CREATE FUNCTION app_watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'";
     server.sql(name, watch);
     server.sql(name, OBJECTS);
     server.sql(name, ROWS);
-}
-
-fn info(server: &Server, database: &str) -> ConnInfo {
-    let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
-    ConnInfo::resolve(&server.url(database.replace(' ', "%20").as_str()), &surroundings).unwrap()
-}
-
-/// Returns what stock `pg_dump` says of a database. Newer ones begin and end it with a word of chance.
-fn stock_dump(programs: &Programs, server: &Server, database: &str, what: &str) -> String {
-    let mut command = Command::new(programs.program("pg_dump"));
-    command.args([what, "-h"]).arg(server.socket_folder()).args([
-        "-p",
-        &server.port().to_string(),
-        "-U",
-        "postgres",
-    ]);
-    let output = command.args(["-d", database]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let kept =
-        text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
-    kept.filter(|line| !line.starts_with("-- Dumped from")).collect::<Vec<_>>().join("\n")
-}
-
-/// The text of all rows, by table.
-#[derive(Default)]
-struct Rows(Mutex<BTreeMap<String, BTreeMap<usize, Vec<u8>>>>);
-
-struct OnePart<'a> {
-    rows: &'a Rows,
-    table: String,
-    number: usize,
-    bytes: Vec<u8>,
-}
-
-impl Receiver for Rows {
-    fn open(&self, part: &Part, table: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
-        Ok(Box::new(OnePart {
-            rows: self,
-            table: table.name.quoted(),
-            number: part.number,
-            bytes: Vec::new(),
-        }))
-    }
-}
-
-impl PartReceiver for OnePart<'_> {
-    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
-        self.rows.0.lock().unwrap().entry(self.table).or_default().insert(self.number, self.bytes);
-        Ok(())
-    }
-}
-
-impl Giver for Rows {
-    fn pieces(&self, table: &Table) -> usize {
-        self.0.lock().unwrap().get(&table.name.quoted()).map_or(0, BTreeMap::len)
-    }
-
-    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
-        let bytes = self.0.lock().unwrap()[&table.name.quoted()][&piece].clone();
-        into.write(&bytes)
-    }
-}
-
-/// What a backup of a database is.
-struct Backup {
-    properties: Properties,
-    catalog: Catalog,
-    archive: tempfile::NamedTempFile,
-    rows: Rows,
-    sums: Vec<RowSum>,
-}
-
-fn back_up(server: &Server, database: &str, tools: &Tools) -> Backup {
-    let (info, options) = (info(server, database), Options::default());
-    let mut holder = Holder::begin(Connection::open(&info, &options).unwrap()).unwrap();
-    let properties = Properties::read(holder.connection()).unwrap();
-    let catalog = Catalog::read(holder.connection()).unwrap();
-    let parts = plan(&mut holder, &catalog).unwrap();
-    let archive = tempfile::NamedTempFile::new().unwrap();
-    let host = holder.connection().host().clone();
-    let file = archive.reopen().unwrap();
-    dump(tools, &info, &host, &options, holder.id(), &Filter::default(), file).unwrap();
-    let rows = Rows::default();
-    let dump = Dump { info: &info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
-    let sums = dump.run(parts, &rows).unwrap();
-    Backup { properties, catalog, archive, rows, sums }
-}
-
-impl Backup {
-    fn tables(&self) -> Vec<(&Table, RowSum)> {
-        let all = self.catalog.tables.iter().zip(self.sums.iter().copied());
-        all.filter(|(table, _)| table.has_rows()).collect()
-    }
-
-    /// Restores into a new database. Returns what could not be restored.
-    fn restore(&self, server: &Server, database: &str) -> Vec<String> {
-        let (info, options) = (info(server, database), Options::default());
-        let how = RestoreOptions { jobs: 3, ..RestoreOptions::default() };
-        let archive = self.archive.path();
-        let mut restore = Restore::begin(&info, &options, &how, archive, &self.catalog, "4f2a").unwrap();
-        restore.create(&self.properties).unwrap();
-        restore.before_rows().unwrap();
-        let tables = self.tables();
-        let only_tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
-        restore.rows(&only_tables, &self.rows).unwrap();
-        restore.after_rows().unwrap();
-        restore.analyze().unwrap();
-        assert_eq!(restore.verify(&tables).unwrap(), [], "the rows that were read");
-        let promoted = restore.promote(&Place::New).unwrap();
-        assert_eq!((promoted.database.as_str(), promoted.before), (database, None));
-        promoted.losses.into_iter().map(|loss| format!("{}: {}", loss.what, loss.why)).collect()
-    }
 }
 
 #[test]
@@ -217,24 +90,9 @@ fn everything_comes_back_as_it_was_also_on_newer_servers() {
     }
 }
 
-/// Returns the lines that only one of two texts has.
-fn differing_lines(before: &str, after: &str) -> Vec<String> {
-    let lost = before
-        .lines()
-        .filter(|line| !after.lines().any(|other| other == *line))
-        .map(|line| format!("- {line}"));
-    let new = after
-        .lines()
-        .filter(|line| !before.lines().any(|other| other == *line))
-        .map(|line| format!("+ {line}"));
-    let moved =
-        (before.lines().count() != after.lines().count()).then(|| "another number of lines".to_owned());
-    lost.chain(new).chain(moved).collect()
-}
-
 fn same_after_restore(backup: &Backup, origin: &Server, target: &Server, tools: &Tools) {
     let name = "brought back";
-    assert_eq!(backup.restore(target, name), Vec::<String>::new());
+    assert_eq!(backup.restore(target, name), []);
     assert_eq!(target.sql(name, "SELECT count FROM app.counted"), "5000", "asked again");
     let again = back_up(target, name, tools);
     let text = |rows: &Rows| rows.0.lock().unwrap().clone();

@@ -1,0 +1,151 @@
+//! Restores that are ended at every step leave the original as it was.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dbkeep_postgres::catalog::Table;
+use dbkeep_postgres::load::Giver;
+use dbkeep_postgres::restore::{Place, remove_unfinished, unfinished};
+use dbkeep_postgres::wire::{Connection, CopyIn, Options};
+use dbkeep_postgres::{Error, Result};
+use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+
+use crate::support::{Backup, Rows, back_up, info, stock_dump, tools};
+
+const SHOP: &str =
+    "CREATE TABLE a (n int PRIMARY KEY, t text); CREATE TABLE b (n int REFERENCES a); CREATE TABLE c (n int);
+    INSERT INTO a SELECT n, 'row ' || n FROM generate_series(1, 2000) n; INSERT INTO b SELECT n FROM a;
+    INSERT INTO c SELECT n FROM a; CREATE INDEX ON a (t)";
+
+/// Ends all sessions of the restore when the rows of the table with a number are asked for.
+struct Killer<'a> {
+    rows: &'a Rows,
+    server: &'a Server,
+    at: usize,
+    asked: AtomicUsize,
+}
+
+impl Giver for Killer<'_> {
+    fn pieces(&self, table: &Table) -> usize {
+        self.rows.pieces(table)
+    }
+
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == self.at {
+            let who = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE '%staging%'";
+            self.server.sql("postgres", who);
+        }
+        self.rows.give(table, piece, into)
+    }
+}
+
+#[test]
+fn sessions_that_are_ended_while_rows_go_in_leave_the_original_as_it_was() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.sql("shop", SHOP);
+    let backup = back_up(&server, "shop", &tools(&programs));
+    let before = stock_dump(&programs, &server, "shop", "-b");
+    let place = info(&server, "shop");
+    for at in 0..3 {
+        let mut restore = backup.begin(&place).unwrap();
+        let killer = Killer { rows: &backup.rows, server: &server, at, asked: AtomicUsize::new(0) };
+        let error = backup.fill(&mut restore, &killer).unwrap_err();
+        assert!(matches!(&error, Error::Lost { .. } | Error::Server(_)), "{error}");
+        drop(restore);
+        assert_eq!(stock_dump(&programs, &server, "shop", "-b"), before);
+        let left = unfinished(&place, &Options::default()).unwrap();
+        assert_eq!(left.len(), 1, "{left:?}");
+        remove(&server, &left[0].database);
+    }
+}
+
+/// Drops an unfinished database as soon as its sessions are gone.
+fn remove(server: &Server, database: &str) {
+    loop {
+        match remove_unfinished(&info(server, "shop"), &Options::default(), database) {
+            Err(Error::InUse { .. }) => thread::yield_now(),
+            result => return result.unwrap(),
+        }
+    }
+}
+
+#[test]
+fn server_that_dies_between_the_renames_comes_back_with_the_old_names() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.create_database("shop_new");
+    let options = Options::default();
+    let mut admin = Connection::open(&info(&server, "postgres"), &options).unwrap();
+    let renames =
+        ["BEGIN", "ALTER DATABASE shop RENAME TO shop_old", "ALTER DATABASE shop_new RENAME TO shop"];
+    renames.iter().for_each(|statement| admin.execute(statement).unwrap());
+    server.crash();
+    let names =
+        || server.sql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'shop%' ORDER BY 1");
+    assert_eq!(names(), "shop\nshop_new");
+    // And a client that is gone in that moment.
+    let mut admin = Connection::open(&info(&server, "postgres"), &options).unwrap();
+    renames.iter().for_each(|statement| admin.execute(statement).unwrap());
+    drop(admin);
+    while names() != "shop\nshop_new" {
+        thread::yield_now();
+    }
+    let mut admin = Connection::open(&info(&server, "postgres"), &options).unwrap();
+    renames.iter().for_each(|statement| admin.execute(statement).unwrap());
+    admin.execute("COMMIT").unwrap();
+    server.crash();
+    assert_eq!(names(), "shop\nshop_old");
+}
+
+#[test]
+fn server_that_dies_at_any_moment_of_a_restore_has_the_whole_old_database_or_the_whole_new_one() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    // Commits have to reach the disk: that is what a crash is about.
+    let settings = Settings { configuration: vec!["fsync = on".to_owned()], ..Settings::default() };
+    let server = Server::start(&programs, &settings);
+    server.create_database("shop");
+    server.sql("shop", SHOP);
+    let backup: Backup = back_up(&server, "shop", &tools(&programs));
+    server.sql("shop", "INSERT INTO a VALUES (2001, 'later')");
+    for step in 0..8_u64 {
+        let outcome = thread::scope(|scope| {
+            let crash = scope.spawn(|| {
+                thread::sleep(Duration::from_millis(40 * step * step));
+                server.crash();
+            });
+            let restored = backup.begin(&info(&server, "shop")).and_then(|mut restore| {
+                backup.fill(&mut restore, &backup.rows)?;
+                restore.promote(&Place::Over { disconnect: true })
+            });
+            crash.join().unwrap();
+            restored
+        });
+        let found = databases(&server);
+        match outcome {
+            Ok(promoted) => {
+                let old = promoted.before.unwrap();
+                assert_eq!(found, [("shop".to_owned(), "2000".to_owned()), (old.clone(), "2001".to_owned())]);
+                // And back, for the next crash.
+                server.sql("postgres", "DROP DATABASE shop");
+                server.sql("postgres", &format!("ALTER DATABASE \"{old}\" RENAME TO shop"));
+            }
+            Err(_) => assert_eq!(found, [("shop".to_owned(), "2001".to_owned())], "step {step}"),
+        }
+        for left in unfinished(&info(&server, "shop"), &Options::default()).unwrap() {
+            remove(&server, &left.database);
+        }
+    }
+}
+
+/// Returns the names of the databases that have one, with how many rows each has.
+fn databases(server: &Server) -> Vec<(String, String)> {
+    let names = server.sql(
+        "postgres",
+        "SELECT datname FROM pg_database WHERE datname LIKE 'shop%' AND datname NOT LIKE '%staging%' ORDER BY 1",
+    );
+    names.lines().map(|name| (name.to_owned(), server.sql(name, "SELECT count(*) FROM a"))).collect()
+}

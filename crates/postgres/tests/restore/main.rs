@@ -1,0 +1,8 @@
+//! Restores on real servers, of every version that is installed.
+#![allow(clippy::unwrap_used)] // a test that cannot go on ends
+
+mod crashes;
+mod roundtrip;
+mod support;
+mod swap;
+mod users;

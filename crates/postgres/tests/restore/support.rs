@@ -1,0 +1,176 @@
+//! What the tests of restores have in common: a backup in memory, and looks at databases by stock programs.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Mutex;
+
+use dbkeep_postgres::catalog::{Catalog, Table};
+use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
+use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
+use dbkeep_postgres::facts::Properties;
+use dbkeep_postgres::load::Giver;
+use dbkeep_postgres::plan::Part;
+use dbkeep_postgres::restore::{Loss, Place, Restore, RestoreOptions};
+use dbkeep_postgres::rows::{RowEnd, RowSum};
+use dbkeep_postgres::schema::{Filter, dump};
+use dbkeep_postgres::snapshot::Holder;
+use dbkeep_postgres::tools::Tools;
+use dbkeep_postgres::wire::{Connection, CopyIn, Options};
+use dbkeep_postgres::{BoxError, Result};
+use dbkeep_testkit::postgres::{Programs, Server};
+
+/// Returns the way to a database, whatever its name holds.
+pub(crate) fn info(server: &Server, database: &str) -> ConnInfo {
+    info_as(server, database, "postgres")
+}
+
+/// Returns the way of a user to a database.
+pub(crate) fn info_as(server: &Server, database: &str, user: &str) -> ConnInfo {
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+    let mut info = ConnInfo::resolve(&server.url("postgres"), &surroundings).unwrap();
+    database.clone_into(&mut info.database);
+    user.clone_into(&mut info.user);
+    info
+}
+
+/// Returns the programs for a server.
+pub(crate) fn tools(programs: &Programs) -> Tools {
+    Tools::find(programs.major, Some(&programs.program("")), None).unwrap()
+}
+
+/// Returns what stock `pg_dump` says of a database. Newer ones begin and end it with a word of chance.
+pub(crate) fn stock_dump(programs: &Programs, server: &Server, database: &str, what: &str) -> String {
+    let mut command = Command::new(programs.program("pg_dump"));
+    command.args([what, "-h"]).arg(server.socket_folder()).args([
+        "-p",
+        &server.port().to_string(),
+        "-U",
+        "postgres",
+    ]);
+    let output = command.env("PGDATABASE", database).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let kept =
+        text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
+    kept.filter(|line| !line.starts_with("-- Dumped from")).collect::<Vec<_>>().join("\n")
+}
+
+/// The text of all rows, by table.
+#[derive(Default)]
+pub(crate) struct Rows(pub(crate) Mutex<BTreeMap<String, BTreeMap<usize, Vec<u8>>>>);
+
+struct OnePart<'a> {
+    rows: &'a Rows,
+    table: String,
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+impl Receiver for Rows {
+    fn open(&self, part: &Part, table: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
+        Ok(Box::new(OnePart {
+            rows: self,
+            table: table.name.quoted(),
+            number: part.number,
+            bytes: Vec::new(),
+        }))
+    }
+}
+
+impl PartReceiver for OnePart<'_> {
+    fn take(&mut self, bytes: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
+        self.rows.0.lock().unwrap().entry(self.table).or_default().insert(self.number, self.bytes);
+        Ok(())
+    }
+}
+
+impl Giver for Rows {
+    fn pieces(&self, table: &Table) -> usize {
+        self.0.lock().unwrap().get(&table.name.quoted()).map_or(0, BTreeMap::len)
+    }
+
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        let bytes = self.0.lock().unwrap()[&table.name.quoted()][&piece].clone();
+        into.write(&bytes)
+    }
+}
+
+/// What a backup of a database is.
+pub(crate) struct Backup {
+    pub(crate) properties: Properties,
+    pub(crate) catalog: Catalog,
+    pub(crate) archive: tempfile::NamedTempFile,
+    pub(crate) rows: Rows,
+    pub(crate) sums: Vec<RowSum>,
+}
+
+pub(crate) fn back_up(server: &Server, database: &str, tools: &Tools) -> Backup {
+    let (info, options) = (info(server, database), Options::default());
+    let mut holder = Holder::begin(Connection::open(&info, &options).unwrap()).unwrap();
+    let properties = Properties::read(holder.connection()).unwrap();
+    let catalog = Catalog::read(holder.connection()).unwrap();
+    let parts = plan(&mut holder, &catalog).unwrap();
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let host = holder.connection().host().clone();
+    let file = archive.reopen().unwrap();
+    dump(tools, &info, &host, &options, holder.id(), &Filter::default(), file).unwrap();
+    let rows = Rows::default();
+    let dump = Dump { info: &info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
+    let sums = dump.run(parts, &rows).unwrap();
+    Backup { properties, catalog, archive, rows, sums }
+}
+
+impl Backup {
+    pub(crate) fn tables(&self) -> Vec<(&Table, RowSum)> {
+        let all = self.catalog.tables.iter().zip(self.sums.iter().copied());
+        all.filter(|(table, _)| table.has_rows()).collect()
+    }
+
+    /// Begins to restore into a database.
+    pub(crate) fn begin(&self, info: &ConnInfo) -> Result<Restore<'_>> {
+        let how = RestoreOptions { jobs: 3, ..RestoreOptions::default() };
+        Restore::begin(info, &Options::default(), &how, self.archive.path(), &self.catalog, "4f2a")
+    }
+
+    /// Does everything up to the last step.
+    pub(crate) fn fill(&self, restore: &mut Restore<'_>, giver: &dyn Giver) -> Result<()> {
+        restore.create(&self.properties)?;
+        restore.before_rows()?;
+        let tables = self.tables();
+        let only_tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
+        restore.rows(&only_tables, giver)?;
+        restore.after_rows()?;
+        restore.analyze()?;
+        assert_eq!(restore.verify(&tables)?, [], "the rows that were read");
+        Ok(())
+    }
+
+    /// Restores into a new database. Returns what could not be restored.
+    pub(crate) fn restore(&self, server: &Server, database: &str) -> Vec<Loss> {
+        let mut restore = self.begin(&info(server, database)).unwrap();
+        self.fill(&mut restore, &self.rows).unwrap();
+        let promoted = restore.promote(&Place::New).unwrap();
+        assert_eq!((promoted.database.as_str(), promoted.before), (database, None));
+        promoted.losses
+    }
+}
+
+/// Returns the lines that only one of two texts has.
+pub(crate) fn differing_lines(before: &str, after: &str) -> Vec<String> {
+    let lost = before
+        .lines()
+        .filter(|line| !after.lines().any(|other| other == *line))
+        .map(|line| format!("- {line}"));
+    let new = after
+        .lines()
+        .filter(|line| !before.lines().any(|other| other == *line))
+        .map(|line| format!("+ {line}"));
+    let moved =
+        (before.lines().count() != after.lines().count()).then(|| "another number of lines".to_owned());
+    lost.chain(new).chain(moved).collect()
+}
