@@ -8,7 +8,10 @@ mod chunk_size;
 mod image;
 mod losses;
 mod plan;
+mod rows;
 mod save;
+mod server;
+mod snapshot;
 
 use std::path::{Path, PathBuf};
 
@@ -29,12 +32,12 @@ use crate::report::{
     SessionStatus,
 };
 use crate::repository::{self, Store};
-use crate::source::{self, Source, Unresolved};
+use crate::source::{self, Place, Source, Unresolved};
 use crate::{Error, Result, copy, git, session};
 
 pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
-pub(crate) use save::{Past, Saved};
+pub(crate) use snapshot::{Contents, Past, Saved};
 
 /// How much is stored before the snapshots that wait for it are made.
 const FLUSH_AT: u64 = 16 << 20;
@@ -158,9 +161,13 @@ fn nothing_to_store(
     let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
     for place in &mut *sources {
         let Ok(source) = place else { continue };
-        match Capture::open(&source.path, &options) {
-            Ok(_) => return Ok(false),
-            Err(error) => *place = Err(source.clone().unreadable(error.into())),
+        let opened = match &source.place {
+            Place::File(path) => Capture::open(path, &options).map(drop).map_err(Error::from),
+            Place::Server(server) => server::look(server).map(drop),
+        };
+        match opened {
+            Ok(()) => return Ok(false),
+            Err(error) => *place = Err(source.clone().unreadable(error)),
         }
     }
     Ok(true)
@@ -337,9 +344,11 @@ impl<'r> Run<'r> {
 
     /// Opens all databases at one instant, then stores one after the other.
     fn take_at_once(&mut self, sources: Vec<Result<Source, Unresolved>>) {
-        let paths: Vec<PathBuf> = sources.iter().flatten().map(|source| source.path.clone()).collect();
+        let files: Vec<&Source> = sources.iter().flatten().filter(|source| source.file().is_some()).collect();
+        let paths: Vec<PathBuf> =
+            files.iter().filter_map(|source| source.file()).map(Path::to_owned).collect();
         // Read before anything is locked, as `take` does.
-        let pasts: Vec<_> = sources.iter().flatten().map(|source| self.session.past(&source.name)).collect();
+        let pasts: Vec<_> = files.iter().map(|source| self.session.past(&source.name)).collect();
         let mut captures = match Capture::at_once(&paths, &self.session.capture_options()) {
             Ok(captures) => pasts.into_iter().zip(let_small_ones_go(captures)),
             Err(error) => {
@@ -353,6 +362,7 @@ impl<'r> Run<'r> {
         };
         for source in sources {
             match source {
+                Ok(source) if source.file().is_none() => self.take(&source, None),
                 Ok(source) => self.take(&source, captures.next()),
                 Err(source) => self.reports.push(unresolved(source)),
             }
@@ -367,15 +377,23 @@ impl<'r> Run<'r> {
         }
         let began = self.session.clock.now();
         let session = self.session;
-        // In this order: a small database in rollback mode is locked until it is read, and its application does not
-        // wait for the repository.
-        let (past, capture) = opened.unwrap_or_else(|| {
-            let past = session.past(&source.name);
-            (past, Capture::open(&source.path, &session.capture_options()))
-        });
-        let saved = capture
-            .map_err(Error::from)
-            .and_then(|capture| session.save(&mut self.writer, source, &past, capture, self.watch));
+        let saved = match &source.place {
+            Place::File(path) => {
+                // In this order: a small database in rollback mode is locked until it is read, and its application
+                // does not wait for the repository.
+                let (past, capture) = opened.unwrap_or_else(|| {
+                    let past = session.past(&source.name);
+                    (past, Capture::open(path, &session.capture_options()))
+                });
+                capture
+                    .map_err(Error::from)
+                    .and_then(|capture| session.save(&mut self.writer, source, &past, capture, self.watch))
+            }
+            Place::Server(server) => {
+                let past = session.past(&source.name);
+                session.save_server(&mut self.writer, source, server, &past, self.watch)
+            }
+        };
         match saved {
             Ok(mut saved) => {
                 saved.report.duration_ms = self.session.clock.milliseconds_since(began);
@@ -589,7 +607,7 @@ impl DatabaseBackup {
     fn failed(source: &Source, error: ErrorReport) -> Self {
         Self::empty(
             source.name.clone(),
-            Engine::Sqlite,
+            source.engine(),
             source.shown.clone(),
             BackupStatus::Failed,
             Some(error),

@@ -84,7 +84,7 @@ pub struct CopyConfig {
 pub struct DatabaseConfig {
     /// A SQLite file; relative to the directory of the configuration.
     pub sqlite: Option<String>,
-    /// A PostgreSQL URL, or `env:NAME`.
+    /// A PostgreSQL URL or connection string, or `env:NAME`.
     pub postgres: Option<String>,
     /// A label for the manifest, as `production`.
     pub environment: Option<String>,
@@ -92,10 +92,14 @@ pub struct DatabaseConfig {
     pub schemas: Option<Vec<String>>,
     /// Only these tables.
     pub tables: Option<Vec<String>>,
+    /// Not these tables.
+    pub exclude: Option<Vec<String>>,
     /// Tables whose rows are left out.
     pub exclude_data: Option<Vec<String>>,
     /// How long a backup may take.
     pub timeout: Option<String>,
+    /// The folder of `pg_dump` and `pg_restore`; relative to the directory of the configuration.
+    pub pg_bin_dir: Option<PathBuf>,
     /// What is kept; the general policy by default.
     pub retention: Option<RetentionConfig>,
 }

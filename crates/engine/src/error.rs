@@ -283,6 +283,15 @@ pub enum Error {
     /// The database says no.
     #[error(transparent)]
     Sqlite(#[from] dbkeep_sqlite::Error),
+    /// The server says no.
+    #[error(transparent)]
+    Postgres(#[from] dbkeep_postgres::Error),
+    /// A backup took longer than its configuration allows.
+    #[error("it took longer than the {} s of its `timeout`", after.as_secs())]
+    TimedOut {
+        /// How long that is.
+        after: std::time::Duration,
+    },
 }
 
 impl Error {
@@ -331,6 +340,8 @@ impl Error {
             Self::Cancelled => "interrupted",
             Self::Repo(error) => repo_kind(error),
             Self::Sqlite(error) => sqlite_kind(error),
+            Self::Postgres(error) => postgres_kind(error),
+            Self::TimedOut { .. } => "timed-out",
         }
     }
 
@@ -442,6 +453,10 @@ impl Error {
             ),
             Self::Repo(error) => error.hint(),
             Self::Sqlite(error) => error.hint(),
+            Self::Postgres(error) => error.hint(),
+            Self::TimedOut { .. } => {
+                Some("nothing of it was kept; raise `timeout`, or leave out rows with `exclude-data`".to_owned())
+            }
         }
     }
 
@@ -497,6 +512,28 @@ fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
         Sqlite::Cancelled => "interrupted",
         Sqlite::Unsupported { .. } => "unsupported",
         _ => "sqlite",
+    }
+}
+
+/// Returns the word for an error of a PostgreSQL database.
+fn postgres_kind(error: &dbkeep_postgres::Error) -> &'static str {
+    use dbkeep_postgres::Error as Postgres;
+    match error {
+        Postgres::ConnInfo(_) => "connection-string",
+        Postgres::Connect { .. } | Postgres::TimedOut { .. } | Postgres::Target { .. } => "unreachable",
+        Postgres::Tls { .. } | Postgres::Certificates { .. } => "tls",
+        Postgres::Login { .. } => "login",
+        Postgres::Server(server) => match server.code.get(..2) {
+            Some("28") => "login",
+            Some("3D") => "missing",
+            _ if server.code == "42501" => "permission",
+            _ => "server",
+        },
+        Postgres::Lost { .. } => "connection-lost",
+        Postgres::Changed { .. } => "changed",
+        Postgres::NoTools { .. } => "no-tools",
+        Postgres::Stopped => "interrupted",
+        _ => "postgres",
     }
 }
 

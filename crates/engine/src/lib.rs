@@ -33,6 +33,7 @@ pub mod report;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+mod served;
 pub mod session;
 pub mod setup;
 pub mod show;

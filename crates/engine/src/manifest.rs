@@ -53,7 +53,10 @@ pub struct Manifest {
     pub git: Option<Git>,
     /// What the file's header says.
     pub sqlite: Option<SqliteFacts>,
-    /// The image.
+    /// What the server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresFacts>,
+    /// What is stored: the image of a file, or all rows of a PostgreSQL database together.
     pub image: ImageFacts,
     /// Tables and their rows, by name; empty when they could not be counted, which `notes` then says.
     pub tables: Vec<TableRows>,
@@ -72,7 +75,17 @@ pub struct Manifest {
 
 /// What a database says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+#[serde(untagged)]
+pub enum Identity {
+    /// A SQLite file.
+    File(FileIdentity),
+    /// A database of a PostgreSQL server.
+    Server(ServerIdentity),
+}
+
+/// Which file a SQLite database is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
     /// The host of the file.
     pub host: String,
     /// Its path without symbolic links.
@@ -83,22 +96,67 @@ pub struct Identity {
     pub inode: u64,
 }
 
+/// Which database of which server a PostgreSQL database is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerIdentity {
+    /// The host and the port of the server, or the folder of its socket.
+    pub server: String,
+    /// The number that the server was given when it was made; unknown where it does not say.
+    pub system: Option<String>,
+    /// The name of the database.
+    pub database: String,
+    /// Its number.
+    pub oid: u32,
+}
+
 impl Identity {
     /// Says whether this is the same database as `other`.
     ///
-    /// Two of host, path and file must agree: a file that was replaced by a restore keeps its path, one that was
-    /// moved keeps its inode, and a container that was made anew has another host name.
+    /// Of a file two of host, path and file must agree: one that was replaced by a restore keeps its path, one that was
+    /// moved keeps its inode, and a container that was made anew has another host name. On a server the name and either
+    /// the server's number or its address must agree, or else both numbers, as after a renaming.
     pub fn is_same(&self, other: &Self) -> bool {
-        let host = self.host == other.host;
-        let path = self.path == other.path;
-        let file = self.device == other.device && self.inode == other.inode;
-        usize::from(host) + usize::from(path) + usize::from(file) >= 2
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => {
+                let host = one.host == other.host;
+                let path = one.path == other.path;
+                let file = one.device == other.device && one.inode == other.inode;
+                usize::from(host) + usize::from(path) + usize::from(file) >= 2
+            }
+            (Self::Server(one), Self::Server(other)) => {
+                let system = one.system.is_some() && one.system == other.system;
+                let server = one.server == other.server;
+                let name = one.database == other.database;
+                name && (system || server) || system && one.oid == other.oid
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the host, or where the server is.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::File(file) => &file.host,
+            Self::Server(server) => &server.server,
+        }
+    }
+
+    /// Returns which file it is, for a SQLite database.
+    pub fn file(&self) -> Option<&FileIdentity> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Server(_) => None,
+        }
     }
 }
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} on {}", crate::name::printable(&self.path), crate::name::printable(&self.host))
+        let (what, place) = match self {
+            Self::File(file) => (&file.path, &file.host),
+            Self::Server(server) => (&server.database, &server.server),
+        };
+        write!(out, "{} on {}", crate::name::printable(what), crate::name::printable(place))
     }
 }
 
@@ -133,20 +191,60 @@ pub struct SqliteFacts {
     pub written_by: String,
 }
 
+/// What a PostgreSQL server says of a database, and the proof of its tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresFacts {
+    /// The version of the server, as `16.4`.
+    pub version: String,
+    /// The version of `pg_dump` that wrote the archive of its objects.
+    pub tools: String,
+    /// The SHA-256 of those objects as SQL text, without what is different in each rendering.
+    pub objects: Id,
+    /// Every table whose rows are stored, as the catalog beside the manifest has them.
+    pub tables: Vec<TableProof>,
+    /// Large objects, as rows of a table of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_objects: Option<TableProof>,
+    /// What of the database is not in the snapshot, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_covered: Vec<String>,
+}
+
+/// The proof of a table: what a restored one must come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableProof {
+    /// Its schema.
+    pub schema: String,
+    /// Its name there.
+    pub name: String,
+    /// The file of its rows, below `data/`; a directory of parts has `.parts` behind it.
+    pub file: String,
+    /// How many rows.
+    pub rows: u64,
+    /// The sum of the hashes of all rows: 32 hexadecimal digits.
+    pub hash: String,
+    /// Bytes, as COPY writes rows.
+    pub size: u64,
+    /// About how long its chunks are, in bytes; they end where rows end.
+    pub chunk_size: u32,
+    /// SHA-256 over the ordered chunk ids.
+    pub root: Id,
+}
+
 /// The image in the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
-    /// The name of the file, or of the directory of parts without `.parts`.
+    /// The name of the file, or of the directory of parts without `.parts`; `data` for the rows of a server.
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// Bytes a chunk.
+    /// Bytes a chunk; 0 where they are cut by content.
     pub chunk_size: u32,
     /// How many chunks.
     pub chunks: u64,
     /// How many parts; 0 when it is one file.
     pub parts: u64,
-    /// SHA-256 over the ordered chunk ids.
+    /// SHA-256 over the ordered chunk ids; for a server over those of its objects, tables and large objects.
     pub root: Id,
     /// The plain SHA-256, where it was computed.
     pub sha256: Option<Id>,
@@ -271,6 +369,7 @@ pub(crate) mod tests {
             user: "ada".to_owned(),
             git: None,
             sqlite: None,
+            postgres: None,
             image: ImageFacts {
                 name: "app.db".to_owned(),
                 size: 4096,
@@ -299,7 +398,31 @@ pub(crate) mod tests {
     }
 
     fn identity(host: &str, path: &str, inode: u64) -> Identity {
-        Identity { host: host.to_owned(), path: path.to_owned(), device: 1, inode }
+        let (host, path) = (host.to_owned(), path.to_owned());
+        Identity::File(FileIdentity { host, path, device: 1, inode })
+    }
+
+    fn served(server: &str, system: Option<&str>, database: &str, oid: u32) -> Identity {
+        let system = system.map(str::to_owned);
+        Identity::Server(ServerIdentity {
+            server: server.to_owned(),
+            system,
+            database: database.to_owned(),
+            oid,
+        })
+    }
+
+    #[test]
+    fn database_of_a_server_is_the_same_when_name_and_server_agree() {
+        let shop = served("db:5432", Some("7"), "shop", 100);
+        assert!(shop.is_same(&served("db:5432", Some("7"), "shop", 200)), "replaced by a restore");
+        assert!(shop.is_same(&served("pooler:6543", Some("7"), "shop", 100)), "reached in another way");
+        assert!(shop.is_same(&served("db:5432", Some("8"), "shop", 100)), "a server made anew");
+        assert!(shop.is_same(&served("db:5432", Some("7"), "old_shop", 100)), "renamed");
+        assert!(!shop.is_same(&served("db:5432", Some("7"), "other", 101)), "another one of that server");
+        assert!(!shop.is_same(&served("db2:5432", Some("8"), "shop", 100)), "another server");
+        assert!(!served("a:1", None, "shop", 1).is_same(&served("b:1", None, "shop", 1)), "nothing is known");
+        assert!(!shop.is_same(&identity("db:5432", "shop", 100)));
     }
 
     #[test]

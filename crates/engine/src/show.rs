@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Entry};
 use crate::manifest::{self, Manifest};
-use crate::report::{RepositoryFacts, ShowReport};
+use crate::report::{Engine, RepositoryFacts, ShowReport};
 use crate::repository::Store;
 use crate::{Error, Result};
 
@@ -18,6 +18,7 @@ pub fn run(store: &Store, snapshot: &str, database: Option<&str>, now: Timestamp
     let reader = store.reader(&catalog)?;
     let manifest = entry.database.is_some().then(|| manifest(&reader, entry)).transpose()?;
     let chunks = match &manifest {
+        Some(manifest) if manifest.engine == Engine::Postgres => manifest.image.chunks,
         Some(manifest) => image(&reader, entry, manifest)?.chunks() as u64,
         None => 0,
     };
@@ -56,6 +57,12 @@ pub(crate) fn manifest(reader: &Reader, entry: &Entry) -> Result<Manifest> {
 pub(crate) fn image(reader: &Reader, entry: &Entry, manifest: &Manifest) -> Result<Image> {
     let damaged =
         |finding: String| Error::Damaged { what: format!("snapshot {}", entry.id.short()), finding };
+    if manifest.engine == Engine::Postgres {
+        return Err(Error::Unsupported {
+            what: format!("snapshot {} is of a PostgreSQL database, which is no file", entry.id.short()),
+            hint: None,
+        });
+    }
     // The name comes from the manifest and goes into a path of the snapshot only.
     let name = &manifest.image.name;
     let image = reader.image(&entry.snapshot, &entry.directory(), name)?;

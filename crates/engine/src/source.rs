@@ -1,5 +1,7 @@
 //! What a *SOURCE* of the command line means: a configured name, a file, a directory, a URL, `env:NAME`.
 
+pub(crate) mod server;
+
 use std::path::{Path, PathBuf};
 
 use crate::config::DatabaseConfig;
@@ -8,23 +10,50 @@ use crate::report::Engine;
 use crate::suggest::nearest;
 use crate::{Error, Result, name};
 
+pub(crate) use server::Server;
+
 /// A database that can be backed up.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// What it is called in the repository.
     pub(crate) name: String,
-    /// The file.
-    pub(crate) path: PathBuf,
-    /// Where it is, for people.
+    /// Where it is.
+    pub(crate) place: Place,
+    /// The same for people; secrets are redacted.
     pub(crate) shown: String,
     /// The label of the configuration.
     pub(crate) environment: Option<String>,
 }
 
+/// Where a database is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A PostgreSQL server.
+    Server(Box<Server>),
+}
+
 impl Source {
+    /// Returns its engine.
+    pub(crate) fn engine(&self) -> Engine {
+        match self.place {
+            Place::File(_) => Engine::Sqlite,
+            Place::Server(_) => Engine::Postgres,
+        }
+    }
+
+    /// Returns the file of a SQLite database.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            Place::Server(_) => None,
+        }
+    }
+
     /// Turns it into a source that leads nowhere.
     pub(crate) fn unreadable(self, error: Error) -> Unresolved {
-        Unresolved { name: self.name, engine: Engine::Sqlite, shown: self.shown, error: Box::new(error) }
+        Unresolved { engine: self.engine(), name: self.name, shown: self.shown, error: Box::new(error) }
     }
 }
 
@@ -82,14 +111,15 @@ fn meaning(context: &Context, text: &str) -> Vec<Result<Source, Unresolved>> {
     if let Some(variable) = text.strip_prefix("env:") {
         return vec![from_variable(context, variable, &context.environment.working_directory, None)];
     }
-    if is_postgres(text) {
-        return vec![Err(postgres(text, None))];
+    if server::is_url(text) {
+        return vec![server::from_text(context, text, text)];
     }
     let path = sqlite_path(text).unwrap_or_else(|| PathBuf::from(text));
     let path = context.environment.resolve_argument(&path);
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => directory(context, text, &path),
         Ok(_) => vec![Ok(file(context, &path, text))],
+        Err(_) if server::is_connection_string(text) => vec![server::from_text(context, text, text)],
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![Err(unknown(context, text))],
         Err(error) => vec![Err(unresolved(text, Error::io("read", &path)(error)))],
     }
@@ -124,7 +154,7 @@ fn file(context: &Context, path: &Path, shown: &str) -> Source {
         Some((name, database)) => (name.clone(), database.environment.clone()),
         None => (stem(path), None),
     };
-    Source { name, path: path.to_owned(), shown: name::printable(shown), environment }
+    Source { name, place: Place::File(path.to_owned()), shown: name::printable(shown), environment }
 }
 
 /// Returns the database of a part of the configuration.
@@ -134,19 +164,23 @@ fn from_configuration(
     database: &DatabaseConfig,
 ) -> Result<Source, Unresolved> {
     let base = context.config_base();
-    let text = match (&database.sqlite, &database.postgres) {
-        (Some(file), _) => file,
-        (None, Some(url)) if url.starts_with("env:") => url,
-        (None, url) => return Err(postgres(url.as_deref().unwrap_or_default(), Some(name))),
-    };
-    let source = match text.strip_prefix("env:") {
-        Some(variable) => from_variable(context, variable, &base, Some(name))?,
-        None => {
+    let text = database.sqlite.as_ref().or(database.postgres.as_ref()).map_or("", String::as_str);
+    let source = match (text.strip_prefix("env:"), &database.sqlite) {
+        (Some(variable), _) => from_variable(context, variable, &base, Some(name))?,
+        (None, None) => server::from_text(context, text, text)?,
+        (None, Some(_)) => {
             let path = context.environment.resolve(Path::new(text), &base);
-            Source { name: name.to_owned(), path, shown: name::printable(text), environment: None }
+            let shown = name::printable(text);
+            Source { name: name.to_owned(), place: Place::File(path), shown, environment: None }
         }
     };
-    Ok(Source { name: name.to_owned(), environment: database.environment.clone(), ..source })
+    let mut source = Source { name: name.to_owned(), environment: database.environment.clone(), ..source };
+    if let Place::Server(server) = &mut source.place
+        && let Err(error) = server.configure(context, database)
+    {
+        return Err(source.unreadable(error));
+    }
+    Ok(source)
 }
 
 /// Returns the database that a variable names, as `DATABASE_URL` does.
@@ -162,14 +196,14 @@ fn from_variable(
         let name = called.unwrap_or(variable).to_owned();
         return Err(Unresolved { name, engine: Engine::Postgres, shown, error: Box::new(error) });
     };
-    if is_postgres(value) {
-        return Err(Unresolved { shown, ..postgres(value, called) });
+    if server::is_url(value) || server::is_connection_string(value) {
+        return server::from_text(context, value, &shown);
     }
     let path = sqlite_path(value).unwrap_or_else(|| PathBuf::from(value));
     let path = context.environment.resolve(&path, base);
     let name = called.map_or_else(|| stem(&path), str::to_owned);
     // Whatever the variable holds may be a secret, so its value is shown nowhere.
-    Ok(Source { name, path, shown, environment: None })
+    Ok(Source { name, place: Place::File(path), shown, environment: None })
 }
 
 /// Says where a connection string is when only other variables of a hosted database are set.
@@ -179,22 +213,6 @@ fn variable_hint(context: &Context) -> Option<String> {
         true => "SUPABASE_URL is the address of the API; the connection string is in the dashboard of the project under Connect".to_owned(),
         false => "set it, or write it into a `.env` file of the working directory".to_owned(),
     })
-}
-
-/// Returns the answer to a PostgreSQL URL.
-fn postgres(url: &str, called: Option<&str>) -> Unresolved {
-    let error = Error::Unsupported {
-        what: "PostgreSQL databases are not supported by this version".to_owned(),
-        hint: Some("this version backs up SQLite databases; use pg_dump for this one".to_owned()),
-    };
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    let database = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("postgres");
-    Unresolved {
-        name: called.unwrap_or(database).to_owned(),
-        engine: Engine::Postgres,
-        shown: name::printable(&redact(url)),
-        error: Box::new(error),
-    }
 }
 
 fn unknown(context: &Context, text: &str) -> Unresolved {
@@ -219,17 +237,26 @@ fn unresolved(text: &str, error: Error) -> Unresolved {
     }
 }
 
-/// Keeps the first of the sources that mean the same file.
+/// Keeps the first of the sources that mean the same database.
 fn drop_repeated(sources: &mut Vec<Result<Source, Unresolved>>) {
-    let mut seen: Vec<PathBuf> = Vec::new();
+    let mut seen: Vec<Place> = Vec::new();
     sources.retain(|source| {
         let Ok(source) = source else { return true };
-        if seen.iter().any(|earlier| is_same_file(earlier, &source.path)) {
+        if seen.iter().any(|earlier| is_same_place(earlier, &source.place)) {
             return false;
         }
-        seen.push(source.path.clone());
+        seen.push(source.place.clone());
         true
     });
+}
+
+/// Says whether two places are known to be one. Nothing is opened.
+fn is_same_place(left: &Place, right: &Place) -> bool {
+    match (left, right) {
+        (Place::File(left), Place::File(right)) => is_same_file(left, right),
+        (Place::Server(left), Place::Server(right)) => left.is_same(right),
+        _ => false,
+    }
 }
 
 /// Gives the only source the name the user wants.
@@ -283,16 +310,6 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| "database".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-/// Says whether this is a URL of PostgreSQL, as libpq, SQLAlchemy, Prisma and others write it.
-fn is_postgres(text: &str) -> bool {
-    let Some((scheme, _)) = text.split_once("://") else { return false };
-    let engine = scheme.split('+').next().unwrap_or_default();
-    ["postgres", "postgresql", "prisma+postgres", "jdbc:postgresql"]
-        .iter()
-        .any(|known| engine.eq_ignore_ascii_case(known))
-        || scheme.eq_ignore_ascii_case("prisma+postgres")
-}
-
 /// Returns the path in a URL of SQLite, as SQLAlchemy (`sqlite:///app.db`, `sqlite:////srv/app.db`), sqlx
 /// (`sqlite:app.db`) and Prisma (`file:./app.db`) write it.
 fn sqlite_path(text: &str) -> Option<PathBuf> {
@@ -308,37 +325,6 @@ fn sqlite_path(text: &str) -> Option<PathBuf> {
         false => path.strip_prefix("///").or_else(|| path.strip_prefix("//")).unwrap_or(path),
     };
     (!path.is_empty()).then(|| PathBuf::from(path))
-}
-
-/// Returns a URL with every password in it replaced by `***`.
-pub(crate) fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (before_query, query) = match rest.split_once('?') {
-        Some((before, query)) => (before, Some(query)),
-        None => (rest, None),
-    };
-    // A password may hold `@` and `/` that somebody forgot to encode: the host begins after the last `@`.
-    let address = match before_query.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((user, _)) => format!("{user}:***@{host}"),
-            None => format!("{user}@{host}"),
-        },
-        None => before_query.to_owned(),
-    };
-    let query = query.map(|query| query.split('&').map(redact_parameter).collect::<Vec<_>>().join("&"));
-    match query {
-        Some(query) => format!("{scheme}://{address}?{query}"),
-        None => format!("{scheme}://{address}"),
-    }
-}
-
-fn redact_parameter(parameter: &str) -> String {
-    let name = parameter.split('=').next().unwrap_or_default();
-    let secret = ["password", "passwd", "secret", "token", "api_key", "apikey"];
-    match secret.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
-        true => format!("{name}=***"),
-        false => parameter.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -364,23 +350,6 @@ mod tests {
         let mut bytes = b"SQLite format 3\0".to_vec();
         bytes.resize(4096, 0);
         std::fs::write(path, bytes).unwrap();
-    }
-
-    #[test]
-    fn passwords_are_redacted_wherever_they_stand_in_a_url() {
-        let cases = [
-            ("postgres://u:p@h/d", "postgres://u:***@h/d"),
-            ("postgres://u:p@ss/w@h/d", "postgres://u:***@h/d"),
-            (
-                "postgresql+psycopg2://u@h/d?password=x&sslmode=require",
-                "postgresql+psycopg2://u@h/d?password=***&sslmode=require",
-            ),
-            ("postgres://h/d?api_key=abc", "postgres://h/d?api_key=***"),
-            ("app.db", "app.db"),
-        ];
-        for (url, redacted) in cases {
-            assert_eq!(redact(url), redacted);
-        }
     }
 
     #[test]
@@ -446,11 +415,8 @@ mod tests {
             ["app.db", "clinik", "gone.db", "empty", "env:NOPE", "env:HOSTED", "postgresql://u:hunter2@h/d"];
         let found = resolved(&context, &given);
         assert_eq!(found[0].as_ref().unwrap().name, "app");
-        let kinds: Vec<_> = found[1..].iter().map(|one| one.as_ref().unwrap_err().error.kind()).collect();
-        assert_eq!(
-            kinds,
-            ["unknown-source", "missing", "no-databases", "no-variable", "unsupported", "unsupported"]
-        );
+        let kinds: Vec<_> = found[1..5].iter().map(|one| one.as_ref().unwrap_err().error.kind()).collect();
+        assert_eq!(kinds, ["unknown-source", "missing", "no-databases", "no-variable"]);
         assert_eq!(found[1].as_ref().unwrap_err().error.hint().as_deref(), Some("did you mean \"clinic\"?"));
         assert!(!format!("{found:?}").contains("hunter2"));
         assert_eq!(resolved(&context, &["env:LOCAL"])[0].as_ref().unwrap().shown, "env:LOCAL");

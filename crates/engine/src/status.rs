@@ -27,7 +27,7 @@ pub fn run(store: &Store, now: Timestamp) -> Result<StatusReport> {
     for (name, configured) in &store.context().config.databases {
         let status = databases.entry(name.clone()).or_insert_with(|| never_backed_up(name));
         let source = configured.sqlite.as_ref().or(configured.postgres.as_ref());
-        status.source = source.map(|source| name::printable(&crate::source::redact(source)));
+        status.source = source.map(|source| name::printable(&crate::source::server::redact(source)));
         status.engine = Some(if configured.sqlite.is_some() { Engine::Sqlite } else { Engine::Postgres });
     }
     let limit = age_limit(store, now);

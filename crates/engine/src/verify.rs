@@ -1,6 +1,8 @@
 //! Proves that snapshots keep their promise, straight from the repository: every blob's hash, the root, the plain
 //! SHA-256 where there is one, the rows of every table, and the integrity check. Nothing is restored to disk.
 
+mod server;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_repo::format::fact::Fact;
@@ -14,7 +16,7 @@ use crate::context::Watch;
 use crate::finding::{finding, is_damage};
 use crate::integrity::{Looked, StoredPages, Verify, look_at_stored};
 use crate::manifest::{IntegrityResult, Manifest};
-use crate::report::{Verified, VerifyReport, VerifyStatus};
+use crate::report::{Engine, Verified, VerifyReport, VerifyStatus};
 use crate::repository::Store;
 use crate::{Error, Result, name, show};
 
@@ -181,6 +183,9 @@ impl Run<'_> {
     /// Reads everything of a snapshot and compares it with its manifest.
     fn examine(&self, entry: &Entry, findings: &mut Findings) -> Result<()> {
         let manifest = show::manifest(self.reader, entry)?;
+        if manifest.engine == Engine::Postgres {
+            return self.examine_server(entry, manifest, findings);
+        }
         let image = show::image(self.reader, entry, &manifest)?;
         self.watch.phase(&format!("verify {}", manifest.database), image.size());
         let counter = Arc::new(Mutex::new(Counting::new(&manifest, &image, Arc::clone(self.watch))));

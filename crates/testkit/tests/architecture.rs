@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("dbkeep-repo", &[]),
     ("dbkeep-sqlite", &[]),
     ("dbkeep-postgres", &[]),
-    ("dbkeep-engine", &["dbkeep-repo", "dbkeep-sqlite"]),
+    ("dbkeep-engine", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-postgres"]),
     ("dbkeep", &["dbkeep-engine", "dbkeep-repo"]),
     ("dbkeep-testkit", &[]),
     ("dbkeep-fuzz", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-engine"]),

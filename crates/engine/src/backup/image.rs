@@ -14,7 +14,8 @@ use dbkeep_sqlite::identify::Kind;
 use dbkeep_sqlite::rows::RowCounter;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::save::{Parent, meta, wants_sha256};
+use super::save::wants_sha256;
+use super::snapshot::{Contents, Parent, meta};
 use super::{Session, chunk_size};
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};
@@ -35,21 +36,16 @@ const CACHE: usize = 64 << 20;
 /// The image of a database in the repository, and what was found out about it.
 pub(super) struct Content {
     pub(super) nodes: Vec<Node>,
-    pub(super) image: ImageFacts,
-    pub(super) tables: Vec<TableRows>,
-    pub(super) integrity: Integrity,
-    pub(super) notes: Vec<String>,
-    pub(super) bytes_read: u64,
-    pub(super) bytes_added: u64,
-    pub(super) bytes_stored: u64,
+    pub(super) contents: Contents,
     pub(super) known: Option<KnownChunks>,
 }
 
 impl Content {
     /// Returns the content of an earlier snapshot as that of a new one.
     pub(super) fn again(manifest: Manifest, nodes: Vec<Node>) -> Self {
-        Self {
-            nodes,
+        let contents = Contents {
+            sqlite: manifest.sqlite,
+            postgres: None,
             image: manifest.image,
             tables: manifest.tables,
             integrity: manifest.integrity,
@@ -57,8 +53,8 @@ impl Content {
             bytes_read: 0,
             bytes_added: 0,
             bytes_stored: 0,
-            known: None,
-        }
+        };
+        Self { nodes, contents, known: None }
     }
 }
 
@@ -350,8 +346,9 @@ impl<'c> Stream<'c> {
             raw: self.method == Method::Raw,
         };
         let list = image.known();
-        Content {
-            nodes,
+        let contents = Contents {
+            sqlite: None,
+            postgres: None,
             image: facts,
             tables,
             integrity,
@@ -359,8 +356,8 @@ impl<'c> Stream<'c> {
             bytes_read: image.bytes_read,
             bytes_added: image.bytes_added,
             bytes_stored: image.bytes_stored,
-            known: (known != Some(&list)).then_some(list),
-        }
+        };
+        Content { nodes, contents, known: (known != Some(&list)).then_some(list) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a database lost since its last snapshot: the sign of an accident, after which nothing is forgotten by itself.
 
-use super::save::Parent;
+use super::snapshot::Parent;
 use crate::manifest::{IntegrityResult, Manifest};
 
 /// Something that fell by half or more since the snapshot before.

@@ -1,14 +1,15 @@
 //! What a backup would do. Nothing is written, and no repository is made.
 
+use dbkeep_repo::Id;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions};
 
-use super::{BackupRequest, unresolved};
+use super::{BackupRequest, server, unresolved};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::context::{Context, Watch};
 use crate::report::{BackupReport, BackupStatus, DatabaseBackup, Engine, ErrorReport};
 use crate::repository::{self, Store};
-use crate::source::{Source, Unresolved};
+use crate::source::{Place, Server, Source, Unresolved};
 use crate::{Error, Result, session};
 
 /// Opens each source for a moment, and writes into the report what a backup would do with it.
@@ -43,12 +44,16 @@ pub(crate) fn plan(
 }
 
 fn look(source: &Source, known: Option<&(Store, Catalog)>, clock: &Clock) -> DatabaseBackup {
+    let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
+    let path = match &source.place {
+        Place::File(path) => path,
+        Place::Server(server) => return look_at_server(source, server, parent),
+    };
     let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
-    let capture = match Capture::open(&source.path, &options) {
+    let capture = match Capture::open(path, &options) {
         Ok(capture) => capture,
         Err(error) => return DatabaseBackup::failed(source, ErrorReport::from(&Error::from(error))),
     };
-    let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
     let position = known.and_then(|(store, _)| store.state().position(&source.name));
     let unchanged = position
         .filter(|saved| Some(saved.snapshot) == parent)
@@ -61,5 +66,26 @@ fn look(source: &Source, known: Option<&(Store, Catalog)>, clock: &Clock) -> Dat
         method: Some(capture.method().to_string()),
         notes: capture.warnings().to_vec(),
         ..DatabaseBackup::empty(source.name.clone(), Engine::Sqlite, source.shown.clone(), status, None)
+    }
+}
+
+/// Connects for a moment.
+fn look_at_server(source: &Source, server: &Server, parent: Option<Id>) -> DatabaseBackup {
+    match server::look(server) {
+        Ok((bytes, notes)) => DatabaseBackup {
+            parent,
+            bytes_source: bytes,
+            bytes_read: bytes,
+            method: Some(server::METHOD.to_owned()),
+            notes,
+            ..DatabaseBackup::empty(
+                source.name.clone(),
+                Engine::Postgres,
+                source.shown.clone(),
+                BackupStatus::Ok,
+                None,
+            )
+        },
+        Err(error) => DatabaseBackup::failed(source, ErrorReport::from(&error)),
     }
 }

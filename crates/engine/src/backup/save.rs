@@ -1,29 +1,21 @@
-//! One database: from a capture to everything of a snapshot but the snapshot itself.
-
-use std::os::unix::fs::MetadataExt;
+//! One SQLite database: from a capture to everything of a snapshot but the snapshot itself.
 
 use dbkeep_repo::Id;
-use dbkeep_repo::format::fact::SnapshotRef;
 use dbkeep_repo::format::pack::BlobKind;
-use dbkeep_repo::format::snapshot::Snapshot;
-use dbkeep_repo::format::tree::{Node, Tree};
+use dbkeep_repo::format::tree::Node;
 use dbkeep_repo::read::Image;
-use dbkeep_repo::write::{KnownChunks, NodeMeta, Writer};
+use dbkeep_repo::write::Writer;
 use dbkeep_sqlite::capture::Capture;
 use dbkeep_sqlite::header::{Encoding, Header};
-use dbkeep_sqlite::position::Position;
-use jiff::Timestamp;
 
 use super::image::{self, Content};
-use super::losses::{Loss, losses};
+use super::snapshot::{Parent, Past, Saved, meta};
 use super::{Session, chunk_size};
-use crate::catalog::{Entry, PRE_RESTORE, SHRANK};
+use crate::catalog::Entry;
 use crate::context::Watch;
-use crate::manifest::{self, Identity, IntegrityResult, Manifest, Options, SqliteFacts};
-use crate::report::{BackupStatus, DatabaseBackup, Engine, TableRows};
-use crate::repository::Store;
+use crate::manifest::{self, FileIdentity, Identity, IntegrityResult, Manifest, SqliteFacts};
+use crate::report::TableRows;
 use crate::source::Source;
-use crate::state::SavedPosition;
 use crate::{Error, Result, name, show};
 
 /// Images up to this size get their plain SHA-256 without being asked.
@@ -35,61 +27,7 @@ const WORTH_TELLING: u64 = 64 << 20;
 /// The file that says how parts are put together.
 const README: &str = "README.txt";
 
-/// The snapshot that a new one follows, with its manifest, which is read once.
-pub(super) struct Parent<'s> {
-    entry: &'s Entry,
-    /// `None` when it cannot be read.
-    pub(super) manifest: Option<Manifest>,
-}
-
-/// What the repository knows of a database. Read before the database is locked.
-pub(crate) struct Past<'s> {
-    parent: Option<Parent<'s>>,
-    /// Which database has the name, as the newest manifest that can be read says.
-    identity: Option<Identity>,
-}
-
-/// A database that is stored; only its snapshot is missing.
-pub(crate) struct Saved {
-    pub(crate) report: DatabaseBackup,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) manifest: Manifest,
-    /// What recognises the chunks next time; `None` when the last list still holds.
-    known: Option<KnownChunks>,
-    position: Option<Position>,
-}
-
-impl Saved {
-    /// Returns how facts name the snapshot.
-    pub(crate) fn reference(&self, id: Id) -> SnapshotRef {
-        let database = self.snapshot.tag("database").unwrap_or_default().to_owned();
-        SnapshotRef { id, tree: self.snapshot.tree, database }
-    }
-
-    /// Remembers what makes the next backup fast. Where that fails, the next one is slower.
-    pub(crate) fn remember(&self, store: &Store, id: Id) {
-        if self.manifest.options.reason == PRE_RESTORE {
-            return;
-        }
-        let state = store.state();
-        let database = &self.manifest.database;
-        let position = self.position.clone().map(|position| SavedPosition { snapshot: id, position });
-        let known =
-            self.known.as_ref().map_or(Ok(()), |known| state.save_known_chunks(database, &known.encode()));
-        if let Err(error) = known.and_then(|()| state.save_position(database, position.as_ref())) {
-            store.watch().warn(&format!("the next backup will be slower: {}", error.full_message()));
-        }
-    }
-}
-
 impl<'s> Session<'s> {
-    /// Reads what the repository knows of a database.
-    pub(crate) fn past(&self, database: &str) -> Past<'s> {
-        let parent = self.parent(database);
-        let identity = self.known_identity(database, parent.as_ref());
-        Past { parent, identity }
-    }
-
     /// Stores the image of a captured database with its manifest.
     ///
     /// Where the source provably did not change, the image of the last snapshot is used again and nothing is
@@ -108,78 +46,42 @@ impl<'s> Session<'s> {
         self.refuse_other_database(source, &identity, past)?;
         watch.phase(&format!("backup {}", source.name), capture.size());
         watch.step("backup.captured");
-        let content = match self.unchanged(writer, source, &mut capture, parent)? {
+        let mut content = match self.unchanged(writer, source, &mut capture, parent)? {
             Some(content) => content,
             None => image::read(self, writer, source, &mut capture, parent, watch)?,
         };
         watch.step("backup.image-stored");
-        let header = capture.header().cloned();
+        let size = content.contents.image.size;
+        content.contents.sqlite = capture.header().map(|header| sqlite_facts(header, size));
         let position = capture.position().cloned();
         let siblings = self.save_siblings(writer, source, &capture)?;
         let finished = capture.finish()?;
-        let mut manifest = self.describe(source, identity, moment, &content, header.as_ref());
+        let mut manifest = self.describe(source, identity, moment, &content.contents);
         manifest.notes.extend(finished.warnings);
         if finished.wal_grew_by >= WORTH_TELLING {
             let mebibytes = finished.wal_grew_by >> 20;
             manifest.notes.push(format!("its write-ahead log grew by {mebibytes} MiB while it was read"));
         }
-        let losses = if self.reason == PRE_RESTORE { Vec::new() } else { losses(parent, &manifest) };
-        manifest.notes.extend(losses.iter().map(Loss::note));
-        let tags = losses.iter().map(|loss| format!("{SHRANK}={}", loss.what)).collect();
-        self.assemble(writer, source, manifest, content, siblings, parent, position, tags)
+        let mut nodes = content.nodes;
+        nodes.extend(siblings);
+        nodes.retain(|node| node.name != README);
+        if manifest.image.parts > 0 {
+            let meta = meta(source, moment);
+            nodes.push(writer.save_file(README, readme(&manifest).as_bytes(), &meta)?);
+        }
+        let saved = self.assemble(writer, source, manifest, (&content.contents, nodes), parent)?;
+        Ok(Saved { known: content.known, position, ..saved })
     }
 
     /// Returns what the database says it is.
     fn identify(&self, capture: &Capture) -> Identity {
         let file = capture.identity();
-        Identity {
+        Identity::File(FileIdentity {
             host: self.store.context().environment.host.clone(),
             path: file.path.to_string_lossy().into_owned(),
             device: file.device,
             inode: file.inode,
-        }
-    }
-
-    /// Refuses a name that belongs to another database, so that two files never share one history.
-    fn refuse_other_database(&self, source: &Source, identity: &Identity, past: &Past<'_>) -> Result<()> {
-        let Some(known) = &past.identity else { return Ok(()) };
-        if self.adopt_name || known.is_same(identity) {
-            return Ok(());
-        }
-        Err(Error::NameTaken {
-            name: source.name.clone(),
-            known: known.to_string(),
-            found: identity.to_string(),
         })
-    }
-
-    /// Returns the snapshot that a new one of the database follows.
-    fn parent(&self, database: &str) -> Option<Parent<'s>> {
-        let entry = self.catalog.parent(database)?;
-        Some(Parent { entry, manifest: self.readable_manifest(entry) })
-    }
-
-    /// Returns which database has a name, as the newest manifest that can be read says.
-    fn known_identity(&self, name: &str, parent: Option<&Parent<'_>>) -> Option<Identity> {
-        let mut of_database =
-            self.catalog.entries.iter().filter(|entry| entry.database.as_deref() == Some(name));
-        of_database.find_map(|entry| match parent.filter(|parent| parent.entry.id == entry.id) {
-            Some(parent) => parent.manifest.as_ref().map(|manifest| manifest.identity.clone()),
-            None => self.readable_manifest(entry).map(|manifest| manifest.identity),
-        })
-    }
-
-    /// Returns the manifest of a snapshot; where it cannot be read that is a warning. A damaged snapshot must not keep
-    /// the next backup from being made.
-    fn readable_manifest(&self, entry: &Entry) -> Option<Manifest> {
-        let warn = |error: &Error| {
-            self.store.watch().warn(&format!(
-                "snapshot {} does not tell what it is of, so nothing of it is used again: {}",
-                entry.id.short(),
-                error.full_message()
-            ));
-        };
-        show::manifest(self.reader, entry).inspect_err(warn).ok()
     }
 
     /// Returns the content of the parent where the source is provably the same and nothing more is asked for.
@@ -290,162 +192,11 @@ impl<'s> Session<'s> {
         }
         Ok(nodes)
     }
-
-    /// Says everything of a snapshot that is to be kept with it.
-    fn describe(
-        &self,
-        source: &Source,
-        identity: Identity,
-        moment: Timestamp,
-        content: &Content,
-        header: Option<&Header>,
-    ) -> Manifest {
-        let environment = &self.store.context().environment;
-        Manifest {
-            format: manifest::FORMAT,
-            dbkeep: env!("CARGO_PKG_VERSION").to_owned(),
-            session: self.id.clone(),
-            database: source.name.clone(),
-            engine: Engine::Sqlite,
-            identity,
-            source: source.shown.clone(),
-            environment: source.environment.clone(),
-            moment,
-            started: moment,
-            finished: self.clock.now(),
-            user: environment.user.clone(),
-            git: self.git.clone(),
-            sqlite: header.map(|header| sqlite_facts(header, content.image.size)),
-            image: content.image.clone(),
-            rows: content.tables.iter().map(|table| table.rows).sum(),
-            tables: content.tables.clone(),
-            integrity: content.integrity.clone(),
-            options: Options {
-                reason: self.reason.clone(),
-                tags: self.tags.clone(),
-                verify: self.verify.word().to_owned(),
-                at_once: self.at_once,
-                compression: self.compression,
-                more: Default::default(),
-            },
-            bytes_added: content.bytes_added,
-            notes: content.notes.clone(),
-        }
-    }
-
-    /// Stores the manifest and the directories, and writes the report and the snapshot to be made.
-    #[expect(clippy::too_many_arguments, reason = "each is one part of what is put together")]
-    fn assemble(
-        &self,
-        writer: &mut Writer<'_>,
-        source: &Source,
-        manifest: Manifest,
-        content: Content,
-        siblings: Vec<Node>,
-        parent: Option<&Parent<'_>>,
-        position: Option<Position>,
-        more_tags: Vec<String>,
-    ) -> Result<Saved> {
-        let meta = meta(source, manifest.moment);
-        let encoded = name::encode(&source.name);
-        let in_parts = content.image.parts > 0;
-        let mut nodes = content.nodes;
-        nodes.extend(siblings);
-        nodes.retain(|node| node.name != README);
-        if in_parts {
-            nodes.push(writer.save_file(README, readme(&manifest).as_bytes(), &meta)?);
-        }
-        nodes.push(writer.save_file(manifest::FILE, &manifest.encode(), &meta)?);
-        let directory = writer.save_tree(&Tree { nodes })?;
-        let root = writer.save_tree(&Tree { nodes: vec![meta.directory(&encoded, directory)] })?;
-        let environment = &self.store.context().environment;
-        let mut tags = vec![
-            format!("session={}", self.id),
-            format!("database={encoded}"),
-            format!("engine={}", Engine::Sqlite.word()),
-            format!("reason={}", name::encode(&self.reason)),
-            format!("integrity={}", manifest.integrity.result.word()),
-        ];
-        tags.extend(more_tags);
-        tags.extend(self.tags.iter().cloned());
-        let snapshot = Snapshot {
-            parent: parent.map(|parent| parent.entry.id),
-            paths: vec![format!("/{encoded}")],
-            hostname: environment.host.clone(),
-            username: environment.user.clone(),
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            tags,
-            program_version: concat!("dbkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..Snapshot::new(manifest.moment, root)
-        };
-        let of_parent = parent.and_then(|parent| parent.manifest.as_ref());
-        let same_as_parent = of_parent.is_some_and(|of_parent| have_same_image(of_parent, &manifest));
-        let report = report(
-            &manifest,
-            parent.map(|parent| parent.entry),
-            content.bytes_read,
-            content.bytes_stored,
-            same_as_parent,
-        );
-        Ok(Saved { report, snapshot, manifest, known: content.known, position })
-    }
-}
-
-/// Says whether two manifests describe the very same image.
-fn have_same_image(one: &Manifest, other: &Manifest) -> bool {
-    let facts = |manifest: &Manifest| (manifest.image.root, manifest.image.size, manifest.image.chunk_size);
-    facts(one) == facts(other)
-}
-
-/// Returns what the report says of a database.
-fn report(
-    manifest: &Manifest,
-    parent: Option<&Entry>,
-    bytes_read: u64,
-    bytes_stored: u64,
-    same_as_parent: bool,
-) -> DatabaseBackup {
-    let status = match manifest.integrity.result {
-        IntegrityResult::Corrupt => BackupStatus::Corrupt,
-        _ if same_as_parent => BackupStatus::Unchanged,
-        _ => BackupStatus::Ok,
-    };
-    let (name, source) = (manifest.database.clone(), manifest.source.clone());
-    DatabaseBackup {
-        parent: parent.map(|parent| parent.id),
-        bytes_source: manifest.image.size,
-        bytes_read,
-        bytes_added: manifest.bytes_added,
-        bytes_stored,
-        root: Some(manifest.image.root),
-        sha256: manifest.image.sha256,
-        tables: manifest.tables.clone(),
-        rows: manifest.rows,
-        integrity: manifest.integrity.summary(),
-        method: Some(manifest.image.method.clone()),
-        notes: manifest.notes.clone(),
-        ..DatabaseBackup::empty(name, Engine::Sqlite, source, status, None)
-    }
 }
 
 /// Says whether the image's plain SHA-256 is wanted.
 pub(super) fn wants_sha256(session: &Session<'_>, size: u64) -> bool {
     session.sha256 || size <= SHA256_UP_TO
-}
-
-/// Returns what stock tools restore besides the contents. Looks at the file without opening it.
-pub(super) fn meta(source: &Source, moment: Timestamp) -> NodeMeta {
-    match std::fs::metadata(&source.path) {
-        Ok(metadata) => NodeMeta {
-            mode: metadata.mode(),
-            mtime: moment,
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            ..NodeMeta::default()
-        },
-        Err(_) => NodeMeta { mode: 0o600, mtime: moment, ..NodeMeta::default() },
-    }
 }
 
 fn sqlite_facts(header: &Header, size: u64) -> SqliteFacts {

@@ -17,7 +17,7 @@ use dbkeep_sqlite::vfs::PageSource;
 
 use super::{ImagePages, Opened, Run, push};
 use crate::context::Context;
-use crate::manifest::{Identity, Manifest};
+use crate::manifest::{FileIdentity, Identity, Manifest};
 use crate::report::ComparedSide;
 use crate::state::private_directory;
 use crate::{Error, Result, source};
@@ -42,14 +42,17 @@ pub(super) fn path(context: &Context, manifest: &Manifest, force: bool) -> Resul
             ));
         }
         let mut found = source::resolve(context, std::slice::from_ref(name), None)?;
+        let unknown = || Error::UnknownSource { name: name.clone(), suggestion: None };
         return match found.pop() {
-            Some(Ok(source)) => Ok(source.path),
+            Some(Ok(source)) => source.file().map(Path::to_owned).ok_or_else(unknown),
             Some(Err(unresolved)) => Err(*unresolved.error),
-            None => Err(Error::UnknownSource { name: name.clone(), suggestion: None }),
+            None => Err(unknown()),
         };
     }
-    if manifest.identity.host == context.environment.host || force {
-        return Ok(PathBuf::from(&manifest.identity.path));
+    if let Some(file) = manifest.identity.file()
+        && (file.host == context.environment.host || force)
+    {
+        return Ok(PathBuf::from(&file.path));
     }
     Err(Error::Refused {
         what: format!("{name} is a database of another host: {}", manifest.identity),
@@ -107,12 +110,12 @@ impl Live {
 /// Refuses a file that is not the database of the snapshot.
 fn refuse_other_database(run: &Run<'_>, snapshot: &Opened, capture: &Capture) -> Result<()> {
     let file = capture.identity();
-    let found = Identity {
+    let found = Identity::File(FileIdentity {
         host: run.store.context().environment.host.clone(),
         path: file.path.to_string_lossy().into_owned(),
         device: file.device,
         inode: file.inode,
-    };
+    });
     let known = &snapshot.manifest.identity;
     if run.request.force || known.is_same(&found) {
         return Ok(());

@@ -215,7 +215,7 @@ fn duration(text: Option<&str>, place: &str) -> Result<(), Complaint> {
 
 /// Says whether a URL has a password in it.
 fn has_password(url: Option<&str>) -> bool {
-    url.is_some_and(|url| crate::source::redact(url) != url)
+    url.is_some_and(|url| crate::source::server::redact(url) != url)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

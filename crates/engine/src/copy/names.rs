@@ -106,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::catalog::History;
+    use crate::manifest::FileIdentity;
 
     /// One snapshot of the database `shop`, with contents of its own.
     fn catalog(contents: &[u8]) -> Catalog {
@@ -118,7 +119,8 @@ mod tests {
     }
 
     fn at(path: &str) -> Identity {
-        Identity { host: "host".to_owned(), path: path.to_owned(), device: 1, inode: path.len() as u64 }
+        let (host, path, inode) = ("host".to_owned(), path.to_owned(), path.len() as u64);
+        Identity::File(FileIdentity { host, path, device: 1, inode })
     }
 
     #[test]

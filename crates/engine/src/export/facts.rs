@@ -182,7 +182,7 @@ impl Facts<'_> {
             verification_enabled: true,
             exported: self.exported,
             user: first.map_or("", |manifest| &manifest.user),
-            host: first.map_or("", |manifest| &manifest.identity.host),
+            host: first.map_or("", |manifest| manifest.identity.host()),
             git: first.and_then(|manifest| manifest.git.as_ref()),
             reason: first.map_or("", |manifest| &manifest.options.reason),
             tags: first.map_or(&[], |manifest| &manifest.options.tags),
@@ -239,7 +239,7 @@ impl Facts<'_> {
                 "info",
                 &format!(
                     "event=backup-begun database={name} source={source} host={} user={} dbkeep={} method={}",
-                    quoted(&manifest.identity.host),
+                    quoted(manifest.identity.host()),
                     quoted(&manifest.user),
                     quoted(&manifest.dbkeep),
                     quoted(&manifest.image.method)
@@ -344,7 +344,7 @@ impl Facts<'_> {
             environment: manifest.environment.as_deref(),
             moment: manifest.moment,
             user: &manifest.user,
-            host: &manifest.identity.host,
+            host: manifest.identity.host(),
             git: manifest.git.as_ref(),
             dbkeep: &manifest.dbkeep,
             sqlite: manifest.sqlite.as_ref(),

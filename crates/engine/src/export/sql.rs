@@ -57,7 +57,7 @@ impl Export<'_> {
             format!("snapshot: {}", subject.entry.id),
             format!("moment: {}", manifest.moment),
             format!("source: {}", printable(&manifest.source)),
-            format!("host: {}, user: {}", printable(&manifest.identity.host), printable(&manifest.user)),
+            format!("host: {}, user: {}", printable(manifest.identity.host()), printable(&manifest.user)),
             format!("backed up by: dbkeep {}", printable(&manifest.dbkeep)),
             format!("integrity: {}", printable(&manifest.integrity.summary())),
         ];

@@ -143,7 +143,7 @@ impl Export<'_> {
             exported: self.clock.now(),
             backed_up_by: format!("dbkeep {}", manifest.dbkeep),
             user: &manifest.user,
-            host: &manifest.identity.host,
+            host: manifest.identity.host(),
             git: manifest.git.as_ref(),
             reason: &manifest.options.reason,
             tags: &manifest.options.tags,

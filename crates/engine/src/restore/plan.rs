@@ -107,7 +107,7 @@ fn validate(request: &RestoreRequest) -> Result<()> {
     }
     match &request.to {
         Some(to) if to.contains("://") => Err(Error::Unsupported {
-            what: format!("a restore to {} is not supported by this version", source::redact(to)),
+            what: format!("a restore to {} is not supported by this version", source::server::redact(to)),
             hint: Some("give the path of a file to create".to_owned()),
         }),
         Some(to) if to.is_empty() => Err(Error::usage("the target is empty", "give a path with --to")),
@@ -238,9 +238,10 @@ impl Planner<'_> {
         if let Some(path) = configured.filter(|path| !path.starts_with("env:")) {
             return Ok(context.environment.resolve(Path::new(path), &context.config_base()));
         }
-        let here = manifest.identity.host == context.environment.host;
-        if here || self.request.force {
-            return Ok(PathBuf::from(&manifest.identity.path));
+        if let Some(file) = manifest.identity.file()
+            && (file.host == context.environment.host || self.request.force)
+        {
+            return Ok(PathBuf::from(&file.path));
         }
         Err(Error::Refused {
             what: format!("{} is a database of another host: {}", manifest.database, manifest.identity),
@@ -383,7 +384,7 @@ pub(super) fn refuse_existing(path: &Path) -> Result<()> {
 
 /// Returns a free name beside the original that tells the moment.
 fn beside(directory: &Path, manifest: &Manifest) -> PathBuf {
-    let original = Path::new(&manifest.identity.path);
+    let original = Path::new(manifest.identity.file().map_or("", |file| &file.path));
     let stem = original
         .file_stem()
         .map_or_else(|| name::encode(&manifest.database), |stem| stem.to_string_lossy().into());

@@ -12,7 +12,7 @@ use super::{Lock, PlannedRestore, Restore};
 use crate::backup::{BackupRequest, Session};
 use crate::catalog::PRE_RESTORE;
 use crate::integrity::Verify;
-use crate::source::Source;
+use crate::source::{Place, Source};
 use crate::{Error, Result};
 
 impl Restore<'_> {
@@ -68,7 +68,7 @@ impl Restore<'_> {
         let mut writer = session.writer(lock, self.watch)?;
         let source = Source {
             name: planned.database.clone(),
-            path: planned.path.clone(),
+            place: Place::File(planned.path.clone()),
             shown: planned.target.clone(),
             environment: None,
         };

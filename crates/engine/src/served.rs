@@ -1,0 +1,249 @@
+//! How a PostgreSQL database lies in a snapshot: its files, their names, its catalog.
+//!
+//! ```text
+//! /shop/manifest.json            what it is, and the proof of each table
+//! /shop/catalog.json             its tables, columns, keys and sequences
+//! /shop/schema.dump              its objects, as pg_restore takes them
+//! /shop/schema.sql               the same to read
+//! /shop/data/public.users.copy   rows, as COPY writes and takes them
+//! /shop/README.txt               how to restore it without dbkeep
+//! ```
+
+mod open;
+
+use std::collections::BTreeMap;
+
+use dbkeep_postgres::catalog::{Catalog, Name, Table};
+use dbkeep_postgres::snapshot::identifier;
+use dbkeep_repo::Id;
+use jiff::Timestamp;
+use ring::digest::{Context as Digest, SHA256};
+
+use crate::backup::Contents;
+use crate::manifest::TableProof;
+use crate::source::Source;
+use crate::{Error, name};
+
+pub(crate) use open::Served;
+
+/// The directory of rows.
+pub(crate) const DATA: &str = "data";
+/// The objects, for `pg_restore`.
+pub(crate) const ARCHIVE: &str = "schema.dump";
+/// The objects, for people.
+pub(crate) const TEXT: &str = "schema.sql";
+/// What there is, for us.
+pub(crate) const CATALOG: &str = "catalog.json";
+/// How it is put together again.
+pub(crate) const README: &str = "README.txt";
+
+/// The longest name of a file of rows, without what is put behind it.
+const LONGEST: usize = 200;
+
+impl TableProof {
+    /// Returns the name of the table.
+    pub(crate) fn table(&self) -> Name {
+        Name { schema: self.schema.clone(), name: self.name.clone() }
+    }
+}
+
+/// Hashes objects as text, without the lines that are different in each rendering: a mark against injection, and remarks
+/// about versions.
+pub(crate) struct ObjectHash {
+    digest: Digest,
+    line: Vec<u8>,
+}
+
+impl Default for ObjectHash {
+    fn default() -> Self {
+        Self { digest: Digest::new(&SHA256), line: Vec::new() }
+    }
+}
+
+impl ObjectHash {
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    /// Returns the hash.
+    pub(crate) fn finish(mut self) -> Id {
+        self.end_line();
+        Id::new(self.digest.finish().as_ref().try_into().expect("a SHA-256 has 32 bytes"))
+    }
+
+    fn end_line(&mut self) {
+        let differs = [&b"\\restrict "[..], b"\\unrestrict ", b"-- Dumped "];
+        if !differs.iter().any(|start| self.line.starts_with(start)) {
+            self.digest.update(&self.line);
+        }
+        self.line.clear();
+    }
+}
+
+/// Returns the name of the file with a table's rows. Two tables never have the same: the part before the first dot is the
+/// schema, whose own dots are encoded.
+pub(crate) fn file_name(table: &Name) -> String {
+    let schema = name::encode(&table.schema).replace('.', "%2E");
+    let full = format!("{schema}.{}", name::encode(&table.name));
+    if full.len() <= LONGEST {
+        return format!("{full}.copy");
+    }
+    let short: String = full.chars().take(LONGEST / 8).collect();
+    format!("{short}~{}.copy", &Id::of(full.as_bytes()).to_string()[..32])
+}
+
+/// Returns the name of a table for people: quoted where it would be misunderstood otherwise.
+pub(crate) fn shown(table: &Name) -> String {
+    let part = |part: &str| {
+        let plain = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '$');
+        if !part.is_empty() && part.chars().all(plain) { part.to_owned() } else { identifier(part) }
+    };
+    format!("{}.{}", part(&table.schema), part(&table.name))
+}
+
+/// Returns the catalog as it is stored: without numbers and sizes that change though no row does.
+pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof]) -> Vec<u8> {
+    let sizes: BTreeMap<(&str, &str), u64> =
+        proofs.iter().map(|proof| ((proof.schema.as_str(), proof.name.as_str()), proof.size)).collect();
+    let mut catalog = catalog.clone();
+    for table in &mut catalog.tables {
+        table.oid = 0;
+        table.filenode = 0;
+        table.pages = 0;
+        table.bytes =
+            sizes.get(&(table.name.schema.as_str(), table.name.name.as_str())).copied().unwrap_or(0);
+        if let Some(key) = &mut table.key {
+            key.correlation = None;
+        }
+    }
+    for sequence in &mut catalog.sequences {
+        sequence.oid = 0;
+    }
+    let mut text = serde_json::to_vec(&catalog).expect("a catalog has string keys only");
+    text.push(b'\n');
+    text
+}
+
+/// Returns the error about a table that the user may not read, or not all of.
+pub(crate) fn unreadable(table: &Table, count: usize, user: &str) -> Error {
+    let name = table.name.quoted();
+    let others = match count {
+        0 | 1 => String::new(),
+        2 => " and of another table".to_owned(),
+        count => format!(" and of {} other tables", count - 1),
+    };
+    let role = identifier(user);
+    let (what, advice) = match table.hidden {
+        true => (
+            format!("row-level security would hide rows of {name}{others} from {user}"),
+            format!("ALTER ROLE {role} BYPASSRLS"),
+        ),
+        false => (
+            format!("{user} may not read the rows of {name}{others}"),
+            format!(
+                "GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {name} TO {role}",
+                identifier(&table.name.schema)
+            ),
+        ),
+    };
+    Error::Refused {
+        what: name::printable(&what),
+        hint: Some(name::printable(&format!(
+            "as an administrator: {advice}; or leave the rows out with `exclude-data`; `dbkeep doctor` lists all"
+        ))),
+    }
+}
+
+/// Tells somebody with stock tools only how the database is put together.
+pub(crate) fn readme(source: &Source, moment: Timestamp, contents: &Contents) -> String {
+    let version = contents.postgres.as_ref().map_or("", |facts| &facts.version);
+    let major = version.split('.').next().unwrap_or_default();
+    let proofs = contents.postgres.iter().flat_map(|facts| &facts.tables);
+    let tables: String = proofs
+        .take(50)
+        .map(|table| {
+            let name = name::printable(&shown(&table.table()));
+            format!("    {name}: {} rows in data/{}\n", table.rows, table.file)
+        })
+        .collect();
+    format!(
+        "This is the PostgreSQL database {:?} as it was at {moment}, from a server of version {version}.\n\
+         \n\
+         To bring it back with the tools of PostgreSQL {major} or newer, run in this directory:\n\
+         \n\
+         \x20   createdb restored\n\
+         \x20   pg_restore --no-owner --section=pre-data --dbname=restored {ARCHIVE}\n\
+         \x20   psql --dbname=restored --command='\\copy public.users (id, name) from data/public.users.copy'\n\
+         \x20   pg_restore --no-owner --section=post-data --dbname=restored {ARCHIVE}\n\
+         \n\
+         with a `\\copy` for each table of {CATALOG}, which has the columns in their order (those that are `generated`\n\
+         are left out). Where data/ has a directory NAME.copy.parts, `cat NAME.copy.parts/*/part` gives NAME.copy.\n\
+         {CATALOG} also says where sequences stood. `dbkeep restore` does all of this, and compares every row with\n\
+         the sums of manifest.json.\n\
+         {}{tables}",
+        name::printable(&source.name),
+        if tables.is_empty() { "" } else { "\nTables:\n" },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(schema: &str, name: &str) -> Name {
+        Name { schema: schema.to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn no_two_tables_have_one_file() {
+        let long = "ü".repeat(31);
+        let control = "\u{1}".repeat(63);
+        let other = format!("{}\u{2}", "\u{1}".repeat(62));
+        let cases = [
+            (name("public", "users"), "public.users.copy"),
+            (name("a.b", "c"), "a%2Eb.c.copy"),
+            (name("a", "b.c"), "a.b.c.copy"),
+            (name("a", "../b"), "a...%2Fb.copy"),
+            (name(&long, &long), ""),
+            (name(&control, &control), ""),
+            (name(&control, &other), ""),
+            (name(&other, &control), ""),
+        ];
+        let files: Vec<String> = cases.iter().map(|(name, _)| file_name(name)).collect();
+        for ((_, expected), file) in cases.iter().zip(&files) {
+            assert!(expected.is_empty() || expected == file, "{file}");
+            assert!(file.len() < 240 && !file.contains('/'), "{file}");
+        }
+        let different: std::collections::BTreeSet<&String> = files.iter().collect();
+        assert_eq!(different.len(), files.len());
+    }
+
+    #[test]
+    fn hash_of_objects_leaves_out_what_each_rendering_has_of_its_own() {
+        let hash = |pieces: &[&str]| {
+            let mut hash = ObjectHash::default();
+            pieces.iter().for_each(|piece| hash.update(piece.as_bytes()));
+            hash.finish()
+        };
+        let one = hash(&[
+            "\\restrict abc\n-- Dumped from database version 15\nCREATE",
+            " TABLE a();\n\\unrestrict abc\n",
+        ]);
+        assert_eq!(one, Id::of(b"CREATE TABLE a();\n"));
+        assert_eq!(hash(&["CREATE TABLE a();\n", "\\restr", "ict xyz"]), one);
+        assert_ne!(hash(&["CREATE TABLE b();\n"]), one);
+    }
+
+    #[test]
+    fn names_are_shown_as_people_can_write_them() {
+        assert_eq!(shown(&name("public", "users")), "public.users");
+        assert_eq!(shown(&name("a.b", "c d")), "\"a.b\".\"c d\"");
+        assert_eq!(shown(&name("public", "say \"hi\"")), "public.\"say \"\"hi\"\"\"");
+    }
+}

@@ -1,0 +1,270 @@
+//! A database on a PostgreSQL server as a source: what the user wrote, and what the configuration adds.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dbkeep_postgres::catalog::Name;
+use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
+use dbkeep_postgres::schema::Filter;
+
+use super::{Place, Source, Unresolved};
+use crate::config::DatabaseConfig;
+use crate::context::Context;
+use crate::report::Engine;
+use crate::{Error, Result, name};
+
+/// The schema of a table that is named without one.
+const DEFAULT_SCHEMA: &str = "public";
+
+/// A PostgreSQL database, and how it is backed up.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// How it is reached.
+    pub(crate) info: ConnInfo,
+    /// What of it is meant.
+    pub(crate) filter: Filter,
+    /// Tables whose rows are left out.
+    pub(crate) exclude_data: Vec<Name>,
+    /// How long a backup may take.
+    pub(crate) timeout: Option<Duration>,
+    /// The folder of `pg_dump`, where it is in none of the usual ones.
+    pub(crate) tools: Option<PathBuf>,
+}
+
+impl Server {
+    /// Adds what the configuration says of the database.
+    pub(super) fn configure(&mut self, context: &Context, database: &DatabaseConfig) -> Result<()> {
+        let schemas =
+            database.schemas.clone().or_else(|| self.info.schema.clone().map(|schema| vec![schema]));
+        let base = match schemas.as_deref() {
+            Some([only]) => only.clone(),
+            _ => DEFAULT_SCHEMA.to_owned(),
+        };
+        let names = |key: &str, names: &Option<Vec<String>>| -> Result<Vec<Name>> {
+            let names = names.iter().flatten();
+            names
+                .map(|text| table_name(text, &base).ok_or_else(|| wrong_name(key, text)))
+                .collect::<Result<Vec<Name>>>()
+        };
+        self.filter = Filter {
+            tables: names("tables", &database.tables)?,
+            without: names("exclude", &database.exclude)?,
+            schemas: schemas.unwrap_or_default(),
+        };
+        self.exclude_data = names("exclude-data", &database.exclude_data)?;
+        self.timeout = database.timeout.as_deref().and_then(duration);
+        let folder = |folder: &PathBuf| context.environment.resolve(folder, &context.config_base());
+        self.tools = database.pg_bin_dir.as_ref().map(folder);
+        Ok(())
+    }
+
+    /// Says whether two are known to be one database, seen in the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let place = |server: &Self| (server.info.hosts.clone(), server.info.database.clone());
+        place(self) == place(other) && self.filter == other.filter
+    }
+}
+
+fn wrong_name(key: &str, text: &str) -> Error {
+    Error::usage(
+        format!("{text:?} in `{key}` is no name of a table"),
+        "write it as `users`, `audit.log`, or with quotes around parts that hold a dot: `audit.\"a.b\"`",
+    )
+}
+
+/// Reads the name of a table as people write it: `users`, `audit.log`, `"odd name"."a.b"`. Without quotes it is taken as it
+/// stands, too.
+pub(crate) fn table_name(text: &str, schema: &str) -> Option<Name> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    loop {
+        let (part, after) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted_part(quoted)?,
+            None => {
+                rest.find('.').map_or((rest.to_owned(), ""), |dot| (rest[..dot].to_owned(), &rest[dot..]))
+            }
+        };
+        parts.push(part);
+        match after.strip_prefix('.') {
+            Some(later) => rest = later,
+            None if after.is_empty() => break,
+            None => return None,
+        }
+    }
+    if parts.iter().any(String::is_empty) {
+        return None;
+    }
+    match <[String; 2]>::try_from(parts) {
+        Ok([schema, name]) => Some(Name { schema, name }),
+        Err(mut parts) if parts.len() == 1 => Some(Name { schema: schema.to_owned(), name: parts.pop()? }),
+        Err(_) => None,
+    }
+}
+
+/// Reads up to the closing quote; two stand for one. Returns the part and what comes behind.
+fn quoted_part(text: &str) -> Option<(String, &str)> {
+    let mut part = String::new();
+    let mut rest = text;
+    loop {
+        let quote = rest.find('"')?;
+        part.push_str(&rest[..quote]);
+        rest = &rest[quote + 1..];
+        match rest.strip_prefix('"') {
+            Some(later) => {
+                part.push('"');
+                rest = later;
+            }
+            None => return Some((part, rest)),
+        }
+    }
+}
+
+/// Returns the database that a URL or a connection string leads to; `shown` is what the user gave.
+pub(super) fn from_text(context: &Context, text: &str, shown: &str) -> Result<Source, Unresolved> {
+    let environment = &context.environment;
+    let surroundings = Surroundings {
+        variable: &|name: &str| environment.variable(name).map(str::to_owned),
+        home: environment.home.as_deref(),
+        user: Some(&environment.user),
+    };
+    match ConnInfo::resolve(text, &surroundings) {
+        Ok(info) => {
+            let shown = if shown == text { info.shown().to_owned() } else { shown.to_owned() };
+            let schemas = info.schema.iter().cloned().collect();
+            let name = info.database.clone();
+            let filter = Filter { schemas, ..Filter::default() };
+            let server = Server { info, filter, exclude_data: vec![], timeout: None, tools: None };
+            let place = Place::Server(Box::new(server));
+            Ok(Source { name, place, shown: name::printable(&shown), environment: None })
+        }
+        Err(error) => {
+            let path = text.split(['?', '#']).next().unwrap_or_default();
+            let database =
+                path.rsplit('/').next().filter(|name| !name.is_empty() && !name.contains(['@', '=']));
+            Err(Unresolved {
+                name: database.unwrap_or("postgres").to_owned(),
+                engine: Engine::Postgres,
+                shown: name::printable(&redact(shown)),
+                error: Box::new(dbkeep_postgres::Error::from(error).into()),
+            })
+        }
+    }
+}
+
+/// Reads a duration that the configuration was checked for: a day has 24 hours.
+fn duration(text: &str) -> Option<Duration> {
+    let span: jiff::Span = text.parse().ok()?;
+    span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
+}
+
+/// Says whether this is a URL of PostgreSQL, as libpq, SQLAlchemy, Prisma and others write it.
+pub(crate) fn is_url(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once("://") else { return false };
+    let engine = scheme.split('+').next().unwrap_or_default();
+    ["postgres", "postgresql", "jdbc:postgresql"].iter().any(|known| engine.eq_ignore_ascii_case(known))
+        || scheme.eq_ignore_ascii_case("prisma+postgres")
+}
+
+/// Says whether this is a connection string of words, as `host=db.example.org dbname=shop`.
+pub(crate) fn is_connection_string(text: &str) -> bool {
+    let known = ["host", "hostaddr", "port", "dbname", "user", "service", "password", "sslmode"];
+    let first = text.trim_start().split_once('=').map(|(word, _)| word.trim_end());
+    first.is_some_and(|word| known.contains(&word)) && !Path::new(text).exists()
+}
+
+/// Returns a URL with every password in it replaced by `***`.
+pub(crate) fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return redact_words(url) };
+    let (before_query, query) = match rest.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (rest, None),
+    };
+    // A password may hold `@` and `/` that somebody forgot to encode: the host begins after the last `@`.
+    let address = match before_query.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            None => format!("{user}@{host}"),
+        },
+        None => before_query.to_owned(),
+    };
+    let query = query.map(|query| query.split('&').map(redact_parameter).collect::<Vec<_>>().join("&"));
+    match query {
+        Some(query) => format!("{scheme}://{address}?{query}"),
+        None => format!("{scheme}://{address}"),
+    }
+}
+
+/// Returns a connection string of words without its password, and without what comes behind it: who knows where that
+/// ends.
+fn redact_words(text: &str) -> String {
+    let begins = |word: &str| text.to_ascii_lowercase().find(word);
+    let secret = ["password=", "password ="].into_iter().filter_map(begins).min();
+    match secret.filter(|_| is_connection_string(text)) {
+        Some(at) => format!("{}password=***", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+fn redact_parameter(parameter: &str) -> String {
+    let name = parameter.split('=').next().unwrap_or_default();
+    let secret = ["password", "passwd", "secret", "token", "api_key", "apikey"];
+    match secret.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
+        true => format!("{name}=***"),
+        false => parameter.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_redacted_wherever_they_stand_in_a_url() {
+        let cases = [
+            ("postgres://u:p@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:p@ss/w@h/d", "postgres://u:***@h/d"),
+            (
+                "postgresql+psycopg2://u@h/d?password=x&sslmode=require",
+                "postgresql+psycopg2://u@h/d?password=***&sslmode=require",
+            ),
+            ("postgres://h/d?api_key=abc", "postgres://h/d?api_key=***"),
+            ("app.db", "app.db"),
+            ("host=h password='a b' user=u", "host=h password=***"),
+            ("dbname=d PassWord = x", "dbname=d password=***"),
+            ("my password=1.db", "my password=1.db"),
+        ];
+        for (url, redacted) in cases {
+            assert_eq!(redact(url), redacted);
+        }
+    }
+
+    #[test]
+    fn names_of_tables_are_read_as_people_write_them() {
+        let name = |schema: &str, name: &str| Some(Name { schema: schema.to_owned(), name: name.to_owned() });
+        let cases = [
+            ("users", name("public", "users")),
+            ("Audit.Log", name("Audit", "Log")),
+            ("\"a.b\".\"c \"\"d\"\"\"", name("a.b", "c \"d\"")),
+            ("\"only quoted\"", name("public", "only quoted")),
+            ("", None),
+            ("a.", None),
+            (".a", None),
+            ("a.b.c", None),
+            ("\"open", None),
+            ("\"a\"b", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(table_name(text, "public"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn connection_strings_are_told_from_files() {
+        for text in ["host=h dbname=d", "service=shop", "dbname = 'a b'"] {
+            assert!(is_connection_string(text), "{text}");
+        }
+        for text in ["app.db", "a=b.db", "x host=h", "postgres://h/d"] {
+            assert!(!is_connection_string(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Verifying a PostgreSQL database in a snapshot: every row is read and summed up again, and its objects are hashed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::{Findings, Run};
+use crate::catalog::Entry;
+use crate::finding::{finding, is_damage};
+use crate::manifest::{Manifest, TableProof};
+use crate::served::{ObjectHash, Served};
+use crate::{Error, Result};
+
+/// Tables that are read at once.
+const TOGETHER: usize = 2;
+
+impl Run<'_> {
+    /// Reads everything of a snapshot and compares it with its manifest.
+    pub(super) fn examine_server(
+        &self,
+        entry: &Entry,
+        manifest: Manifest,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let served = Served::open(self.reader, entry, manifest)?;
+        self.watch.phase(&format!("verify {}", served.manifest.database), served.manifest.image.size);
+        let mut hash = ObjectHash::default();
+        served.text(&mut |bytes| {
+            hash.update(bytes);
+            Ok(())
+        })?;
+        if hash.finish() != served.facts.objects {
+            findings.damage("its objects have another hash than the manifest says".to_owned());
+        }
+        served.archive(&tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?)?;
+        for what in self.sums(&served)? {
+            findings.damage(what);
+        }
+        findings.bytes_read = served.manifest.image.size;
+        findings.was_checked = true;
+        findings.integrity = Some("ok".to_owned());
+        Ok(())
+    }
+
+    /// Sums up all tables, several at once. Returns what is wrong with them; an error is not of one table.
+    fn sums(&self, served: &Served<'_>) -> Result<Vec<String>> {
+        let proofs: Vec<&TableProof> =
+            served.facts.tables.iter().chain(&served.facts.large_objects).collect();
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new((Vec::new(), None));
+        let work = || {
+            while let Some(proof) = proofs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let result = served.sum(proof, self.watch, &mut |_| Ok(()));
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                match result {
+                    Ok(sum) => found.0.extend(Served::difference(proof, sum)),
+                    Err(error) if is_damage(&error) => found.0.push(finding(&error)),
+                    Err(error) => {
+                        found.1.get_or_insert(error);
+                        next.store(proofs.len(), Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for number in 1..TOGETHER.min(proofs.len()) {
+                // Without another thread it takes longer.
+                let _ = thread::Builder::new().name(format!("sum {number}")).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            (_, Some(error)) => Err(error),
+            (findings, None) => Ok(findings),
+        }
+    }
+}
