@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::conninfo::ConnInfoError;
+use crate::load::Difference;
+use crate::rows::RowSum;
 
 /// The result of an operation on a PostgreSQL database.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -154,6 +156,34 @@ pub enum Error {
         /// What the server says, where it was asked.
         source: Option<Box<ServerError>>,
     },
+    /// Something is not there that it takes.
+    #[error("{place} has no {}", what.join(", no "))]
+    Missing {
+        /// What lacks it, as `the database`.
+        place: &'static str,
+        /// What.
+        what: Vec<String>,
+    },
+    /// Tables have rows that are to be filled.
+    #[error("not empty: {}", tables.join(", "))]
+    NotEmpty {
+        /// Their names.
+        tables: Vec<String>,
+    },
+    /// Something cannot be replaced because of what needs it.
+    #[error("{what} cannot be replaced because of {}", by.join(", "))]
+    Needed {
+        /// What.
+        what: String,
+        /// What needs it.
+        by: Vec<String>,
+    },
+    /// What was restored is not what it should be; none of it was kept.
+    #[error("table {}.{} holds {} rows after it was restored, and should hold {}{}", difference.table.schema, difference.table.name, rows(difference.found), difference.expected.rows, same(difference))]
+    Differs {
+        /// How.
+        difference: Box<Difference>,
+    },
     /// A database of that name is there already.
     #[error("there is a database {database:?} already")]
     DatabaseExists {
@@ -215,6 +245,14 @@ pub struct ServerError {
     pub table: Option<String>,
 }
 
+fn rows(sum: Option<RowSum>) -> u64 {
+    sum.map_or(0, |sum| sum.rows)
+}
+
+fn same(difference: &Difference) -> &'static str {
+    if rows(difference.found) == difference.expected.rows { " others" } else { "" }
+}
+
 impl Error {
     pub(crate) fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol { what: what.into() }
@@ -264,7 +302,19 @@ impl Error {
             Self::Archive { .. } => {
                 Some("`pg_restore --list` of the newest PostgreSQL shows whether it is whole".to_owned())
             }
-            Self::Certificates { .. }
+            Self::Missing { place: "the database", .. } => Some(
+                "make that first, restore the tables that are named together with these, or restore into a new database"
+                    .to_owned(),
+            ),
+            Self::NotEmpty { .. } => Some("their rows can be replaced on purpose".to_owned()),
+            Self::Needed { .. } => Some(
+                "drop what needs it and make it again afterwards, or restore into a new database and take over from \
+                 there what is wanted"
+                    .to_owned(),
+            ),
+            Self::Differs { .. } => Some("the server or what is between did this: look into its log".to_owned()),
+            Self::Missing { .. }
+            | Self::Certificates { .. }
             | Self::Tool { .. }
             | Self::Login { .. }
             | Self::TooOld { .. }
@@ -323,6 +373,7 @@ impl ServerError {
             "3D000" => "`psql -l` lists the databases of a server",
             "53300" => "the server has no connection left: fewer jobs need fewer",
             "57P03" => "the server is starting up or shutting down: try again in a moment",
+            "55P03" => "other sessions use the table: try again when they are done",
             "42501" => "`dbkeep doctor` lists what this user may not read",
             _ => return self.hint.clone(),
         };

@@ -9,10 +9,14 @@
 //! may use what, then what asks queries of everything else or watches (materialized views, event triggers).
 
 mod database;
+mod live;
 mod objects;
+mod pick;
 mod promote;
+mod rows;
 mod schedule;
 mod settings;
+mod tables;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,6 +34,8 @@ use crate::{Error, Result};
 pub use self::database::{Unfinished, remove_unfinished, unfinished};
 pub(crate) use self::objects::session as prepared_session;
 pub use self::promote::{Place, Promoted};
+pub use self::rows::restore_rows;
+pub use self::tables::{Wanted, restore_tables};
 
 /// How a database is brought back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +146,18 @@ impl<'a> Restore<'a> {
     /// When the server cannot be reached.
     pub fn open(&self) -> Result<Connection> {
         session(&self.staging(), &self.options)
+    }
+
+    /// Instead of all steps up to [`Restore::promote`]: brings only some tables back, with everything that is theirs and
+    /// with what they need: schemas, types, functions, but no other tables. Their rows are verified.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] names tables that they need.
+    pub fn only(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        let staging = self.staging();
+        let losses = tables::run(&staging, &self.options, &self.how, &self.archive, wanted, true)?;
+        self.losses.all.extend(losses);
+        Ok(())
     }
 
     /// Makes what comes before the rows.

@@ -59,12 +59,20 @@ pub(super) fn raise_memory(connection: &mut Connection, jobs: usize) -> Result<(
     connection.query(sql, &[Some(&kilobytes.to_string())]).map(drop)
 }
 
+/// Has texts in statements read as those of an archive are meant.
+pub(super) fn read_strings_as(connection: &mut Connection, archive: &Archive) -> Result<()> {
+    let mut said = archive.entries.iter().filter(|entry| entry.kind == "STDSTRINGS");
+    said.try_for_each(|entry| connection.execute(&entry.definition))
+}
+
 /// Makes objects in one session.
 pub(super) struct Maker<'a> {
     pub(super) connection: Connection,
     how: &'a RestoreOptions,
     tablespace: Option<String>,
     access_method: Option<String>,
+    /// Whether all of it is one transaction, which has to go on when an object is left.
+    within: bool,
 }
 
 /// What became of an object that was not made as it was.
@@ -86,16 +94,13 @@ impl<'a> Maker<'a> {
     ) -> Result<Self> {
         let mut connection = session(info, options)?;
         raise_memory(&mut connection, how.jobs)?;
-        // How texts in the statements are to be read is something that the archive says.
-        for entry in archive.entries.iter().filter(|entry| entry.kind == "STDSTRINGS") {
-            connection.execute(&entry.definition)?;
-        }
-        Ok(Self::with(connection, how))
+        read_strings_as(&mut connection, archive)?;
+        Ok(Self { connection, how, tablespace: None, access_method: None, within: false })
     }
 
-    /// Makes objects in a session that is prepared already.
-    pub(super) fn with(connection: Connection, how: &'a RestoreOptions) -> Self {
-        Self { connection, how, tablespace: None, access_method: None }
+    /// Makes objects in the transaction of a session.
+    pub(super) fn within(connection: Connection, how: &'a RestoreOptions) -> Self {
+        Self { connection, how, tablespace: None, access_method: None, within: true }
     }
 
     /// Makes an object.
@@ -122,7 +127,7 @@ impl<'a> Maker<'a> {
             return Ok(not_placed.map_or(Made::Whole, Made::NotGiven));
         }
         let Some(statement) = entry.give_to(&entry.owner) else { return Ok(Made::Whole) };
-        match self.connection.execute(&statement) {
+        match self.carry_out(&statement) {
             Ok(()) => Ok(not_placed.map_or(Made::Whole, Made::NotGiven)),
             Err(error) => {
                 let error = server_error(error)?;
@@ -138,15 +143,31 @@ impl<'a> Maker<'a> {
 
     fn execute(&mut self, definition: &str) -> Result<()> {
         for _ in 1..TRIES {
-            match self.connection.execute(definition) {
+            match self.carry_out(definition) {
                 // Another session of ours or of somebody else was in the way.
-                Err(error) if matches!(error.code(), Some("40P01" | "55P03" | "40001")) => {}
+                Err(error) if !self.within && matches!(error.code(), Some("40P01" | "55P03" | "40001")) => {}
                 // The schema `public` is in every new database.
                 Err(error) if error.code() == Some("42P06") => return Ok(()),
                 result => return result,
             }
         }
-        self.connection.execute(definition)
+        self.carry_out(definition)
+    }
+
+    /// Carries out statements so that the session can go on after an error of the server.
+    fn carry_out(&mut self, statements: &str) -> Result<()> {
+        if !self.within {
+            return self.connection.execute(statements);
+        }
+        self.connection.execute("SAVEPOINT object")?;
+        let result = self.connection.execute(statements);
+        let end = match &result {
+            Ok(()) => "RELEASE SAVEPOINT object",
+            Err(Error::Server(_)) => "ROLLBACK TO SAVEPOINT object; RELEASE SAVEPOINT object",
+            Err(_) => return result,
+        };
+        self.connection.execute(end)?;
+        result
     }
 
     /// Sets where and how the next table or index is stored. A tablespace that is not there is a loss.

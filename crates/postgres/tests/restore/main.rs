@@ -5,4 +5,5 @@ mod crashes;
 mod roundtrip;
 mod support;
 mod swap;
+mod tables;
 mod users;

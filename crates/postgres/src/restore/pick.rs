@@ -1,0 +1,218 @@
+//! Which objects of an archive belong to some of its tables.
+//!
+//! Pure: the list of an archive and names in, objects out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::archive::{Archive, Entry, Stage};
+use crate::catalog::{Catalog, Name};
+use crate::snapshot::identifier;
+
+/// What to make for some tables.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pick<'a> {
+    /// What is made, in the order of the archive: the tables and everything that is nothing without them.
+    pub(super) entries: Vec<&'a Entry>,
+    /// What these need beside each other.
+    pub(super) needs: Vec<&'a Entry>,
+}
+
+/// Returns the tables with all of their partitions.
+pub(super) fn with_partitions(catalog: &Catalog, tables: &[Name]) -> BTreeSet<Name> {
+    let mut all: BTreeSet<Name> = tables.iter().cloned().collect();
+    loop {
+        let partitions = catalog.tables.iter().filter(|table| table.partition);
+        let of_these = partitions.filter(|table| table.parents.iter().any(|parent| all.contains(parent)));
+        let new: Vec<Name> =
+            of_these.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
+        if new.is_empty() {
+            return all;
+        }
+        all.extend(new);
+    }
+}
+
+/// Returns what belongs to tables. With `needs`, also everything that they need, but no other table.
+pub(super) fn pick<'a>(
+    archive: &'a Archive,
+    catalog: &Catalog,
+    tables: &BTreeSet<Name>,
+    needs: bool,
+) -> Pick<'a> {
+    let sequences: BTreeSet<Name> = catalog
+        .sequences
+        .iter()
+        .filter(|sequence| sequence.owned_by.as_ref().is_some_and(|table| tables.contains(table)))
+        .map(|sequence| sequence.name.clone())
+        .collect();
+    let mut picked: BTreeMap<i32, &Entry> = BTreeMap::new();
+    let roots = archive.entries.iter().filter(|entry| match entry.kind.as_str() {
+        "TABLE" => name(entry).is_some_and(|name| tables.contains(&name)),
+        "SEQUENCE" => name(entry).is_some_and(|name| sequences.contains(&name)),
+        _ => false,
+    });
+    picked.extend(roots.map(|entry| (entry.id, entry)));
+    let by_id: BTreeMap<i32, &Entry> = archive.entries.iter().map(|entry| (entry.id, entry)).collect();
+    // What belongs to something stands behind it, so once through is enough.
+    for entry in &archive.entries {
+        if belongs(entry, &picked) {
+            picked.insert(entry.id, entry);
+        }
+    }
+    if needs {
+        add_needs(&by_id, &mut picked);
+        // And what is said of what was added.
+        for entry in &archive.entries {
+            let said = matches!(entry.kind.as_str(), "COMMENT" | "SECURITY LABEL" | "ACL");
+            if said && !entry.needs.is_empty() && entry.needs.iter().all(|need| picked.contains_key(need)) {
+                picked.insert(entry.id, entry);
+            }
+        }
+    }
+    let all = picked.values().flat_map(|entry| &entry.needs);
+    let missing: BTreeSet<i32> = all.filter(|need| !picked.contains_key(need)).copied().collect();
+    Pick {
+        entries: archive.entries.iter().filter(|entry| picked.contains_key(&entry.id)).collect(),
+        needs: missing.iter().filter_map(|need| by_id.get(need).copied()).collect(),
+    }
+}
+
+/// Adds what comes before the rows and is needed, through all steps.
+fn add_needs<'a>(by_id: &BTreeMap<i32, &'a Entry>, picked: &mut BTreeMap<i32, &'a Entry>) {
+    let mut waiting: Vec<i32> = picked.values().flat_map(|entry| entry.needs.clone()).collect();
+    while let Some(id) = waiting.pop() {
+        let Some(entry) = by_id.get(&id).filter(|_| !picked.contains_key(&id)) else { continue };
+        if entry.stage == Stage::BeforeRows && !matches!(entry.kind.as_str(), "TABLE" | "FOREIGN TABLE") {
+            picked.insert(id, entry);
+            waiting.extend(&entry.needs);
+        }
+    }
+}
+
+/// Returns the name of what has one in a schema.
+pub(super) fn name(entry: &Entry) -> Option<Name> {
+    Some(Name { schema: entry.schema.clone()?, name: entry.tag.clone() })
+}
+
+/// Returns whether something is nothing without what was picked.
+fn belongs(entry: &Entry, picked: &BTreeMap<i32, &Entry>) -> bool {
+    let needed = || entry.needs.iter().filter_map(|need| picked.get(need).copied());
+    match entry.kind.as_str() {
+        // These may be about other tables as well: whose they are stands at the begin of their name.
+        "CONSTRAINT" | "CHECK CONSTRAINT" | "TRIGGER" | "RULE" | "POLICY" | "DEFAULT" => {
+            needed().any(|table| {
+                entry.schema == table.schema
+                    && entry.tag.strip_prefix(&table.tag).is_some_and(|rest| rest.starts_with(' '))
+            })
+        }
+        "FK CONSTRAINT" => needed().any(|table| table.kind == "TABLE" && alters(&entry.definition, table)),
+        "INDEX" | "STATISTICS" | "ROW SECURITY" | "SEQUENCE OWNED BY" => needed().next().is_some(),
+        "TABLE ATTACH" => needed().any(|table| table.schema == entry.schema && table.tag == entry.tag),
+        "INDEX ATTACH" => needed().any(|index| index.schema == entry.schema && index.tag == entry.tag),
+        "COMMENT" | "SECURITY LABEL" | "ACL" => {
+            !entry.needs.is_empty() && entry.needs.iter().all(|need| picked.contains_key(need))
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a definition alters a table. `pg_dump` quotes names only where they need it.
+fn alters(definition: &str, table: &Entry) -> bool {
+    let schema = table.schema.clone().unwrap_or_default();
+    let ways = |name: &str| [name.to_owned(), identifier(name)];
+    ["ALTER TABLE ONLY ", "ALTER TABLE "].iter().any(|begin| {
+        definition.strip_prefix(begin).is_some_and(|rest| {
+            ways(&schema).iter().any(|schema| {
+                ways(&table.tag).iter().any(|tag| rest.starts_with(&format!("{schema}.{tag}\n")))
+            })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Sequence, Table};
+
+    fn entry(id: i32, kind: &str, tag: &str, definition: &str, needs: &[i32]) -> Entry {
+        Entry {
+            id,
+            kind: kind.to_owned(),
+            tag: tag.to_owned(),
+            schema: Some("s".to_owned()),
+            owner: String::new(),
+            stage: if id < 10 { Stage::BeforeRows } else { Stage::AfterRows },
+            definition: definition.to_owned(),
+            drop: String::new(),
+            tablespace: None,
+            access_method: None,
+            needs: needs.to_vec(),
+        }
+    }
+
+    fn named(name: &str) -> Name {
+        Name { schema: "s".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn table_takes_along_what_is_nothing_without_it_and_says_what_it_needs() {
+        let archive = Archive {
+            server: None,
+            entries: vec![
+                entry(1, "SCHEMA", "s", "", &[]),
+                entry(2, "TYPE", "mood", "", &[1]),
+                entry(3, "TABLE", "a", "", &[1, 2]),
+                entry(4, "SEQUENCE", "a_id", "", &[1, 3]),
+                entry(5, "TABLE", "a b", "", &[1]),
+                entry(6, "COMMENT", "COLUMN a.x", "", &[3]),
+                entry(7, "VIEW", "v", "", &[3]),
+                entry(10, "CONSTRAINT", "a pk", "", &[3]),
+                entry(11, "CONSTRAINT", "a b pk", "", &[5]),
+                entry(12, "FK CONSTRAINT", "a b x", "ALTER TABLE ONLY s.a\n    ADD", &[3, 5, 11]),
+                entry(13, "FK CONSTRAINT", "a b x", "ALTER TABLE ONLY s.\"a b\"\n    ADD", &[3, 5, 10]),
+                entry(14, "INDEX", "i", "", &[3]),
+                entry(15, "COMMENT", "INDEX i", "", &[14]),
+                entry(16, "COMMENT", "VIEW v", "", &[7]),
+            ],
+        };
+        let catalog = Catalog {
+            sequences: vec![Sequence {
+                name: named("a_id"),
+                owned_by: Some(named("a")),
+                ..Sequence::default()
+            }],
+            ..Catalog::default()
+        };
+        let ids = |entries: &[&Entry]| entries.iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let only = |name| BTreeSet::from([named(name)]);
+        let found = pick(&archive, &catalog, &only("a"), false);
+        assert_eq!(ids(&found.entries), [3, 4, 6, 10, 12, 14, 15]);
+        assert_eq!(ids(&found.needs), [1, 2, 5, 11]);
+        let found = pick(&archive, &catalog, &only("a b"), false);
+        assert_eq!((ids(&found.entries), ids(&found.needs)), (vec![5, 11, 13], vec![1, 3, 10]));
+        let found = pick(&archive, &catalog, &only("a"), true);
+        assert_eq!(ids(&found.entries), [1, 2, 3, 4, 6, 10, 12, 14, 15]);
+        assert_eq!(ids(&found.needs), [5, 11], "no other table");
+    }
+
+    #[test]
+    fn partitions_come_with_what_they_are_part_of() {
+        let table = |name: &str, parent: Option<&str>, partition| Table {
+            name: named(name),
+            parents: parent.map(named).into_iter().collect(),
+            partition,
+            ..Table::default()
+        };
+        let catalog = Catalog {
+            tables: vec![
+                table("all", None, false),
+                table("part", Some("all"), true),
+                table("deep", Some("part"), true),
+                table("child", Some("all"), false),
+            ],
+            ..Catalog::default()
+        };
+        let found = with_partitions(&catalog, &[named("all")]);
+        assert_eq!(found, ["all", "deep", "part"].map(named).into());
+    }
+}

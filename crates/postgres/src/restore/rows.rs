@@ -1,0 +1,190 @@
+//! Bringing rows back into tables that are there.
+//!
+//! One transaction: all rows or none. Foreign keys of the tables are dropped in it and made again at its end, which
+//! checks them, so that neither the order of tables nor cycles matter and no superuser is needed. Triggers stay silent
+//! meanwhile. What was restored is read and summed up again before it is committed.
+
+use std::collections::BTreeSet;
+
+use super::Wanted;
+use super::live::{array, relation, text};
+use super::objects::session;
+use super::tables::{LOCK_TIMEOUT, verify};
+use crate::catalog::{Name, Sequence, Table};
+use crate::conninfo::ConnInfo;
+use crate::load::{put, set_sequences};
+use crate::rows::RowSum;
+use crate::snapshot::{SETTINGS, identifier};
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+/// Brings rows back into tables that are there and empty, all or nothing. With `replace` they may have rows, which are
+/// gone then. Sequences that belong to the tables are set to where they stood.
+///
+/// # Errors
+/// [`Error::Missing`] for tables and columns that are not there, [`Error::NotEmpty`] for tables with rows,
+/// [`Error::Needed`] where foreign keys of other tables refer to rows that would go. Nothing is changed then, nor after
+/// any other error.
+pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> Result<()> {
+    let names = wanted.all()?;
+    let rows = wanted.rows(&names);
+    let mut connection = session(info, options)?;
+    connection.execute("BEGIN")?;
+    connection.execute(SETTINGS)?;
+    connection.execute("SET LOCAL synchronous_commit = on")?;
+    let tables = lock_tables(&mut connection, &names, &rows)?;
+    let may_truncate = make_room(&mut connection, &tables, &rows, wanted.replace)?;
+    let keys = drop_foreign_keys(&mut connection, &tables)?;
+    let triggers = silence_triggers(&mut connection, &tables)?;
+    if may_truncate && !rows.is_empty() {
+        let all: Vec<String> =
+            rows.iter().map(|(table, _)| format!("ONLY {}", table.name.quoted())).collect();
+        connection.execute(&format!("TRUNCATE {}", all.join(", ")))?;
+    }
+    for (table, _) in &rows {
+        let pieces = 0..wanted.giver.pieces(table);
+        put(&mut connection, table, pieces, wanted.giver, may_truncate)?;
+    }
+    set_owned_sequences(&mut connection, &wanted.catalog.sequences, &names)?;
+    triggers.iter().chain(&keys).try_for_each(|statement| connection.execute(statement))?;
+    verify(&mut connection, &rows)?;
+    connection.execute("COMMIT")
+}
+
+/// Locks the tables, and makes sure that they have the columns. Returns their numbers.
+fn lock_tables(
+    connection: &mut Connection,
+    names: &BTreeSet<Name>,
+    rows: &[(&Table, RowSum)],
+) -> Result<Vec<String>> {
+    let (mut tables, mut missing) = (Vec::new(), Vec::new());
+    for name in names {
+        let Some(oid) = relation(connection, name)? else {
+            missing.push(format!("table {}.{}", name.schema, name.name));
+            continue;
+        };
+        if let Some((table, _)) = rows.iter().find(|(table, _)| table.name == *name) {
+            missing.extend(missing_columns(connection, table, &oid)?);
+        }
+        tables.push(oid);
+    }
+    if !missing.is_empty() {
+        return Err(Error::Missing { place: "the database", what: missing });
+    }
+    if !names.is_empty() {
+        connection.execute(LOCK_TIMEOUT)?;
+        let names: Vec<String> = names.iter().map(|name| format!("ONLY {}", name.quoted())).collect();
+        connection.execute(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")))?;
+        connection.execute("SET LOCAL lock_timeout = 0")?;
+    }
+    Ok(tables)
+}
+
+fn missing_columns(connection: &mut Connection, table: &Table, oid: &str) -> Result<Vec<String>> {
+    let sql = "SELECT attname FROM pg_catalog.pg_attribute
+               WHERE attrelid = $1::pg_catalog.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''";
+    let there: BTreeSet<String> =
+        connection.query(sql, &[Some(oid)])?.into_iter().flatten().flatten().collect();
+    let stored = table.columns.iter().filter(|column| !column.generated);
+    let absent = stored.filter(|column| !there.contains(&column.name));
+    let Name { schema, name } = &table.name;
+    Ok(absent.map(|column| format!("column {} of table {schema}.{name}", column.name)).collect())
+}
+
+/// Makes sure that the tables are empty or may be emptied. Returns whether they can be: not while foreign keys of other
+/// tables refer to them.
+fn make_room(
+    connection: &mut Connection,
+    tables: &[String],
+    rows: &[(&Table, RowSum)],
+    replace: bool,
+) -> Result<bool> {
+    let mut filled = Vec::new();
+    for (table, _) in rows {
+        let sql = format!("SELECT FROM ONLY {} LIMIT 1", table.name.quoted());
+        if !connection.query(&sql, &[])?.is_empty() {
+            filled.push(format!("{}.{}", table.name.schema, table.name.name));
+        }
+    }
+    if !filled.is_empty() && !replace {
+        return Err(Error::NotEmpty { tables: filled });
+    }
+    let sql = "SELECT DISTINCT pg_catalog.format('foreign key %I of table %s', c.conname, c.conrelid::pg_catalog.regclass)
+               FROM pg_catalog.pg_constraint c
+               WHERE c.contype = 'f' AND c.confrelid = ANY ($1::pg_catalog.oid[]) AND c.conrelid <> ALL ($1::pg_catalog.oid[])
+               ORDER BY 1";
+    let by: Vec<String> =
+        connection.query(sql, &[Some(&array(tables))])?.into_iter().flatten().flatten().collect();
+    if !filled.is_empty() && !by.is_empty() {
+        return Err(Error::Needed { what: filled.join(", "), by });
+    }
+    Ok(by.is_empty())
+}
+
+/// Drops the foreign keys of tables. Returns the statements that make them again. Those of a partition are dropped with
+/// that of the whole.
+fn drop_foreign_keys(connection: &mut Connection, tables: &[String]) -> Result<Vec<String>> {
+    let sql = "WITH RECURSIVE up AS (
+                   SELECT c.oid, c.conparentid FROM pg_catalog.pg_constraint c
+                   WHERE c.contype = 'f' AND c.conrelid = ANY ($1::pg_catalog.oid[])
+                   UNION
+                   SELECT c.oid, c.conparentid FROM pg_catalog.pg_constraint c JOIN up ON c.oid = up.conparentid)
+               SELECT n.nspname, r.relname, c.conname, pg_catalog.pg_get_constraintdef(c.oid), r.relkind,
+                      pg_catalog.obj_description(c.oid, 'pg_constraint')
+               FROM pg_catalog.pg_constraint c JOIN up ON up.oid = c.oid AND c.conparentid = 0
+               JOIN pg_catalog.pg_class r ON r.oid = c.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+               ORDER BY c.oid";
+    let rows = connection.query(sql, &[Some(&array(tables))])?;
+    let mut again = Vec::new();
+    for row in rows {
+        let table = Name { schema: text(&row, 0)?, name: text(&row, 1)? }.quoted();
+        let constraint = identifier(&text(&row, 2)?);
+        connection.execute(&format!("ALTER TABLE {table} DROP CONSTRAINT {constraint}"))?;
+        again.push(format!("ALTER TABLE {table} ADD CONSTRAINT {constraint} {}", text(&row, 3)?));
+        if let Some(comment) = row.get(5).cloned().flatten() {
+            let comment = crate::snapshot::literal(&comment);
+            again.push(format!("COMMENT ON CONSTRAINT {constraint} ON {table} IS {comment}"));
+        }
+    }
+    Ok(again)
+}
+
+/// Lets the triggers of tables do nothing. Returns the statements that make them as they were.
+fn silence_triggers(connection: &mut Connection, tables: &[String]) -> Result<Vec<String>> {
+    let sql = "SELECT n.nspname, r.relname, t.tgname, t.tgenabled FROM pg_catalog.pg_trigger t
+               JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+               WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid = ANY ($1::pg_catalog.oid[])
+               ORDER BY t.oid";
+    let rows = connection.query(sql, &[Some(&array(tables))])?;
+    let mut again = Vec::new();
+    for row in rows {
+        let table = Name { schema: text(&row, 0)?, name: text(&row, 1)? }.quoted();
+        let trigger = identifier(&text(&row, 2)?);
+        let enable = match text(&row, 3)?.as_str() {
+            "R" => "ENABLE REPLICA",
+            "A" => "ENABLE ALWAYS",
+            _ => "ENABLE",
+        };
+        connection.execute(&format!("ALTER TABLE ONLY {table} DISABLE TRIGGER {trigger}"))?;
+        again.push(format!("ALTER TABLE ONLY {table} {enable} TRIGGER {trigger}"));
+    }
+    Ok(again)
+}
+
+/// Sets the sequences of tables, so that an error later takes that back too.
+fn set_owned_sequences(
+    connection: &mut Connection,
+    sequences: &[Sequence],
+    names: &BTreeSet<Name>,
+) -> Result<()> {
+    let mut there = Vec::new();
+    for sequence in sequences {
+        let owned = sequence.owned_by.as_ref().is_some_and(|table| names.contains(table));
+        if owned && sequence.readable && relation(connection, &sequence.name)?.is_some() {
+            // It has another file from here on, so what is set is part of the transaction.
+            connection.execute(&format!("ALTER SEQUENCE {} RESTART", sequence.name.quoted()))?;
+            there.push(sequence.clone());
+        }
+    }
+    set_sequences(connection, &there)
+}

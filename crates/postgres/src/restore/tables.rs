@@ -1,0 +1,184 @@
+//! Bringing some tables back into a database that is in use.
+//!
+//! One transaction: the tables with their rows, indexes, constraints, triggers, policies, and with the sequences that are
+//! theirs, or nothing. Their rows are read and summed up again before it is committed. Where tables of these names are
+//! there already they are dropped in the same transaction; readers of them wait until its end. What else needs them
+//! (views, foreign keys of other tables) would have to be dropped too, and is a reason to refuse.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::live::{dependents, missing, relation, sum};
+use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as, session};
+use super::pick::{Pick, pick, with_partitions};
+use super::{Loss, RestoreOptions};
+use crate::archive::{Archive, Stage};
+use crate::catalog::{Catalog, Name, Table};
+use crate::conninfo::ConnInfo;
+use crate::load::{Difference, Giver, put, set_sequences};
+use crate::rows::RowSum;
+use crate::snapshot::SETTINGS;
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+/// So long readers may let the lock of a table wait: everybody who comes later waits behind it.
+pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+
+/// Some tables of a backup, and where their rows are.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The tables. One that is partitioned stands for all of its partitions.
+    pub names: &'a [Name],
+    /// Everything in the backup.
+    pub catalog: &'a Catalog,
+    /// The tables of the backup that have rows, with their sums.
+    pub expected: &'a [(&'a Table, RowSum)],
+    /// Their rows.
+    pub giver: &'a dyn Giver,
+    /// Whether tables that are there are replaced; else they are an error.
+    pub replace: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// Returns the names with those of all partitions.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the backup has no such table.
+    pub(super) fn all(&self) -> Result<BTreeSet<Name>> {
+        let there: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
+        let absent = self.names.iter().filter(|name| !there.contains(name));
+        let absent: Vec<String> = absent.map(|name| format!("table {}.{}", name.schema, name.name)).collect();
+        match absent.is_empty() {
+            true => Ok(with_partitions(self.catalog, self.names)),
+            false => Err(Error::Missing { place: "the backup", what: absent }),
+        }
+    }
+
+    /// Returns the tables with rows among these names.
+    pub(super) fn rows(&self, names: &BTreeSet<Name>) -> Vec<(&'a Table, RowSum)> {
+        self.expected.iter().copied().filter(|(table, _)| names.contains(&table.name)).collect()
+    }
+}
+
+/// Brings tables back with everything that is theirs, all or nothing. Returns what could not be restored.
+///
+/// # Errors
+/// [`Error::Missing`] with what the database lacks, [`Error::Exists`] for tables that are there and are not to be
+/// replaced, [`Error::Needed`] with what needs those that are. Nothing is changed then, nor after any other error.
+pub fn restore_tables(
+    info: &ConnInfo,
+    options: &Options,
+    how: &RestoreOptions,
+    archive: &Path,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<Loss>> {
+    run(info, options, how, &Archive::open(archive)?, wanted, false)
+}
+
+/// Does the same in a database that has nothing yet: what the tables need is made too, but no other table.
+pub(super) fn run(
+    info: &ConnInfo,
+    options: &Options,
+    how: &RestoreOptions,
+    archive: &Archive,
+    wanted: &Wanted<'_>,
+    with_needs: bool,
+) -> Result<Vec<Loss>> {
+    let names = wanted.all()?;
+    let picked = pick(archive, wanted.catalog, &names, with_needs);
+    let mut connection = session(info, options)?;
+    raise_memory(&mut connection, 1)?;
+    connection.execute("BEGIN")?;
+    connection.execute(SETTINGS)?;
+    connection.execute("SET LOCAL synchronous_commit = on")?;
+    let lacking = missing(&mut connection, &picked.needs)?;
+    if !lacking.is_empty() {
+        return Err(Error::Missing { place: "the database", what: lacking });
+    }
+    make_room(&mut connection, &names, wanted.replace)?;
+    let mut losses = Losses::default();
+    losses.all.extend(of_publications(archive, &picked));
+    read_strings_as(&mut connection, archive)?;
+    let mut maker = Maker::within(connection, how);
+    let stage = |stage| picked.entries.iter().copied().filter(move |entry| entry.stage == stage);
+    make_in_order(&mut maker, stage(Stage::BeforeRows), &mut losses)?;
+    maker.connection.execute("SET LOCAL standard_conforming_strings = on")?;
+    let rows = wanted.rows(&names);
+    for (table, _) in &rows {
+        maker.connection.execute(&format!("TRUNCATE ONLY {}", table.name.quoted()))?;
+        put(&mut maker.connection, table, 0..wanted.giver.pieces(table), wanted.giver, true)?;
+    }
+    let sequences = wanted.catalog.sequences.iter();
+    let owned = sequences.filter(|it| it.owned_by.as_ref().is_some_and(|table| names.contains(table)));
+    set_sequences(&mut maker.connection, &owned.cloned().collect::<Vec<_>>())?;
+    read_strings_as(&mut maker.connection, archive)?;
+    make_in_order(&mut maker, stage(Stage::AfterRows), &mut losses)?;
+    if how.privileges {
+        make_in_order(&mut maker, stage(Stage::Privileges), &mut losses)?;
+    }
+    let mut connection = maker.connection;
+    for (table, _) in &rows {
+        connection.execute(&format!("ANALYZE {}", table.name.quoted()))?;
+    }
+    verify(&mut connection, &rows)?;
+    connection.execute("COMMIT")?;
+    Ok(losses.all)
+}
+
+/// Returns what is left alone: publications are not what somebody means who restores a table.
+fn of_publications(archive: &Archive, picked: &Pick<'_>) -> Vec<Loss> {
+    let ids: BTreeSet<i32> = picked.entries.iter().map(|entry| entry.id).collect();
+    let members = archive.entries.iter().filter(|entry| entry.kind == "PUBLICATION TABLE");
+    let members = members.filter(|entry| entry.needs.iter().any(|need| ids.contains(need)));
+    let why = "a restore of tables leaves publications alone";
+    members.map(|entry| Loss::of(entry, why.to_owned())).collect()
+}
+
+/// Drops tables that are there, or says that they are in the way.
+fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, replace: bool) -> Result<()> {
+    let mut there = Vec::new();
+    for name in names {
+        there.extend(relation(connection, name)?.map(|_| name.quoted()));
+    }
+    if there.is_empty() {
+        return Ok(());
+    }
+    let tables = there.join(", ");
+    if !replace {
+        return Err(Error::Exists { what: format!("table {tables}") });
+    }
+    connection.execute(LOCK_TIMEOUT)?;
+    connection.execute(&format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))?;
+    connection.execute("SET LOCAL lock_timeout = 0")?;
+    // By the lock they are what they will be.
+    let mut numbers = Vec::new();
+    for name in names {
+        numbers.extend(relation(connection, name)?);
+    }
+    let by = dependents(connection, &numbers)?;
+    if !by.is_empty() {
+        return Err(Error::Needed { what: tables, by });
+    }
+    connection.execute(&format!("DROP TABLE {tables}")).map_err(|error| match error {
+        Error::Server(error) if error.code == "2BP01" => {
+            Error::Needed { what: tables.clone(), by: error.detail.into_iter().collect() }
+        }
+        error => error,
+    })
+}
+
+/// Reads rows again, before anybody else can.
+///
+/// # Errors
+/// [`Error::Differs`] with the first table that does not hold what it should.
+pub(super) fn verify(connection: &mut Connection, rows: &[(&Table, RowSum)]) -> Result<()> {
+    for (table, expected) in rows {
+        let found = sum(connection, table)?;
+        if found != *expected {
+            let difference =
+                Difference { table: table.name.clone(), expected: *expected, found: Some(found) };
+            return Err(Error::Differs { difference: Box::new(difference) });
+        }
+    }
+    Ok(())
+}

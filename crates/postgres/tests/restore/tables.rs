@@ -1,0 +1,255 @@
+//! Some tables, or their rows alone, into databases that are in use.
+
+use dbkeep_postgres::catalog::{Name, Table};
+use dbkeep_postgres::load::Giver;
+use dbkeep_postgres::restore::{Loss, Place, RestoreOptions, Wanted, restore_rows, restore_tables};
+use dbkeep_postgres::rows::RowSum;
+use dbkeep_postgres::wire::{CopyIn, Options};
+use dbkeep_postgres::{Error, Result};
+use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+
+use crate::roundtrip::make;
+use crate::support::{Backup, back_up, differing_lines, info, stock_dump, tools};
+
+fn names(names: &[&str]) -> Vec<Name> {
+    names.iter().map(|name| Name { schema: "app".to_owned(), name: (*name).to_owned() }).collect()
+}
+
+/// What is asked for in these tests.
+struct Ask<'a> {
+    backup: &'a Backup,
+    expected: Vec<(&'a Table, RowSum)>,
+    names: Vec<Name>,
+}
+
+impl<'a> Ask<'a> {
+    fn new(backup: &'a Backup, tables: &[&str]) -> Self {
+        Self { backup, expected: backup.tables(), names: names(tables) }
+    }
+
+    fn wanted<'w>(&'w self, giver: &'w dyn Giver, replace: bool) -> Wanted<'w> {
+        let Self { backup, expected, names } = self;
+        Wanted { names, catalog: &backup.catalog, expected, giver, replace }
+    }
+
+    fn restore(&self, server: &Server, database: &str, replace: bool) -> Result<Vec<Loss>> {
+        let (how, options) = (RestoreOptions::default(), Options::default());
+        let wanted = self.wanted(&self.backup.rows, replace);
+        restore_tables(&info(server, database), &options, &how, self.backup.archive.path(), &wanted)
+    }
+
+    fn rows(&self, server: &Server, database: &str, replace: bool) -> Result<()> {
+        restore_rows(&info(server, database), &Options::default(), &self.wanted(&self.backup.rows, replace))
+    }
+}
+
+/// Breaks off after the rows of some tables.
+struct Broken<'a>(&'a Backup);
+
+impl Giver for Broken<'_> {
+    fn pieces(&self, table: &Table) -> usize {
+        self.0.rows.pieces(table)
+    }
+
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        match table.name.name.as_str() {
+            "events_old" | "cycle_b" => Err(Error::Receiver("the repository is gone".into())),
+            _ => self.0.rows.give(table, piece, into),
+        }
+    }
+}
+
+const SEEN: &str = "CREATE VIEW app.seen WITH (security_barrier) AS SELECT p.id, c.twice
+                    FROM app.parent p JOIN app.child c ON c.parent = p.id";
+
+#[test]
+fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        make(&server, "shop");
+        let more = "GRANT SELECT (id) ON app.child TO pg_monitor; COMMENT ON COLUMN app.child.id IS 'mine';
+                    CREATE POLICY mine ON app.child USING (parent IN (SELECT id FROM app.parent));
+                    COMMENT ON CONSTRAINT child_pkey ON app.child IS 'key'; CREATE INDEX ON app.events (n);
+                    ALTER TABLE app.child REPLICA IDENTITY FULL; ALTER INDEX app.child_pkey SET (fillfactor = 50)";
+        server.sql("shop", more);
+        let backup = back_up(&server, "shop", &tools(programs));
+        let (before, rows) =
+            (stock_dump(programs, &server, "shop", "-s"), stock_dump(programs, &server, "shop", "-a"));
+
+        // Dropped by accident.
+        server.sql("shop", "DROP VIEW app.seen; DROP TABLE app.child; DROP TABLE app.events; DROP TABLE app.\"a \"\"b\"\", -- c\"");
+        let ask = Ask::new(&backup, &["child", "events", "a \"b\", -- c"]);
+        assert_eq!(ask.restore(&server, "shop", false).unwrap(), []);
+        server.sql("shop", SEEN);
+        assert_eq!(
+            differing_lines(&before, &stock_dump(programs, &server, "shop", "-s")),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            differing_lines(&rows, &stock_dump(programs, &server, "shop", "-a")),
+            Vec::<String>::new()
+        );
+
+        // There already.
+        server.sql("shop", "DELETE FROM app.child; INSERT INTO app.events VALUES ('2026-07-07', 3)");
+        let error = Ask::new(&backup, &["child"]).restore(&server, "shop", false).unwrap_err();
+        assert_eq!(error.to_string(), "table \"app\".\"child\" is there already");
+        let error = Ask::new(&backup, &["child"]).restore(&server, "shop", true).unwrap_err();
+        assert!(matches!(&error, Error::Needed { by, .. } if by == &["view app.seen"]), "{error}");
+        let error = Ask::new(&backup, &["parent"]).restore(&server, "shop", true).unwrap_err();
+        let Error::Needed { by, .. } = &error else { panic!("{error}") };
+        assert!(
+            by.contains(&"view app.seen".to_owned())
+                && by.contains(&"materialized view app.counted".to_owned()),
+            "{by:?}"
+        );
+        assert!(by.iter().any(|what| what.contains("child_parent_fkey")), "{by:?}");
+        assert!(by.iter().any(|what| what.contains("changes")), "the publication: {by:?}");
+        assert_eq!(server.sql("shop", "SELECT count(*) FROM app.child"), "0", "nothing was changed");
+        server.sql("shop", "CREATE TABLE app.events_none PARTITION OF app.events DEFAULT");
+        let error = Ask::new(&backup, &["events"]).restore(&server, "shop", true).unwrap_err();
+        assert!(matches!(&error, Error::Needed { by, .. } if by == &["table app.events_none"]), "{error}");
+        server.sql("shop", "DROP TABLE app.events_none");
+
+        // What breaks in the middle has changed nothing.
+        let ask = Ask::new(&backup, &["events"]);
+        let how = RestoreOptions::default();
+        let broken = Broken(&backup);
+        let wanted = ask.wanted(&broken, true);
+        let place = info(&server, "shop");
+        let error =
+            restore_tables(&place, &Options::default(), &how, backup.archive.path(), &wanted).unwrap_err();
+        assert_eq!(error.to_string(), "the repository is gone");
+        assert_eq!(server.sql("shop", "SELECT sum(n) FROM app.events"), "6");
+        assert_eq!(ask.restore(&server, "shop", true).unwrap(), []);
+        server.sql("shop", "DROP VIEW app.seen");
+        Ask::new(&backup, &["child"]).restore(&server, "shop", true).unwrap();
+        server.sql("shop", SEEN);
+        assert_eq!(
+            differing_lines(&before, &stock_dump(programs, &server, "shop", "-s")),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            differing_lines(&rows, &stock_dump(programs, &server, "shop", "-a")),
+            Vec::<String>::new()
+        );
+    }
+}
+
+#[test]
+fn what_tables_need_is_named_or_made_in_a_new_database() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    make(&server, "shop");
+    let backup = back_up(&server, "shop", &tools(&programs));
+    server.create_database("empty");
+    let ask = Ask::new(&backup, &["child"]);
+    let error = ask.restore(&server, "empty", false).unwrap_err();
+    let Error::Missing { place: "the database", what } = &error else { panic!("{error}") };
+    assert_eq!(*what, ["function app.twice(integer)", "schema app", "table app.parent"]);
+    let error = Ask::new(&backup, &["chidl"]).restore(&server, "shop", false).unwrap_err();
+    assert_eq!(error.to_string(), "the backup has no table app.chidl");
+
+    let mut restore = backup.begin(&info(&server, "some of it")).unwrap();
+    restore.create(&backup.properties).unwrap();
+    let error = restore.only(&ask.wanted(&backup.rows, false)).unwrap_err();
+    assert!(matches!(&error, Error::Missing { what, .. } if what == &["table app.parent"]), "{error}");
+    let ask = Ask::new(&backup, &["child", "parent"]);
+    restore.only(&ask.wanted(&backup.rows, false)).unwrap();
+    let lost = restore.promote(&Place::New).unwrap().losses;
+    assert_eq!(
+        lost.iter().map(|loss| loss.what.as_str()).collect::<Vec<_>>(),
+        ["publication table app.changes parent"]
+    );
+    assert_eq!(server.sql("some of it", "SELECT count(*), max(t) FROM app.parent"), "5000|row 999!");
+    assert_eq!(server.sql("some of it", "SELECT nextval('app.child_id_seq')"), "3");
+    assert_eq!(
+        server.sql(
+            "some of it",
+            "SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'"
+        ),
+        "2"
+    );
+}
+
+#[test]
+fn rows_alone_come_back_through_cycles_and_triggers_or_not_at_all() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        make(&server, "shop");
+        server.sql(
+            "shop",
+            "CREATE FUNCTION app.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''a trigger''; END';
+             CREATE TRIGGER never BEFORE INSERT ON app.cycle_a EXECUTE FUNCTION app.no();
+             ALTER TABLE app.cycle_a ENABLE ALWAYS TRIGGER never;
+             CREATE TRIGGER off BEFORE INSERT ON app.cycle_b EXECUTE FUNCTION app.no();
+             ALTER TABLE app.cycle_b DISABLE TRIGGER off;
+             CREATE TABLE app.days (at date PRIMARY KEY);
+             INSERT INTO app.days SELECT DISTINCT at FROM app.events;
+             ALTER TABLE app.events ADD CONSTRAINT \"a day\" FOREIGN KEY (at) REFERENCES app.days DEFERRABLE;
+             COMMENT ON CONSTRAINT \"a day\" ON app.events IS 'it''s'",
+        );
+        let backup = back_up(&server, "shop", &tools(programs));
+        let dump = || {
+            let text = |what| stock_dump(programs, &server, "shop", what);
+            format!("{}{}", text("-s"), text("-a"))
+        };
+        let before = dump();
+        let all = Ask::new(&backup, &["cycle_a", "cycle_b", "events", "days", "parent", "child"]);
+        let error = all.rows(&server, "shop", false).unwrap_err();
+        assert!(matches!(&error, Error::NotEmpty { tables } if tables.len() == 6 + 1), "{error}");
+        assert_eq!(dump(), before);
+
+        let change = "DELETE FROM app.child; UPDATE app.cycle_a SET b = NULL; DELETE FROM app.cycle_b;
+                      UPDATE app.events SET n = n + 1; SELECT nextval('app.child_id_seq'), nextval('app.child_id_seq')";
+        server.sql("shop", change);
+        let changed = dump();
+        assert_ne!(changed, before);
+        let error =
+            restore_rows(&info(&server, "shop"), &Options::default(), &all.wanted(&Broken(&backup), true));
+        assert_eq!(error.unwrap_err().to_string(), "the repository is gone");
+        assert_eq!(differing_lines(&changed, &dump()), Vec::<String>::new(), "all or nothing");
+        // Rows of others refer to these.
+        server.sql("shop", "INSERT INTO app.child VALUES (9, 1)");
+        let error = Ask::new(&backup, &["parent"]).rows(&server, "shop", true).unwrap_err();
+        let Error::Needed { what, by } = &error else { panic!("{error}") };
+        assert_eq!(
+            (what.as_str(), by.as_slice()),
+            ("app.parent", &["foreign key child_parent_fkey of table app.child".to_owned()][..])
+        );
+
+        all.rows(&server, "shop", true).unwrap();
+        assert_eq!(differing_lines(&before, &dump()), Vec::<String>::new());
+        // Foreign keys of others only stand in the way of rows that go.
+        server.sql("shop", "DELETE FROM app.child; DELETE FROM app.parent");
+        Ask::new(&backup, &["parent"]).rows(&server, "shop", false).unwrap();
+        Ask::new(&backup, &["child"]).rows(&server, "shop", false).unwrap();
+        assert_eq!(differing_lines(&before, &dump()), Vec::<String>::new());
+        server.sql("shop", "ALTER TABLE app.days RENAME at TO day; DROP TABLE app.cycle_a CASCADE");
+        let error = Ask::new(&backup, &["days", "cycle_a"]).rows(&server, "shop", true).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the database has no table app.cycle_a, no column at of table app.days"
+        );
+    }
+}
+
+#[test]
+fn foreign_key_that_the_rows_break_keeps_all_as_it_was() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    make(&server, "shop");
+    let backup = back_up(&server, "shop", &tools(&programs));
+    server.sql("shop", "DELETE FROM app.child; DELETE FROM app.parent WHERE id = 1");
+    let error = Ask::new(&backup, &["child"]).rows(&server, "shop", false).unwrap_err();
+    assert_eq!(error.code(), Some("23503"), "{error}");
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM app.child"), "0");
+}
