@@ -126,6 +126,7 @@ pub(crate) enum Command {
     Prune(commands::prune::PruneArgs),
     Size(commands::size::SizeArgs),
     Status(commands::status::StatusArgs),
+    Doctor(commands::doctor::DoctorArgs),
     Key(commands::key::KeyArgs),
     Config(commands::config::ConfigArgs),
     Completions(commands::completions::CompletionsArgs),

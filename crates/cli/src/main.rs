@@ -92,6 +92,7 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Prune(args) => args.run(app),
         Command::Size(args) => args.run(app),
         Command::Status(args) => args.run(app),
+        Command::Doctor(args) => args.run(app),
         Command::Key(args) => args.run(app),
         Command::Config(args) => args.run(app),
         Command::Completions(args) => args.run(&app.output),

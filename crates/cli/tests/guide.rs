@@ -154,6 +154,11 @@ fn page_about_comparing_works_as_printed() {
 }
 
 #[test]
+fn page_about_the_doctor_works_as_printed() {
+    Reader::new().follow("doctor.md");
+}
+
+#[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
 }

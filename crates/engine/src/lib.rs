@@ -12,6 +12,7 @@ pub mod compare;
 pub mod config;
 mod context;
 pub mod copy;
+pub mod doctor;
 mod dotenv;
 mod environment;
 mod error;

@@ -6,6 +6,7 @@
 mod backup;
 mod compare;
 mod copy;
+mod doctor;
 mod export;
 mod forget;
 mod restore;
@@ -29,6 +30,7 @@ pub use compare::{
     SchemaChange, SchemaReport, hex,
 };
 pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
+pub use doctor::{DoctorReport, ExaminedRepository, ExaminedSource, Finding, Health, Severity};
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
     MissingDatabase, MissingStatus,

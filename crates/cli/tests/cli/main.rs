@@ -15,6 +15,7 @@ mod compare;
 mod contract;
 mod copies;
 mod demo;
+mod doctor;
 mod environment;
 mod export;
 mod export_faults;
