@@ -72,6 +72,9 @@ pub struct Table {
     /// Whether its rows survive a crash of the server.
     #[serde(default)]
     pub logged: bool,
+    /// Whether its rows are left out, as it was asked for or because they cannot be read.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left_out: bool,
     /// Whether policies may hide rows of it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub row_security: bool,
@@ -123,6 +126,12 @@ pub enum Kind {
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its number among the columns that the table ever had.
+    #[serde(default)]
+    pub number: i16,
+    /// The number of its type, of the one behind it where it is a domain.
+    #[serde(default)]
+    pub type_oid: u32,
     /// Its type, as `numeric(10,2)`.
     pub type_name: String,
     /// Whether it is computed from others, so that it cannot be restored and need not be.
@@ -232,7 +241,16 @@ impl Catalog {
 impl Table {
     /// Returns whether rows of its own have to be read.
     pub fn has_rows(&self) -> bool {
-        self.kind == Kind::Ordinary
+        self.kind == Kind::Ordinary && !self.left_out
+    }
+
+    /// Puts the columns into the order of another table, as of the same one in a backup. Columns that only the other one
+    /// has are taken over, and reading them fails.
+    pub fn order_columns_as(&mut self, other: &Self) {
+        let own = |wanted: &Column| {
+            self.columns.iter().find(|column| column.name == wanted.name).unwrap_or(wanted).clone()
+        };
+        self.columns = other.columns.iter().map(own).collect();
     }
 
     /// Returns the names of the columns that are stored, quoted, as COPY takes them.

@@ -185,6 +185,16 @@ pub struct Host {
     pub password: Option<Password>,
 }
 
+impl Host {
+    /// Returns it for people: the name and the port, or the socket.
+    pub fn place(&self) -> String {
+        match &self.address {
+            Address::Network { name, .. } => format!("{name}:{}", self.port),
+            Address::Socket(folder) => format!("{}/.s.PGSQL.{}", folder.display(), self.port),
+        }
+    }
+}
+
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

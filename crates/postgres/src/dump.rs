@@ -14,12 +14,12 @@ use crate::conninfo::ConnInfo;
 use crate::error::BoxError;
 use crate::plan::{Part, Range, parts, reads_by_key};
 use crate::rows::{RowEnd, RowSum, RowSummer};
-use crate::snapshot::{Holder, begin};
+use crate::snapshot::{Holder, begin, literal};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
 /// How long a part waits for the lock of its table.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s';";
 /// Rows in the order of an index, as they come from it.
 pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off";
 
@@ -75,6 +75,15 @@ pub fn plan(holder: &mut Holder, catalog: &Catalog) -> Result<Vec<Part>> {
     Ok(parts(catalog, |table| bounds.get(&table.oid).cloned().unwrap_or_default()))
 }
 
+/// How a part gets the lock of its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// It waits for it.
+    Waits,
+    /// It does not: whoever is before it waits for a lock of ours, so that all three would wait for each other.
+    Never,
+}
+
 impl Dump<'_> {
     /// Reads all parts, the first first. Returns the sums of all tables, as the catalog has them.
     ///
@@ -83,12 +92,33 @@ impl Dump<'_> {
     /// moment is over and another one may succeed.
     pub fn run(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
         let work = Work::new(parts, self.catalog.tables.len());
-        self.each(&work, &|connection, part| self.read(connection, part, receiver));
+        self.each(&work, &|connection, part| self.read(connection, part, Patience::Waits, receiver));
         work.end()
     }
 
-    /// Does something to each part, by several connections at once.
-    pub(crate) fn each(&self, work: &Work, read: &(dyn Fn(&mut Connection, &Part) -> Result<RowSum> + Sync)) {
+    /// Does the same where the connection of the holder has locked all tables already. It reads itself what others
+    /// could not lock, because somebody waits to change the table.
+    ///
+    /// # Errors
+    /// As [`Dump::run`].
+    pub fn run_locked(
+        &self,
+        parts: Vec<Part>,
+        holder: &Mutex<Holder>,
+        receiver: &dyn Receiver,
+    ) -> Result<Vec<RowSum>> {
+        let work = Work::new(parts, self.catalog.tables.len());
+        self.each(&work, &|connection, part| self.read(connection, part, Patience::Never, receiver));
+        for part in work.left_over() {
+            let mut holder = holder.lock().unwrap_or_else(PoisonError::into_inner);
+            let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver);
+            work.note(read.map(|sum| work.add(part.table, sum.unwrap_or_default())));
+        }
+        work.end()
+    }
+
+    /// Does something to each part, by several connections at once. What comes to nothing is left over.
+    pub(crate) fn each(&self, work: &Work, read: &Reading<'_>) {
         let jobs = self.jobs.clamp(1, work.left().max(1));
         thread::scope(|scope| {
             for number in 0..jobs {
@@ -101,62 +131,128 @@ impl Dump<'_> {
         });
     }
 
-    fn work(
-        &self,
-        work: &Work,
-        read: &(dyn Fn(&mut Connection, &Part) -> Result<RowSum> + Sync),
-    ) -> Result<()> {
+    fn work(&self, work: &Work, read: &Reading<'_>) -> Result<()> {
         let mut connection = None;
         while let Some(part) = work.next() {
+            if (self.options.stop)() {
+                return Err(Error::Stopped);
+            }
             let connection = match &mut connection {
                 Some(connection) => connection,
                 None => connection.insert(Connection::open(self.info, self.options)?),
             };
-            work.add(part.table, read(connection, &part)?);
+            match read(connection, &part)? {
+                Some(sum) => work.add(part.table, sum),
+                None => work.leave_over(part),
+            }
         }
         Ok(())
     }
 
-    fn read(&self, connection: &mut Connection, part: &Part, receiver: &dyn Receiver) -> Result<RowSum> {
+    fn read(
+        &self,
+        connection: &mut Connection,
+        part: &Part,
+        patience: Patience,
+        receiver: &dyn Receiver,
+    ) -> Result<Option<RowSum>> {
+        begin(connection, Some(self.snapshot))?;
+        let sum = self.read_on(connection, part, patience, receiver)?;
+        connection.execute(if sum.is_some() { "COMMIT" } else { "ROLLBACK" })?;
+        Ok(sum)
+    }
+
+    /// Reads a part in the transaction of a connection. Returns nothing where the lock is not to be had.
+    fn read_on(
+        &self,
+        connection: &mut Connection,
+        part: &Part,
+        patience: Patience,
+        receiver: &dyn Receiver,
+    ) -> Result<Option<RowSum>> {
         let table =
             self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
-        begin(connection, Some(self.snapshot))?;
         if reads_by_key(table) || matches!(part.range, Range::Keys { .. }) {
             // By the index, which has them in order: sorting would fill the disk of the server with temporary files.
             connection.execute(BY_INDEX)?;
         }
-        lock(connection, table)?;
-        let sum = copy(connection, part, table, &part.statement(table), receiver)?;
-        connection.execute("COMMIT")?;
-        Ok(sum)
+        match lock(connection, table, patience) {
+            Err(error) if patience == Patience::Never && error.code() == Some("55P03") => return Ok(None),
+            locked => locked?,
+        }
+        copy(connection, part, table, &part.statement(table), receiver).map(Some)
     }
 }
 
-/// Locks a table against being rewritten, and makes sure that it was not.
-fn lock(connection: &mut Connection, table: &Table) -> Result<()> {
-    connection.execute(LOCK_TIMEOUT)?;
-    let gone = |error: Error| match error.code() {
-        // There is no table or no schema of that name any more.
+/// What reads a part; nothing comes of a part that is left over.
+type Reading<'a> = dyn Fn(&mut Connection, &Part) -> Result<Option<RowSum>> + Sync + 'a;
+
+/// Locks a table against being changed, and makes sure that it was not.
+fn lock(connection: &mut Connection, table: &Table, patience: Patience) -> Result<()> {
+    let name = table.name.quoted();
+    let (timeout, nowait) = match patience {
+        Patience::Waits => (LOCK_TIMEOUT, ""),
+        Patience::Never => ("", " NOWAIT"),
+    };
+    let statement = format!("{timeout} LOCK TABLE ONLY {name} IN ACCESS SHARE MODE{nowait}");
+    connection.execute(&statement).map_err(|error| dropped(error, table))?;
+    check_files(connection, &[table])?;
+    check_columns(connection, table)
+}
+
+/// There is no table or no schema of that name any more.
+pub(crate) fn dropped(error: Error, table: &Table) -> Error {
+    match error.code() {
         Some("42P01" | "3F000") => Error::Changed { table: table.name.quoted(), what: "was dropped" },
         _ => error,
-    };
-    connection
-        .execute(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.name.quoted()))
-        .map_err(gone)?;
-    let oid = table.oid.to_string();
-    let rows = connection.query(
-        "SELECT pg_catalog.pg_relation_filenode($1::pg_catalog.oid),
-                pg_catalog.to_regclass($2)::pg_catalog.oid",
-        &[Some(&oid), Some(&table.name.quoted())],
-    )?;
-    let value = |column: usize| rows.first().and_then(|row| row.get(column)?.clone());
-    if value(1) != Some(oid) {
-        return Err(Error::Changed { table: table.name.quoted(), what: "is another table now" });
     }
-    if value(0) != Some(table.filenode.to_string()) {
-        return Err(Error::Changed { table: table.name.quoted(), what: "was rewritten or emptied" });
+}
+
+/// Makes sure that locked tables are those of the moment, with the same files. What functions of the server say is of
+/// now, whatever the transaction sees.
+pub(crate) fn check_files(connection: &mut Connection, tables: &[&Table]) -> Result<()> {
+    let place = |(place, table): (usize, &&Table)| {
+        format!("({place}, {}::pg_catalog.oid, {})", table.oid, literal(&table.name.quoted()))
+    };
+    let values: Vec<String> = tables.iter().enumerate().map(place).collect();
+    let sql = format!(
+        "SELECT pg_catalog.pg_relation_filenode(oid), pg_catalog.to_regclass(name)::pg_catalog.oid
+         FROM (VALUES {}) AS tables (place, oid, name) ORDER BY place",
+        values.join(", ")
+    );
+    let rows = connection.query(&sql, &[])?;
+    for (number, table) in tables.iter().enumerate() {
+        let value = |column: usize| rows.get(number).and_then(|row| row.get(column)?.clone());
+        let changed = |what| Err(Error::Changed { table: table.name.quoted(), what });
+        if value(1) != Some(table.oid.to_string()) {
+            return changed("is another table now");
+        }
+        // A table whose rows are elsewhere has no file.
+        if table.has_rows() && value(0) != Some(table.filenode.to_string()) {
+            return changed("was rewritten or emptied");
+        }
     }
     Ok(())
+}
+
+/// Makes sure that the columns of a locked table are those of the moment: a column that took the name of another one
+/// would be read in its place.
+fn check_columns(connection: &mut Connection, table: &Table) -> Result<()> {
+    let columns = table.stored_columns();
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let changed = |what| Error::Changed { table: table.name.quoted(), what };
+    let now = connection.describe(&format!("SELECT {columns} FROM ONLY {}", table.name.quoted()));
+    let now = now.map_err(|error| match error.code() {
+        Some("42703") => changed("lost a column"),
+        _ => error,
+    })?;
+    let stored = table.columns.iter().filter(|column| !column.generated);
+    let same = stored.zip(&now).all(|(column, now)| {
+        (column.number, column.type_oid) == (now.number, now.type_oid) && now.table == table.oid
+    });
+    if same { Ok(()) } else { Err(changed("has other columns")) }
 }
 
 pub(crate) fn copy(
@@ -166,12 +262,7 @@ pub(crate) fn copy(
     statement: &str,
     receiver: &dyn Receiver,
 ) -> Result<RowSum> {
-    let changed = |error: Error| match error.code() {
-        // A column is not there any more.
-        Some("42703" | "42P01") => Error::Changed { table: table.name.quoted(), what: "lost a column" },
-        _ => error,
-    };
-    let mut rows = connection.copy_out(statement).map_err(changed)?;
+    let mut rows = connection.copy_out(statement)?;
     let mut open = receiver.open(part, table).map_err(Error::Receiver)?;
     let mut summer = RowSummer::default();
     while let Some(piece) = rows.next_piece()? {
@@ -188,6 +279,7 @@ pub(crate) struct Work {
     waiting: Mutex<VecDeque<Part>>,
     sums: Mutex<Vec<RowSum>>,
     failed: Mutex<Option<Error>>,
+    left_over: Mutex<Vec<Part>>,
 }
 
 impl Work {
@@ -197,6 +289,7 @@ impl Work {
             waiting: Mutex::new(parts.into()),
             sums: Mutex::new(vec![RowSum::default(); tables]),
             failed: Mutex::new(None),
+            left_over: Mutex::new(Vec::new()),
         }
     }
 
@@ -206,6 +299,18 @@ impl Work {
             Some(error) => Err(error),
             None => Ok(self.sums.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
+    }
+
+    fn leave_over(&self, part: Part) {
+        self.left_over.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+    }
+
+    /// Returns what was left over; nothing after a failure.
+    fn left_over(&self) -> Vec<Part> {
+        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.left_over.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn left(&self) -> usize {

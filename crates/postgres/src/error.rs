@@ -94,6 +94,54 @@ pub enum Error {
         /// What happened to it.
         what: &'static str,
     },
+    /// A table could not be locked in time.
+    #[error("{table} is locked by {by} for more than {} s", after.as_secs_f32())]
+    Locked {
+        /// The table.
+        table: String,
+        /// Who is in the way.
+        by: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// Somebody waited for us, and the backup made way: reading another moment may succeed.
+    #[error("the backup made way for {to}")]
+    Yielded {
+        /// Who waited, and for what.
+        to: String,
+    },
+    /// Some of what should be read may not be.
+    #[error("{} cannot be read by {user}: {}", count(names.len()), some(names, ", "))]
+    Denied {
+        /// Who may not.
+        user: String,
+        /// What.
+        names: Vec<String>,
+        /// The statements that permit it.
+        remedies: Vec<String>,
+    },
+    /// Nothing of what was asked for is there.
+    #[error("{what}")]
+    Nothing {
+        /// What is missing.
+        what: String,
+    },
+    /// A pooler is in the way of `pg_dump`, whose settings it would hand to others.
+    #[error(
+        "a pooler answers at {place}, which hands connections on between transactions: pg_dump cannot work through it"
+    )]
+    Pooler {
+        /// Where.
+        place: String,
+        /// The address without it, as far as it is known.
+        direct: Option<String>,
+    },
+    /// Connections to the same address reach different servers.
+    #[error("{place} leads to several servers, which cannot show the same moment")]
+    SeveralServers {
+        /// Where.
+        place: String,
+    },
     /// The server is older than what is understood.
     #[error("the server is PostgreSQL {version}; version {oldest} and newer ones can be read")]
     TooOld {
@@ -279,6 +327,16 @@ impl Error {
             Self::Lost { .. } => Some("the log of the server says why; then start again".to_owned()),
             Self::Target { .. } => Some("`target_session_attrs` of the connection asks for it".to_owned()),
             Self::Changed { .. } => Some("start again when the migration is over".to_owned()),
+            Self::Locked { .. } => {
+                Some("start again when that transaction is over, or use --yield, which locks nothing for long".to_owned())
+            }
+            Self::Yielded { .. } => Some("start again when the migration is over".to_owned()),
+            Self::Denied { remedies, .. } => Some(format!("an owner or a superuser permits it: {}", some(remedies, "; "))),
+            Self::Pooler { direct, .. } => Some(match direct {
+                Some(direct) => format!("use the address without the pooler: {direct}"),
+                None => "use the address of the server itself, or of a pooler in session mode".to_owned(),
+            }),
+            Self::SeveralServers { .. } => Some("use the address of one server".to_owned()),
             Self::NoTools { server, .. } => Some(format!(
                 "install postgresql-client-{server} (Debian, Ubuntu) or postgresql{server} (Red Hat, Alpine), or name \
                  the folder of the programs with `pg-bin-dir`"
@@ -319,12 +377,27 @@ impl Error {
             | Self::Login { .. }
             | Self::TooOld { .. }
             | Self::Exists { .. }
+            | Self::Nothing { .. }
             | Self::Protocol { .. }
             | Self::System { .. }
             | Self::Stopped
             | Self::Receiver(_) => None,
         }
     }
+}
+
+/// Returns the first of several, and how many there are more.
+fn some(names: &[String], between: &str) -> String {
+    const SHOWN: usize = 5;
+    let first = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(between);
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => first,
+        Some(more) => format!("{first}{between}and {more} more"),
+    }
+}
+
+fn count(number: usize) -> String {
+    if number == 1 { "one object".to_owned() } else { format!("{number} objects") }
 }
 
 fn connect_hint(error: &io::Error) -> Option<String> {
@@ -374,6 +447,9 @@ impl ServerError {
             "53300" => "the server has no connection left: fewer jobs need fewer",
             "57P03" => "the server is starting up or shutting down: try again in a moment",
             "55P03" => "other sessions use the table: try again when they are done",
+            "53200" => {
+                "the server has no room for more locks: `max_locks_per_transaction` of it says how many"
+            }
             "42501" => "`dbkeep doctor` lists what this user may not read",
             _ => return self.hint.clone(),
         };

@@ -66,11 +66,14 @@ fn pseudo(name: &str, columns: &[(&str, &str)]) -> Table {
 
 impl Dump<'_> {
     /// Reads all large objects of the moment. The receiver gets the parts of [`contents`] and of [`owners`]; their places
-    /// are those behind the last table of the catalog.
+    /// are those behind the last table of the catalog. Where the catalog says that there are none, nothing is read.
     ///
     /// # Errors
     /// As [`Dump::run`]; the server names an object that this user may not read.
     pub fn large_objects(&self, receiver: &dyn Receiver) -> Result<Sums> {
+        if self.catalog.large_objects == 0 {
+            return Ok(Sums::default());
+        }
         let place = self.catalog.tables.len();
         let parts = self.parts_of_large_objects(place)?;
         let (contents, owners) = (contents(), owners());
@@ -84,7 +87,7 @@ impl Dump<'_> {
             };
             let sum = copy(connection, part, table, &statement, receiver)?;
             connection.execute("COMMIT")?;
-            Ok(sum)
+            Ok(Some(sum))
         };
         self.each(&work, &read);
         let sums = work.end()?;
@@ -98,18 +101,13 @@ impl Dump<'_> {
 
     fn parts_of_large_objects(&self, place: usize) -> Result<Vec<Part>> {
         let part = |number, parts, bytes, range| Part { table: place, number, parts, bytes, range };
-        let mut found = Vec::new();
-        if self.catalog.large_objects > 0 {
-            let mut connection = Connection::open(self.info, self.options)?;
-            begin(&mut connection, Some(self.snapshot))?;
-            let (bytes, cuts) = cuts(&mut connection, self.catalog)?;
-            let ranges = ranges(&cuts);
-            let (count, each) = (ranges.len(), bytes / ranges.len() as u64);
-            let all = ranges.into_iter().enumerate();
-            found.extend(all.map(|(number, range)| part(number, count, each, range)));
-        } else {
-            found.push(part(0, 1, 0, Range::Whole));
-        }
+        let mut connection = Connection::open(self.info, self.options)?;
+        begin(&mut connection, Some(self.snapshot))?;
+        let (bytes, cuts) = cuts(&mut connection, self.catalog)?;
+        let ranges = ranges(&cuts);
+        let (count, each) = (ranges.len(), bytes / ranges.len() as u64);
+        let all = ranges.into_iter().enumerate();
+        let mut found: Vec<Part> = all.map(|(number, range)| part(number, count, each, range)).collect();
         found.push(Part { table: place + 1, number: 0, parts: 1, bytes: 0, range: Range::Whole });
         Ok(found)
     }

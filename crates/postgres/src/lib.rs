@@ -3,6 +3,7 @@
 //! Everything here blocks, with timeouts. Nothing of it knows the repository.
 
 pub mod archive;
+pub mod capture;
 pub mod catalog;
 pub mod conninfo;
 pub mod doctor;
@@ -12,6 +13,8 @@ pub mod facts;
 pub mod json;
 pub mod large_objects;
 pub mod load;
+pub mod locks;
+mod marks;
 pub mod order;
 #[cfg(test)]
 mod place;
@@ -22,6 +25,7 @@ pub mod schema;
 pub mod snapshot;
 pub mod text;
 pub mod tools;
+mod watch;
 pub mod wire;
 
 pub use error::{BoxError, Error, Result, ServerError, Session};

@@ -232,7 +232,7 @@ pub fn compare(
     catalog.tables.retain(|table| wanted.contains_key(&table.name));
     let in_parts = version(holder.connection())? >= READS_RANGES;
     for table in &mut catalog.tables {
-        table.columns.clone_from(&wanted[&table.name].columns);
+        table.order_columns_as(wanted[&table.name]);
         // In no order: a sum has none, and pages are read the fastest as they lie.
         table.key = None;
         table.pages = if in_parts { table.pages.max(1) } else { 1 };

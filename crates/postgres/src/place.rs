@@ -50,7 +50,7 @@ impl Place {
         all.iter().map(|programs| Self::on(programs, name, sql)).collect()
     }
 
-    fn on(programs: &Programs, name: &str, sql: &str) -> Self {
+    pub(crate) fn on(programs: &Programs, name: &str, sql: &str) -> Self {
         let server = server(programs);
         server.create_database(name);
         server.sql(name, sql);

@@ -34,10 +34,22 @@ impl Filter {
             && !self.without.contains(name)
     }
 
-    /// Returns what `pg_dump` calls it.
+    /// Returns whether something else of that name may be meant: with tables named, others may be part of them.
+    pub(crate) fn may_take(&self, name: &Name) -> bool {
+        (self.schemas.is_empty() || self.schemas.contains(&name.schema)) && !self.without.contains(name)
+    }
+
+    /// Returns whether all of a database is meant.
+    pub fn is_everything(&self) -> bool {
+        self.schemas.is_empty() && self.tables.is_empty() && self.without.is_empty()
+    }
+
+    /// Returns what `pg_dump` calls it. Where tables are named it takes no notice of schemas, so none is told.
     fn arguments(&self) -> Vec<OsString> {
-        let schemas = self.schemas.iter().map(|schema| format!("--schema={}", pattern(schema)));
-        let tables = self.tables.iter().map(|table| format!("--table={}", table_pattern(table)));
+        let named = self.tables.iter().filter(|table| self.takes(table));
+        let schemas = self.schemas.iter().filter(|_| self.tables.is_empty());
+        let schemas = schemas.map(|schema| format!("--schema={}", pattern(schema)));
+        let tables = named.map(|table| format!("--table={}", table_pattern(table)));
         let without = self.without.iter().map(|table| format!("--exclude-table={}", table_pattern(table)));
         schemas.chain(tables).chain(without).map(OsString::from).collect()
     }

@@ -69,9 +69,15 @@ pub fn begin(connection: &mut Connection, snapshot: Option<&str>) -> Result<()> 
         connection.execute(&format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot)))?;
     }
     connection.execute(SETTINGS)?;
-    if version(connection)? >= 170_000 {
+    let rows = connection
+        .query("SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.pg_backend_pid()", &[])?;
+    let number = |column: usize| rows.first().and_then(|row| row.get(column)?.as_deref()?.parse().ok());
+    let number =
+        |column| number(column).ok_or_else(|| Error::protocol("no version or no process of the server"));
+    if number(0)? >= 170_000 {
         connection.execute(SINCE_17)?;
     }
+    connection.is_served_by(number(1)?);
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Source: the chapter "Frontend/Backend Protocol" of PostgreSQL's manual.
 
+mod cancel;
 mod copy;
 mod login;
 mod stream;
@@ -25,6 +26,7 @@ use postgres_protocol::IsNull;
 use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
 
+pub use cancel::{Backends, Canceller};
 pub use copy::{CopyIn, CopyOut};
 
 use self::stream::{Stream, is_nap};
@@ -49,6 +51,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Whether to stop.
     pub stop: Stop,
+    /// Where they are noted while they are open.
+    pub backends: Option<Arc<Backends>>,
 }
 
 impl Default for Options {
@@ -57,6 +61,7 @@ impl Default for Options {
             application_name: "dbkeep".to_owned(),
             connect_timeout: Duration::from_secs(15),
             stop: Arc::new(|| false),
+            backends: None,
         }
     }
 }
@@ -84,6 +89,21 @@ pub struct Connection {
     deadline: Option<Instant>,
     /// Set while an answer is not read to its end: nothing else can be asked then.
     busy: bool,
+    canceller: Canceller,
+    noted: Option<cancel::Noted>,
+}
+
+/// A column of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// The table that it is a column of; 0 where it is none.
+    pub table: u32,
+    /// Its place among the columns of the table.
+    pub number: i16,
+    /// The number of its type.
+    pub type_oid: u32,
 }
 
 impl fmt::Debug for Connection {
@@ -150,6 +170,19 @@ impl Connection {
         self.process
     }
 
+    /// Returns what ends a statement of it from outside.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// Takes note of the server's process that carries out the transaction. A pooler may tell another number at the
+    /// login, and change processes between transactions.
+    pub(crate) fn is_served_by(&self, process: i32) {
+        if let Some(noted) = &self.noted {
+            noted.is_served_by(process);
+        }
+    }
+
     /// Returns whether TLS protects it.
     pub fn is_protected(&self) -> bool {
         self.stream.is_tls()
@@ -181,6 +214,41 @@ impl Connection {
             Ok(())
         })?;
         self.rows()
+    }
+
+    /// Returns what columns a statement would give, as the server knows them now. It is not carried out.
+    pub fn describe(&mut self, statement: &str) -> Result<Vec<Field>> {
+        self.ask(|output| {
+            frontend::parse("", statement, [], output)?;
+            frontend::describe(b'S', "", output)?;
+            frontend::sync(output);
+            Ok(())
+        })?;
+        let (mut found, mut failed) = (Vec::new(), None);
+        loop {
+            match self.message()? {
+                Message::RowDescription(body) => {
+                    let field = |field: postgres_protocol::message::backend::Field<'_>| {
+                        Ok(Field {
+                            name: field.name().to_owned(),
+                            table: field.table_oid(),
+                            number: field.column_id(),
+                            type_oid: field.type_oid(),
+                        })
+                    };
+                    found = body
+                        .fields()
+                        .map(field)
+                        .collect()
+                        .map_err(|error: io::Error| Error::protocol(error.to_string()))?;
+                }
+                Message::ErrorResponse(error) => failed = Some(server_error(error.fields())?),
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        self.busy = false;
+        failed.map_or(Ok(found), |error| Err(Error::Server(Box::new(error))))
     }
 
     /// Sends a question.

@@ -36,11 +36,11 @@ pub(super) fn catalog(connection: &mut Connection) -> Result<Catalog> {
         tables.push(table);
     }
     tables.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Catalog {
-        tables,
-        sequences: read_sequences(connection)?,
-        large_objects: read_large_objects(connection)?,
-    })
+    // Reading a sequence locks it until the transaction ends, or this part of it: nobody shall wait to drop one.
+    connection.execute("SAVEPOINT sequences")?;
+    let sequences = read_sequences(connection)?;
+    connection.execute("ROLLBACK TO SAVEPOINT sequences; RELEASE SAVEPOINT sequences")?;
+    Ok(Catalog { tables, sequences, large_objects: read_large_objects(connection)? })
 }
 
 fn tables_query() -> String {
@@ -92,7 +92,8 @@ fn read_table(row: &Row) -> Result<Table> {
 fn read_columns(connection: &mut Connection) -> Result<HashMap<u32, Vec<Column>>> {
     let sql = format!(
         "SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated, a.attnotnull,
-                a.attidentity, pg_catalog.pg_get_expr(d.adbin, d.adrelid), o.nspname, l.collname
+                a.attidentity, pg_catalog.pg_get_expr(d.adbin, d.adrelid), o.nspname, l.collname, a.attnum,
+                {BASE_TYPE}
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -109,6 +110,13 @@ fn read_columns(connection: &mut Connection) -> Result<HashMap<u32, Vec<Column>>
     Ok(columns)
 }
 
+/// The type behind domains, which is what the server says of an answer.
+const BASE_TYPE: &str = "CASE WHEN t.typtype <> 'd' THEN t.oid ELSE (
+    WITH RECURSIVE base (oid, typtype, next) AS (
+        SELECT t.oid, t.typtype, t.typbasetype UNION ALL
+        SELECT b.oid, b.typtype, b.typbasetype FROM base JOIN pg_catalog.pg_type b ON base.typtype = 'd' AND b.oid = base.next
+    ) SELECT oid FROM base WHERE typtype <> 'd') END";
+
 fn read_column(row: &Row) -> Result<Column> {
     let may_be = |column: usize| row.get(column).cloned().flatten();
     let identity = match value(row, 5)? {
@@ -118,6 +126,8 @@ fn read_column(row: &Row) -> Result<Column> {
     };
     Ok(Column {
         name: value(row, 1)?.to_owned(),
+        number: number(row, 9)?,
+        type_oid: number(row, 10)?,
         type_name: value(row, 2)?.to_owned(),
         generated: !value(row, 3)?.is_empty(),
         not_null: value(row, 4)? == "t",

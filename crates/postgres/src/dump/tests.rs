@@ -183,11 +183,16 @@ fn table_that_was_changed_under_the_moment_is_told_and_never_read_as_empty() {
         ("ALTER TABLE t RENAME TO u; CREATE TABLE t (k int, v text)", "is another table now"),
         ("ALTER TABLE t DROP COLUMN v", "lost a column"),
         ("ALTER TABLE t RENAME COLUMN v TO w", "lost a column"),
+        ("ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text", "has other columns"),
+        (
+            "ALTER TABLE t RENAME COLUMN v TO x; ALTER TABLE t RENAME COLUMN o TO v; ALTER TABLE t RENAME COLUMN x TO o",
+            "has other columns",
+        ),
     ]
     .into_iter()
     .enumerate()
     {
-        let setup = "CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')";
+        let setup = "CREATE TABLE t (k int PRIMARY KEY, v text, o text); INSERT INTO t VALUES (1, 'one', 'other')";
         let Some(place) = Place::new(&format!("changed {number}"), setup) else { return };
         let (mut holder, catalog) = place.hold();
         let parts = plan(&mut holder, &catalog).unwrap();

@@ -1,7 +1,8 @@
 //! From an address to a connection that is logged in.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -13,9 +14,10 @@ use postgres_protocol::authentication::sasl::{
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
-use super::stream::Stream;
+use super::cancel::Canceller;
+use super::stream::{Stream, is_nap};
 use super::tls::{Protection, end_point};
-use super::{Connection, Input, Options, server_error};
+use super::{Backends, Connection, Input, Options, server_error};
 use crate::conninfo::{Address, ChannelBinding, ConnInfo, Host, Password, Target, TlsMode};
 use crate::{Error, Result};
 
@@ -36,6 +38,28 @@ pub(super) fn open(info: &ConnInfo, options: &Options) -> Result<Connection> {
         }
     }
     Err(last.unwrap_or_else(|| Error::protocol("no host")))
+}
+
+/// Asks a server to end what a connection is doing.
+pub(super) fn cancel(canceller: &Canceller) -> Result<()> {
+    let visit = Visit { info: &canceller.info, options: &canceller.options, host: &canceller.host };
+    let timeout = canceller.info.connect_timeout.unwrap_or(canceller.options.connect_timeout);
+    let until = Instant::now() + timeout;
+    let failed = |source| visit.not_reached(source, timeout);
+    let stream = Stream::connect(visit.host, timeout).map_err(failed)?;
+    let mut stream = if canceller.tls { visit.protect(stream, until)? } else { stream };
+    let mut request = BytesMut::new();
+    frontend::cancel_request(canceller.process, canceller.key, &mut request);
+    stream.write_all(&request).and_then(|()| stream.flush()).map_err(failed)?;
+    // The server closes the connection when it has done it.
+    let mut nothing = [0];
+    while Instant::now() < until {
+        match stream.read(&mut nothing) {
+            Err(error) if is_nap(&error) => {}
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Whoever would rather have a standby takes another one when there is none.
@@ -118,19 +142,34 @@ impl Visit<'_> {
             stop: self.options.stop.clone(),
             deadline: Some(until),
             busy: true,
+            canceller: self.canceller(tls),
+            noted: None,
         };
         self.log_in(&mut connection).map_err(|error| match error {
             Error::Lost { source } => self.not_reached(source, timeout),
             error => error,
         })?;
+        (connection.canceller.process, connection.canceller.key) = (connection.process, connection.key);
+        let note = |backends: &Arc<Backends>| backends.note(connection.canceller.clone());
+        connection.noted = self.options.backends.as_ref().map(note);
         Ok(connection)
     }
 
-    fn place(&self) -> String {
-        match &self.host.address {
-            Address::Network { name, .. } => format!("{name}:{}", self.host.port),
-            Address::Socket(folder) => format!("{}/.s.PGSQL.{}", folder.display(), self.host.port),
+    /// What wants to stop stops by this: it must not be stopped itself, nor be noted.
+    fn canceller(&self, tls: bool) -> Canceller {
+        let options = Options { stop: Arc::new(|| false), backends: None, ..self.options.clone() };
+        Canceller {
+            info: Arc::new(self.info.clone()),
+            options,
+            host: self.host.clone(),
+            tls,
+            process: 0,
+            key: 0,
         }
+    }
+
+    fn place(&self) -> String {
+        self.host.place()
     }
 
     fn not_reached(&self, source: io::Error, after: Duration) -> Error {
@@ -305,15 +344,13 @@ impl Visit<'_> {
 
 /// Sends a request and returns the one byte of its answer.
 fn ask_for_byte(stream: &mut std::net::TcpStream, request: &[u8], until: Instant) -> io::Result<u8> {
-    use std::io::{Read, Write};
-
     stream.write_all(request)?;
     let mut answer = [0];
     loop {
         match stream.read(&mut answer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => return Ok(answer[0]),
-            Err(error) if super::stream::is_nap(&error) && Instant::now() < until => {}
+            Err(error) if is_nap(&error) && Instant::now() < until => {}
             Err(error) => return Err(error),
         }
     }

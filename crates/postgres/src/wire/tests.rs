@@ -337,3 +337,43 @@ fn stop_is_noticed_while_the_server_is_silent() {
     stop.store(true, Ordering::SeqCst);
     assert!(matches!(asker.join().unwrap(), Error::Stopped));
 }
+
+#[test]
+fn statement_is_ended_from_outside_with_tls_and_without_and_the_connection_lives_on() {
+    let Some(place) = place() else { return };
+    for mode in ["disable", "require"] {
+        let backends = Arc::new(Backends::default());
+        let options = Options { backends: Some(backends.clone()), ..Options::default() };
+        let text = format!("user=with_scram password='pä ss' sslmode={mode}");
+        let mut connection = place.open_with(&text, &options).unwrap();
+        assert_eq!(backends.processes(), [connection.process()]);
+        let process = connection.process().to_string();
+        let asleep = format!("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {process}");
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(move || {
+                let slept = connection.execute("SELECT pg_sleep(600)");
+                (slept, connection)
+            });
+            while place.server.sql("postgres", &asleep) != "t" {
+                thread::sleep(Duration::from_millis(20));
+            }
+            backends.cancel().unwrap();
+            let (slept, mut connection) = sleeper.join().unwrap();
+            assert_eq!(slept.unwrap_err().code(), Some("57014"), "{mode}");
+            assert_eq!(one(&mut connection, "SELECT 1"), "1");
+        });
+        assert_eq!(backends.processes(), [0; 0], "nobody is there any more");
+    }
+}
+
+#[test]
+fn columns_of_an_answer_are_told_without_carrying_it_out() {
+    let Some(place) = place() else { return };
+    let mut connection = place.connection();
+    let fields = connection.describe("SELECT relname, 1 / 0 AS never FROM pg_catalog.pg_class").unwrap();
+    let told: Vec<(&str, u32, i16)> =
+        fields.iter().map(|field| (field.name.as_str(), field.table, field.number)).collect();
+    assert_eq!(told, [("relname", 1259, 2), ("never", 0, 0)]);
+    assert_eq!(connection.describe("SELECT nothing FROM pg_class").unwrap_err().code(), Some("42703"));
+    assert_eq!(one(&mut connection, "SELECT 1"), "1");
+}

@@ -1,0 +1,509 @@
+//! A backup of one moment: begun, read piece by piece, ended.
+//!
+//! A composition of what the other modules do. While a [`Capture`] lives, the moment is held: a thread asks something now
+//! and then, so that nobody between us and the server takes the connection for a dead one. In [`Locks::Yield`] another
+//! thread looks whether somebody waits for us; then everything ends with [`Error::Yielded`], and the whole backup has to
+//! begin again.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Catalog, Kind, Name, Sequence, Table, value};
+use crate::conninfo::{ConnInfo, Host};
+use crate::dump::{Dump, Receiver, plan};
+use crate::facts::Facts;
+use crate::large_objects::Sums;
+use crate::locks::{Locks, lock_all, patiently};
+use crate::marks::Marks;
+use crate::plan::Part;
+use crate::rows::RowSum;
+use crate::schema::{self, Filter};
+use crate::snapshot::{Holder, begin, identifier};
+use crate::tools::Tools;
+use crate::watch::Watch;
+use crate::wire::{Backends, Connection, Options};
+use crate::{Error, Result};
+
+use self::keep::Keeper;
+
+mod keep;
+#[cfg(test)]
+mod tests;
+
+/// What is backed up, and how.
+#[derive(Clone, Debug)]
+pub struct CaptureOptions {
+    /// Which part of the database. A partitioned table stands for all of its partitions.
+    pub filter: Filter,
+    /// Tables that come without their rows.
+    pub exclude_data: Vec<Name>,
+    /// What is locked.
+    pub locks: Locks,
+    /// How long one table is waited for in [`Locks::Strict`].
+    pub lock_timeout: Duration,
+    /// How many connections read.
+    pub jobs: usize,
+    /// Where the programs of PostgreSQL are, when not in the usual places.
+    pub tools: Option<PathBuf>,
+    /// The PATH in which they are looked for otherwise.
+    pub path: Option<OsString>,
+    /// How connections behave.
+    pub options: Options,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            exclude_data: Vec::new(),
+            locks: Locks::Strict,
+            lock_timeout: Duration::from_secs(60),
+            jobs: 2,
+            tools: None,
+            path: None,
+            options: Options::default(),
+        }
+    }
+}
+
+/// Something of the database that is not in the backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NotCovered {
+    /// What: a table, or a kind of things.
+    pub what: String,
+    /// Why.
+    pub why: Gap,
+}
+
+/// Why something is not in a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gap {
+    /// The rows are on another server.
+    Foreign,
+    /// The rows were not asked for.
+    ExcludedData,
+    /// A standby has no rows of unlogged tables.
+    UnloggedOnStandby,
+    /// They belong to no table or schema, and only some were asked for.
+    NotAskedFor,
+    /// They are not read.
+    NotSupported,
+}
+
+/// A moment that is being read.
+#[derive(Debug)]
+pub struct Capture {
+    info: ConnInfo,
+    /// How our connections behave: they stop as well when way is made.
+    options: Options,
+    how: CaptureOptions,
+    /// What the connections of `pg_dump` call themselves.
+    program: String,
+    snapshot: String,
+    host: Host,
+    facts: Facts,
+    catalog: Catalog,
+    marks: Marks,
+    missing: Vec<String>,
+    not_covered: Vec<NotCovered>,
+    tools: Tools,
+    watch: Option<Watch>,
+    keeper: Keeper,
+    holder: Arc<Mutex<Holder>>,
+}
+
+impl Capture {
+    /// Connects, takes the moment, and reads what is there. In [`Locks::Strict`] all tables are locked when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] when something that is wanted cannot be read; [`Error::Nothing`] when nothing of what is wanted
+    /// is there; [`Error::Locked`], [`Error::Changed`] and [`Error::Yielded`] when somebody changes tables just now.
+    pub fn begin(info: &ConnInfo, how: &CaptureOptions) -> Result<Self> {
+        let made_way = Arc::new(AtomicBool::new(false));
+        let backends = Arc::new(Backends::default());
+        let options = stopped_by(&how.options, &made_way, &backends);
+        let connection = Connection::open(info, &options)?;
+        let program = program_name(info, &options, connection.process());
+        // The others have to reach the server that holds the moment.
+        let mut info = info.clone();
+        info.hosts = vec![connection.host().clone()];
+        let mut holder = Holder::begin(connection)?;
+        let facts = Facts::read(holder.connection())?;
+        let tools = Tools::find(facts.major(), how.tools.as_deref(), how.path.as_ref())?;
+        let watch = match how.locks {
+            Locks::Strict => None,
+            Locks::Yield => Some(Watch::begin(&info, &how.options, backends, program.clone(), made_way)?),
+        };
+        let begun = Self::look(&mut holder, &info, &options, how, &facts);
+        let seen = begun.map_err(|error| watch.as_ref().and_then(Watch::why).unwrap_or(error))?;
+        let (snapshot, host) = (holder.id().to_owned(), holder.connection().host().clone());
+        let holder = Arc::new(Mutex::new(holder));
+        let keeper = Keeper::begin(&holder)?;
+        Ok(Self {
+            info,
+            options,
+            how: CaptureOptions { filter: seen.filter, ..how.clone() },
+            program,
+            snapshot,
+            host,
+            facts,
+            catalog: seen.catalog,
+            marks: seen.marks,
+            missing: seen.missing,
+            not_covered: seen.not_covered,
+            tools,
+            watch,
+            keeper,
+            holder,
+        })
+    }
+
+    /// Reads what is there, and locks it.
+    fn look(
+        holder: &mut Holder,
+        info: &ConnInfo,
+        options: &Options,
+        how: &CaptureOptions,
+        facts: &Facts,
+    ) -> Result<Seen> {
+        // The server looks at tables to tell their sizes, and waits for who has them for himself.
+        patiently(holder, info, options, how.lock_timeout, |connection| {
+            let seen = Seen::choose(Catalog::read(connection)?, how, facts, &schemas(connection)?)?;
+            let seen = Seen { marks: Marks::read(connection, &seen.filter)?, ..seen };
+            let labels = seen.catalog.large_objects > 0 && has_labels(connection)?;
+            if how.locks == Locks::Strict {
+                let lockable = |table: &&Table| matches!(table.kind, Kind::Ordinary | Kind::Partitioned);
+                let tables: Vec<&Table> = seen.catalog.tables.iter().filter(lockable).collect();
+                lock_all(connection, &tables)?;
+            }
+            match labels {
+                true => Ok(seen.without("security labels of large objects", Gap::NotSupported)),
+                false => Ok(seen),
+            }
+        })
+    }
+
+    /// Returns what the server says of itself, of the database and of the user.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Returns what is backed up.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Returns the schemas and tables that were asked for and are not there.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// Returns what is there and is not backed up.
+    pub fn not_covered(&self) -> &[NotCovered] {
+        &self.not_covered
+    }
+
+    /// Returns the programs that are used.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Writes the archive of what everything looks like.
+    ///
+    /// # Errors
+    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done.
+    pub fn objects(&self, archive: File) -> Result<()> {
+        let mut info = self.info.clone();
+        info.application_name = Some(self.program.clone());
+        let dumped = schema::dump(
+            &self.tools,
+            &info,
+            &self.host,
+            &self.options,
+            &self.snapshot,
+            &self.how.filter,
+            archive,
+        );
+        // What was dropped under its hands is the reason for whatever it said.
+        let same = self.check_marks();
+        match (dumped, same) {
+            (Ok(()), same) => self.explained(same),
+            (Err(_), Err(error @ Error::Changed { .. })) | (Err(error), _) => self.explained(Err(error)),
+        }
+    }
+
+    /// Makes sure that everything looks as it did at the moment.
+    fn check_marks(&self) -> Result<()> {
+        let mut connection = Connection::open(&self.info, &self.options)?;
+        begin(&mut connection, None)?;
+        self.marks.check(&Marks::read(&mut connection, &self.how.filter)?)
+    }
+
+    /// Reads the rows of all tables. Returns their sums, as the catalog has them.
+    ///
+    /// # Errors
+    /// As [`Dump::run`]; nothing of what was received counts then.
+    pub fn rows(&self, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
+        self.explained(self.parts().and_then(|parts| match self.how.locks {
+            Locks::Strict => self.dump().run_locked(parts, &self.holder, receiver),
+            Locks::Yield => self.dump().run(parts, receiver),
+        }))
+    }
+
+    /// Returns all parts of all tables, the largest first: what [`Self::rows`] reads.
+    pub fn parts(&self) -> Result<Vec<Part>> {
+        plan(&mut self.holder(), &self.catalog)
+    }
+
+    /// Reads all large objects.
+    ///
+    /// # Errors
+    /// As [`Dump::large_objects`].
+    pub fn large_objects(&self, receiver: &dyn Receiver) -> Result<Sums> {
+        self.explained(self.dump().large_objects(receiver))
+    }
+
+    /// Ends the moment.
+    ///
+    /// # Errors
+    /// When it had ended before: then the connection was lost, and nothing of what was received counts.
+    pub fn finish(mut self) -> Result<()> {
+        // Whoever waits from now on waits no more in vain.
+        self.watch = None;
+        let ended = self.holder().connection().execute("COMMIT");
+        self.explained(ended)
+    }
+
+    fn dump(&self) -> Dump<'_> {
+        Dump {
+            info: &self.info,
+            options: &self.options,
+            snapshot: &self.snapshot,
+            catalog: &self.catalog,
+            jobs: self.how.jobs,
+        }
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says why something failed, where the failure itself does not know.
+    fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            if let Some(why) = self.watch.as_ref().and_then(Watch::why) {
+                // Nobody waits until the caller has noticed.
+                let _ = self.holder().connection().execute("ROLLBACK");
+                return why;
+            }
+            match self.keeper.lost() {
+                Some(lost) => lost,
+                None if is_about_snapshot(&error) => Error::SeveralServers { place: self.host.place() },
+                None => error,
+            }
+        })
+    }
+}
+
+/// Returns whether an error says that the server knows no such snapshot: the moment is held, so it is another server.
+fn is_about_snapshot(error: &Error) -> bool {
+    let says = |text: &str| {
+        text.contains("snapshot") && (text.contains("does not exist") || text.contains("invalid snapshot"))
+    };
+    match error {
+        Error::Server(error) => matches!(error.code.as_str(), "22023" | "42704") && says(&error.message),
+        Error::Tool { what, .. } => says(what),
+        _ => false,
+    }
+}
+
+/// Connections that stop also when way is made, and that are known.
+fn stopped_by(options: &Options, made_way: &Arc<AtomicBool>, backends: &Arc<Backends>) -> Options {
+    let (stop, made_way) = (options.stop.clone(), made_way.clone());
+    Options {
+        stop: Arc::new(move || stop() || made_way.load(Ordering::SeqCst)),
+        backends: Some(backends.clone()),
+        ..options.clone()
+    }
+}
+
+/// Returns a name that the connections of this `pg_dump` have and no others. The server keeps 63 bytes of it.
+fn program_name(info: &ConnInfo, options: &Options, process: i32) -> String {
+    let name = info.application_name.as_deref().unwrap_or(&options.application_name);
+    let short: String = name.chars().filter(char::is_ascii_graphic).take(40).collect();
+    format!("{short} pg_dump {process}")
+}
+
+fn schemas(connection: &mut Connection) -> Result<BTreeSet<String>> {
+    let rows = connection.query("SELECT nspname FROM pg_catalog.pg_namespace", &[])?;
+    rows.iter().map(|row| value(row, 0).map(str::to_owned)).collect()
+}
+
+fn has_labels(connection: &mut Connection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_seclabel
+                              WHERE classoid = 'pg_catalog.pg_largeobject'::pg_catalog.regclass)";
+    let rows = connection.query(sql, &[])?;
+    Ok(rows.first().is_some_and(|row| row.first().and_then(Option::as_deref) == Some("t")))
+}
+
+/// What was found, and what of it is wanted.
+struct Seen {
+    catalog: Catalog,
+    /// What is wanted, with all partitions by name.
+    filter: Filter,
+    marks: Marks,
+    missing: Vec<String>,
+    not_covered: Vec<NotCovered>,
+}
+
+impl Seen {
+    /// Chooses what is wanted from what is there. Pure.
+    fn choose(
+        catalog: Catalog,
+        how: &CaptureOptions,
+        facts: &Facts,
+        schemas: &BTreeSet<String>,
+    ) -> Result<Self> {
+        let missing = missing(&catalog, &how.filter, schemas)?;
+        let filter = Filter {
+            schemas: how.filter.schemas.clone(),
+            tables: with_partitions(&catalog, &how.filter.tables),
+            without: with_partitions(&catalog, &how.filter.without),
+        };
+        let without_rows = with_partitions(&catalog, &how.exclude_data);
+        let mut seen = Self { catalog, filter, marks: Marks::default(), missing, not_covered: Vec::new() };
+        seen.filter();
+        let mut gaps = Vec::new();
+        for table in &mut seen.catalog.tables {
+            let unlogged = !table.logged && facts.in_recovery;
+            let gap = match table.kind {
+                Kind::Foreign => Gap::Foreign,
+                Kind::Ordinary if without_rows.contains(&table.name) => Gap::ExcludedData,
+                Kind::Ordinary if unlogged => Gap::UnloggedOnStandby,
+                _ => continue,
+            };
+            table.left_out = table.kind == Kind::Ordinary;
+            gaps.push((table.name.quoted(), gap));
+        }
+        let seen = gaps.into_iter().fold(seen, |seen, (what, gap)| seen.without(&what, gap));
+        denied(&seen.catalog, &facts.user)?;
+        Ok(seen)
+    }
+
+    /// Takes out of the catalog what is not wanted.
+    fn filter(&mut self) {
+        let filter = &self.filter;
+        self.catalog.tables.retain(|table| filter.takes(&table.name));
+        let tables: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
+        self.catalog.sequences.retain(|sequence| takes_sequence(filter, &tables, sequence));
+        // As with `pg_dump`: they belong to no schema.
+        if !filter.schemas.is_empty() || !filter.tables.is_empty() {
+            let large_objects = std::mem::take(&mut self.catalog.large_objects);
+            if large_objects > 0 {
+                self.not_covered.push(NotCovered { what: "large objects".to_owned(), why: Gap::NotAskedFor });
+            }
+        }
+    }
+
+    fn without(mut self, what: &str, why: Gap) -> Self {
+        self.not_covered.push(NotCovered { what: what.to_owned(), why });
+        self
+    }
+}
+
+/// A sequence goes with its table; one of an identity column goes nowhere else.
+fn takes_sequence(filter: &Filter, tables: &BTreeSet<&Name>, sequence: &Sequence) -> bool {
+    if sequence.owned_by.as_ref().is_some_and(|table| tables.contains(table)) {
+        return true;
+    }
+    !sequence.identity && filter.takes(&sequence.name)
+}
+
+/// Returns these tables and all that are parts of them, whatever the depth.
+fn with_partitions(catalog: &Catalog, names: &[Name]) -> Vec<Name> {
+    let mut all = names.to_vec();
+    let mut next = 0;
+    while let Some(parent) = all.get(next).cloned() {
+        let parts = catalog.tables.iter().filter(|table| table.partition && table.parents.contains(&parent));
+        let new: Vec<Name> =
+            parts.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
+        all.extend(new);
+        next += 1;
+    }
+    all
+}
+
+/// Returns what was asked for and is not there.
+fn missing(catalog: &Catalog, filter: &Filter, schemas: &BTreeSet<String>) -> Result<Vec<String>> {
+    let no_schemas = filter.schemas.iter().filter(|schema| !schemas.contains(*schema));
+    let mut missing: Vec<String> =
+        no_schemas.map(|schema| format!("schema {}", identifier(schema))).collect();
+    if !missing.is_empty() && missing.len() == filter.schemas.len() {
+        return Err(Error::Nothing { what: format!("there is no {}", missing.join(", no ")) });
+    }
+    let no_tables: Vec<String> = crate::catalog::missing(catalog, &filter.tables)
+        .into_iter()
+        .map(|name| format!("table {}", name.quoted()))
+        .collect();
+    let wanted = catalog.tables.iter().any(|table| filter.takes(&table.name));
+    if !filter.tables.is_empty() && !wanted {
+        let what = match no_tables.is_empty() {
+            true => "no table is in the schemas and among the tables that were named".to_owned(),
+            false => format!("there is no {}", no_tables.join(", no ")),
+        };
+        return Err(Error::Nothing { what });
+    }
+    missing.extend(no_tables);
+    Ok(missing)
+}
+
+/// Makes sure that this user may read everything that is wanted.
+fn denied(catalog: &Catalog, user: &str) -> Result<()> {
+    let (mut names, mut remedies) = (Vec::new(), Vec::new());
+    let user_name = identifier(user);
+    let mut permit = |statement: String| {
+        if !remedies.contains(&statement) {
+            remedies.push(statement);
+        }
+    };
+    let usage = |schema: &str, permit: &mut dyn FnMut(String)| {
+        if schema != "public" {
+            permit(format!("GRANT USAGE ON SCHEMA {} TO {user_name}", identifier(schema)));
+        }
+    };
+    for table in &catalog.tables {
+        let name = table.name.quoted();
+        match table.kind {
+            // Also without its rows: `pg_dump` locks it.
+            Kind::Ordinary | Kind::Partitioned if !table.readable => {
+                usage(&table.name.schema, &mut permit);
+                permit(format!("GRANT SELECT ON {name} TO {user_name}"));
+                names.push(name);
+            }
+            Kind::Ordinary if table.hidden && table.has_rows() => {
+                permit(format!("ALTER ROLE {user_name} BYPASSRLS"));
+                names.push(format!("{name} (policies may hide rows)"));
+            }
+            _ => {}
+        }
+    }
+    for sequence in catalog.sequences.iter().filter(|sequence| !sequence.readable) {
+        let name = sequence.name.quoted();
+        usage(&sequence.name.schema, &mut permit);
+        permit(format!("GRANT SELECT ON SEQUENCE {name} TO {user_name}"));
+        names.push(name);
+    }
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Denied { user: user.to_owned(), names, remedies }),
+    }
+}
