@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use dbkeep_postgres::facts::Facts;
 use dbkeep_repo::Id;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -194,17 +195,17 @@ pub struct SqliteFacts {
 /// What a PostgreSQL server says of a database, and the proof of its tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresFacts {
-    /// The version of the server, as `16.4`.
-    pub version: String,
+    /// The server, the database and the user.
+    pub server: Facts,
     /// The version of `pg_dump` that wrote the archive of its objects.
     pub tools: String,
     /// The SHA-256 of those objects as SQL text, without what is different in each rendering.
     pub objects: Id,
     /// Every table whose rows are stored, as the catalog beside the manifest has them.
     pub tables: Vec<TableProof>,
-    /// Large objects, as rows of a table of their own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub large_objects: Option<TableProof>,
+    /// Large objects: what they hold and whose they are, each as rows of a table; none where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large_objects: Vec<TableProof>,
     /// What of the database is not in the snapshot, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_covered: Vec<String>,

@@ -9,6 +9,7 @@ mod in_place;
 mod new_file;
 mod plan;
 mod safety;
+mod server;
 mod sink;
 mod tables;
 
@@ -58,6 +59,10 @@ pub struct RestoreRequest {
     pub safety_backup: bool,
     /// How deep the result is checked.
     pub verify: Verify,
+    /// Whether objects of a server belong again to whom they belonged.
+    pub owners: bool,
+    /// Whether the same roles may use them again.
+    pub privileges: bool,
 }
 
 impl Default for RestoreRequest {
@@ -73,6 +78,8 @@ impl Default for RestoreRequest {
             force: false,
             safety_backup: true,
             verify: Verify::Quick,
+            owners: true,
+            privileges: true,
         }
     }
 }
@@ -125,6 +132,9 @@ pub struct PlannedRestore {
     pub error: Option<ErrorReport>,
     #[serde(skip)]
     pub(crate) path: PathBuf,
+    /// The database that is made on a server.
+    #[serde(skip)]
+    pub(crate) server: Option<Box<server::ServerTarget>>,
     /// That copy.
     #[serde(skip)]
     pub(crate) from: Option<Store>,
@@ -145,6 +155,10 @@ pub enum Action {
     ReplaceFile,
     /// Tables, into a new file or into the live database.
     CopyTables,
+    /// A new database on a server.
+    CreateDatabase,
+    /// A new database on a server that takes the name of the original, which is kept under another one.
+    ReplaceDatabase,
 }
 
 impl RestorePlan {
@@ -167,8 +181,8 @@ impl PlannedRestore {
     /// Says whether something that exists is overwritten.
     pub fn overwrites(&self) -> bool {
         match self.action {
-            Action::Create => false,
-            Action::ReplacePages | Action::ReplaceFile => true,
+            Action::Create | Action::CreateDatabase => false,
+            Action::ReplacePages | Action::ReplaceFile | Action::ReplaceDatabase => true,
             Action::CopyTables => self.path.exists(),
         }
     }
@@ -273,15 +287,10 @@ impl Restored {
 impl<'r> Restore<'r> {
     fn one(&self, planned: &PlannedRestore) -> Result<RestoreReport> {
         let began = self.clock.now();
-        let subject = self.subject(planned)?;
-        self.watch.step("restore.begun");
-        let restored = match planned.action {
-            Action::Create => self.create(&subject, planned)?,
-            Action::ReplacePages => self.replace_pages(&subject, planned)?,
-            Action::ReplaceFile => self.replace_file(&subject, planned)?,
-            Action::CopyTables => self.copy_tables(&subject, planned)?,
+        let report = match &planned.server {
+            Some(target) => self.restore_server(planned, target, began)?,
+            None => self.restore_file(planned, began)?,
         };
-        let report = self.report(planned, &subject, restored, began);
         tracing::info!(
             job = "restore",
             event = "restored",
@@ -295,13 +304,34 @@ impl<'r> Restore<'r> {
         Ok(report)
     }
 
+    /// Restores a SQLite database.
+    fn restore_file(&self, planned: &PlannedRestore, began: Timestamp) -> Result<RestoreReport> {
+        let subject = self.subject(planned)?;
+        self.watch.step("restore.begun");
+        let restored = match planned.action {
+            Action::Create => self.create(&subject, planned)?,
+            Action::ReplacePages => self.replace_pages(&subject, planned)?,
+            Action::ReplaceFile => self.replace_file(&subject, planned)?,
+            Action::CopyTables => self.copy_tables(&subject, planned)?,
+            Action::CreateDatabase | Action::ReplaceDatabase => {
+                return Err(Error::usage("a database of a server is planned without one", "plan it again"));
+            }
+        };
+        Ok(self.report(planned, subject.entry, &subject.manifest, restored, began))
+    }
+
     /// Finds the snapshot of the plan again: it may have been forgotten since.
-    fn subject(&self, planned: &PlannedRestore) -> Result<Subject<'r>> {
+    fn entry(&self, planned: &PlannedRestore) -> Result<&'r Entry> {
         let entry = self.catalog.get(&planned.snapshot).ok_or_else(|| Error::NoSnapshot {
             wanted: planned.snapshot.short(),
             hint: Some("it was forgotten meanwhile; `dbkeep list` shows what there is".to_owned()),
         })?;
         self.store.look_again(&entry.id);
+        Ok(entry)
+    }
+
+    fn subject(&self, planned: &PlannedRestore) -> Result<Subject<'r>> {
+        let entry = self.entry(planned)?;
         let manifest = show::manifest(self.reader, entry)?;
         let image = show::image(self.reader, entry, &manifest)?;
         Ok(Subject { entry, manifest, image })
@@ -325,18 +355,19 @@ impl<'r> Restore<'r> {
     fn report(
         &self,
         planned: &PlannedRestore,
-        subject: &Subject<'_>,
+        entry: &Entry,
+        manifest: &Manifest,
         restored: Restored,
         began: Timestamp,
     ) -> RestoreReport {
         let rows = match planned.tables.is_empty() {
-            true => subject.manifest.rows,
+            true => manifest.rows,
             false => restored.tables.iter().map(|table| table.rows).sum(),
         };
         let mut notes = planned.notes.clone();
         notes.extend(restored.notes);
         RestoreReport {
-            snapshot: subject.entry.id,
+            snapshot: entry.id,
             database: planned.database.clone(),
             target: planned.target.clone(),
             moment: planned.moment,

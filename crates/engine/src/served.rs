@@ -162,7 +162,7 @@ pub(crate) fn unreadable(table: &Table, count: usize, user: &str) -> Error {
 
 /// Tells somebody with stock tools only how the database is put together.
 pub(crate) fn readme(source: &Source, moment: Timestamp, contents: &Contents) -> String {
-    let version = contents.postgres.as_ref().map_or("", |facts| &facts.version);
+    let version = contents.postgres.as_ref().map_or("", |facts| &facts.server.version);
     let major = version.split('.').next().unwrap_or_default();
     let proofs = contents.postgres.iter().flat_map(|facts| &facts.tables);
     let tables: String = proofs

@@ -363,6 +363,14 @@ impl ConnInfo {
     pub fn shown(&self) -> &str {
         &self.shown
     }
+
+    /// Returns the way to another database of the same server.
+    #[must_use]
+    pub fn with_database(&self, database: &str) -> Self {
+        let place = self.shown.rsplit_once('/').map_or(self.shown.as_str(), |(place, _)| place);
+        let shown = format!("{place}/{}", uri::encode(database));
+        Self { database: database.to_owned(), shown, ..self.clone() }
+    }
 }
 
 impl Settings {

@@ -31,7 +31,7 @@ use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
-pub use self::database::{Unfinished, remove_unfinished, unfinished};
+pub use self::database::{Standing, Unfinished, look, remove_unfinished, unfinished};
 pub(crate) use self::objects::session as prepared_session;
 pub use self::promote::{Place, Promoted};
 pub use self::rows::restore_rows;
@@ -211,6 +211,12 @@ impl<'a> Restore<'a> {
     /// When the database cannot be read.
     pub fn verify(&mut self, expected: &[(&Table, RowSum)]) -> Result<Vec<Difference>> {
         compare(&self.staging(), &self.options, self.how.jobs, expected)
+    }
+
+    /// Returns the tables that came with extensions which could not be restored.
+    pub fn lost_tables(&self) -> Vec<Name> {
+        let lost = self.catalog.tables.iter().filter(|table| self.is_lost(table));
+        lost.map(|table| table.name.clone()).collect()
     }
 
     /// Returns what could not be restored so far.

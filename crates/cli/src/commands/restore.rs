@@ -27,6 +27,13 @@ only the pages that differ are written, in one transaction. An original too
 damaged for that is stored as it is and moved aside. The safety backup is the
 way back; its id is printed.
 
+A PostgreSQL database is made beside the original on its server, or where --to
+says: a URL, or another name on that server. It has a name that says it is
+unfinished until every row was read again and compared. --in-place gives it the
+name of the original, which is kept under another one; --force ends sessions
+that are in the way. What this user may not make again (owners, extensions) is
+listed.
+
 With --session every database of that session is restored, each to its place
 with --in-place, or below the directory that --to names.
 
@@ -67,8 +74,8 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "S", conflicts_with_all = ["snapshot", "at", "tables"])]
     pub(crate) session: Option<String>,
 
-    /// File to create; must not exist [default: a new file beside the original]
-    #[arg(long, value_name = "PATH", conflicts_with = "in_place")]
+    /// File or database to create; must not exist [default: a new one beside the original]
+    #[arg(long, value_name = "PATH|URL", conflicts_with = "in_place")]
     pub(crate) to: Option<String>,
 
     /// Restore only this table; may be repeated
@@ -90,6 +97,14 @@ pub(crate) struct RestoreArgs {
     /// Do not back up what is there before --in-place
     #[arg(long)]
     pub(crate) no_safety_backup: bool,
+
+    /// Let all objects of a PostgreSQL database belong to the user who restores
+    #[arg(long)]
+    pub(crate) no_owner: bool,
+
+    /// Leave out who may use what in a PostgreSQL database
+    #[arg(long)]
+    pub(crate) no_privileges: bool,
 
     /// Print the plan and stop
     #[arg(long)]
@@ -141,6 +156,8 @@ impl RestoreArgs {
             force: self.force,
             safety_backup: !self.no_safety_backup,
             verify: self.verify.depth(),
+            owners: !self.no_owner,
+            privileges: !self.no_privileges,
         })
     }
 
@@ -251,6 +268,10 @@ fn how(planned: &PlannedRestore) -> &'static str {
             "the tables replace those in the live database, in one transaction"
         }
         Action::CopyTables => "the tables, in a new file",
+        Action::CreateDatabase => "a new database, which gets its name when all of it was compared",
+        Action::ReplaceDatabase => {
+            "a new database, which takes the name of the original when all of it was compared; the original is kept under another name"
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use dbkeep_postgres::catalog::{Catalog, Name, Table};
 use dbkeep_postgres::conninfo::Host;
 use dbkeep_postgres::dump::{self, Dump};
 use dbkeep_postgres::facts::Facts;
+use dbkeep_postgres::large_objects;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_postgres::schema::{self, Filter};
 use dbkeep_postgres::snapshot::Holder;
@@ -49,6 +50,13 @@ const JOBS: usize = 4;
 /// The length of chunks of what is no table.
 const TEXT_CHUNK: u32 = 16 << 10;
 
+/// The rows of a table in the repository.
+struct StoredRows {
+    stream: StoredStream,
+    chunk_size: u32,
+    sum: RowSum,
+}
+
 /// What a moment came to.
 struct Taken {
     facts: Facts,
@@ -56,7 +64,9 @@ struct Taken {
     /// What is there, without what changes from moment to moment though no row does.
     catalog: Catalog,
     /// The rows of each table of the catalog that has any of its own.
-    tables: Vec<Option<(StoredStream, u32, RowSum)>>,
+    tables: Vec<Option<StoredRows>>,
+    /// What large objects hold and whose they are, where there are any.
+    large_objects: Vec<(Name, StoredRows)>,
     archive: tempfile::NamedTempFile,
     tools: Tools,
     notes: Vec<String>,
@@ -152,30 +162,43 @@ impl Session<'_> {
         parts.retain(|part| catalog.tables.get(part.table).is_some_and(|table| is_read(table, server)));
         let last = |table: &Table| past.last_chunk_size(&table.name);
         let lengths = Lengths::of(facts.bytes.max(bytes));
-        let rows = Rows::new(writer.streams()?, lengths, catalog.tables.iter().map(last), watch);
+        let objects = [large_objects::contents(), large_objects::owners()];
+        let known = catalog.tables.iter().chain(&objects).map(last);
+        let rows = Rows::new(writer.streams()?, lengths, known, watch);
         let (info, host, snapshot) = (&server.info, holder.connection().host().clone(), holder.id());
+        let has_objects = catalog.large_objects > 0 && takes_large_objects(server);
         let (sums, dumped) = thread::scope(|scope| {
             let dump = || schema::dump(&tools, info, &host, options, snapshot, &server.filter, into);
             let dumping = thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, dump);
-            let sums = Dump { info, options, snapshot, catalog: &catalog, jobs: JOBS }.run(parts, &rows);
+            let dump = Dump { info, options, snapshot, catalog: &catalog, jobs: JOBS };
+            let sums = dump.run(parts, &rows).and_then(|sums| {
+                let of_objects = has_objects.then(|| dump.large_objects(&rows)).transpose()?;
+                Ok((sums, of_objects))
+            });
             let dumped = dumping
                 .map_err(Error::io("start a thread for", Path::new("pg_dump")))
                 .and_then(|dumping| dumping.join().unwrap_or_else(|_| Err(panicked())).map_err(Error::from));
             (sums, dumped)
         });
-        let sums = sums?;
+        let (sums, of_objects) = sums?;
         dumped?;
+        let mut stored = rows.finish().into_iter();
         let mut tables = Vec::with_capacity(sums.len());
-        for ((rows, sum), table) in rows.finish().into_iter().zip(sums).zip(&catalog.tables) {
-            let stored = rows.map(|(stream, chunk_size)| (stream, chunk_size, sum));
-            if stored.is_none() && is_read(table, server) {
-                return Err(Error::Unsound {
-                    problem: format!("rows of {} did not come", table.name.quoted()),
-                });
+        for ((rows, sum), table) in stored.by_ref().zip(sums).zip(&catalog.tables) {
+            let rows = rows.map(|(stream, chunk_size)| StoredRows { stream, chunk_size, sum });
+            if rows.is_none() && is_read(table, server) {
+                return Err(did_not_come(&table.name));
             }
-            tables.push(stored);
+            tables.push(rows);
         }
-        Ok(Taken { facts, identity, catalog, tables, archive, tools, notes })
+        let mut large_objects = Vec::new();
+        if let Some(sums) = of_objects {
+            for ((rows, sum), table) in stored.zip([sums.contents, sums.owners]).zip(objects) {
+                let (stream, chunk_size) = rows.ok_or_else(|| did_not_come(&table.name))?;
+                large_objects.push((table.name, StoredRows { stream, chunk_size, sum }));
+            }
+        }
+        Ok(Taken { facts, identity, catalog, tables, large_objects, archive, tools, notes })
     }
 
     /// Stores what is not stored yet of a moment. Returns the nodes of the snapshot's directory.
@@ -187,24 +210,16 @@ impl Session<'_> {
         moment: jiff::Timestamp,
     ) -> Result<(Contents, Vec<Node>)> {
         let meta = meta(source, moment);
-        let mut proofs = Vec::new();
         let mut nodes = Vec::new();
         let mut total = StoredStream::default();
+        let mut proofs = Vec::new();
         for (table, rows) in taken.catalog.tables.iter().zip(&taken.tables) {
-            let Some((stream, chunk_size, sum)) = rows else { continue };
-            let file = served::file_name(&table.name);
-            nodes.extend(writer.save_stream_nodes(stream, &file, &meta)?);
-            proofs.push(TableProof {
-                schema: table.name.schema.clone(),
-                name: table.name.name.clone(),
-                file,
-                rows: sum.rows,
-                hash: sum.hash.to_string(),
-                size: stream.size,
-                chunk_size: *chunk_size,
-                root: stream.root(),
-            });
-            total.append(stream.clone());
+            let Some(rows) = rows else { continue };
+            proofs.push(store_rows(writer, &table.name, rows, &meta, (&mut nodes, &mut total))?);
+        }
+        let mut large_objects = Vec::new();
+        for (name, rows) in &taken.large_objects {
+            large_objects.push(store_rows(writer, name, rows, &meta, (&mut nodes, &mut total))?);
         }
         let data = NodeMeta { mtime: jiff::Timestamp::UNIX_EPOCH, ..meta.clone() };
         let mut nodes = vec![data.directory(served::DATA, writer.save_tree(&Tree { nodes })?)];
@@ -214,7 +229,7 @@ impl Session<'_> {
             &served::encode_catalog(&taken.catalog, &proofs),
             &meta,
         )?);
-        let contents = contents(taken, proofs, objects, &total);
+        let contents = contents(taken, proofs, large_objects, objects, &total);
         nodes.push(writer.save_file(
             served::README,
             served::readme(source, moment, &contents).as_bytes(),
@@ -298,7 +313,42 @@ fn narrow(catalog: &mut Catalog, server: &Server) -> Result<Vec<String>> {
     for name in &server.exclude_data {
         notes.push(format!("the rows of {} are left out, as configured", name.quoted()));
     }
+    if catalog.large_objects > 0 && !takes_large_objects(server) {
+        notes.push("large objects belong to no schema or table, so they are not in the snapshot".to_owned());
+    }
     Ok(notes)
+}
+
+/// Stores which chunks are the rows of a table. Returns its proof.
+fn store_rows(
+    writer: &mut Writer<'_>,
+    name: &Name,
+    rows: &StoredRows,
+    meta: &NodeMeta,
+    (nodes, total): (&mut Vec<Node>, &mut StoredStream),
+) -> Result<TableProof> {
+    let file = served::file_name(name);
+    nodes.extend(writer.save_stream_nodes(&rows.stream, &file, meta)?);
+    total.append(rows.stream.clone());
+    Ok(TableProof {
+        schema: name.schema.clone(),
+        name: name.name.clone(),
+        file,
+        rows: rows.sum.rows,
+        hash: rows.sum.hash.to_string(),
+        size: rows.stream.size,
+        chunk_size: rows.chunk_size,
+        root: rows.stream.root(),
+    })
+}
+
+fn did_not_come(table: &Name) -> Error {
+    dbkeep_postgres::Error::Receiver(format!("rows of {} did not come", table.quoted()).into()).into()
+}
+
+/// Says whether large objects, which belong to no schema, are meant.
+fn takes_large_objects(server: &Server) -> bool {
+    server.filter.schemas.is_empty() && server.filter.tables.is_empty()
 }
 
 /// Says whether the rows of a table are to be read.
@@ -358,15 +408,22 @@ fn each_piece(mut file: File, path: &Path, mut take: impl FnMut(&[u8]) -> Result
 }
 
 /// Puts together what is known of a moment.
-fn contents(taken: &Taken, proofs: Vec<TableProof>, objects: Id, total: &StoredStream) -> Contents {
+fn contents(
+    taken: &Taken,
+    proofs: Vec<TableProof>,
+    large_objects: Vec<TableProof>,
+    objects: Id,
+    total: &StoredStream,
+) -> Contents {
     let tables: Vec<TableRows> = proofs
         .iter()
         .map(|proof| TableRows { name: served::shown(&proof.table()), rows: proof.rows })
         .collect();
     let mut digest = Digest::new(&SHA256);
     digest.update(objects.as_bytes());
-    proofs.iter().for_each(|proof| digest.update(proof.root.as_bytes()));
-    let size = proofs.iter().map(|proof| proof.size).sum();
+    let all = || proofs.iter().chain(&large_objects);
+    all().for_each(|proof| digest.update(proof.root.as_bytes()));
+    let size = all().map(|proof| proof.size).sum();
     let image = ImageFacts {
         name: served::DATA.to_owned(),
         size,
@@ -381,11 +438,11 @@ fn contents(taken: &Taken, proofs: Vec<TableProof>, objects: Id, total: &StoredS
     Contents {
         sqlite: None,
         postgres: Some(PostgresFacts {
-            version: taken.facts.version.clone(),
+            server: taken.facts.clone(),
             tools: taken.tools.version.clone(),
             objects,
             tables: proofs,
-            large_objects: None,
+            large_objects,
             not_covered: Vec::new(),
         }),
         image,

@@ -15,7 +15,7 @@ use super::{Action, PlannedRestore, RestorePlan, RestoreRequest, directory_of, f
 use crate::catalog::{Catalog, Entry};
 use crate::environment::Environment;
 use crate::manifest::{IntegrityResult, Manifest};
-use crate::report::ErrorReport;
+use crate::report::{Engine, ErrorReport};
 use crate::repository::Store;
 use crate::{Error, Result, moment, name, show, source};
 
@@ -106,9 +106,9 @@ fn validate(request: &RestoreRequest) -> Result<()> {
         return Err(Error::usage("--table goes with one database, not with a session", "name a snapshot"));
     }
     match &request.to {
-        Some(to) if to.contains("://") => Err(Error::Unsupported {
-            what: format!("a restore to {} is not supported by this version", source::server::redact(to)),
-            hint: Some("give the path of a file to create".to_owned()),
+        Some(to) if to.contains("://") && !source::server::is_url(to) => Err(Error::Unsupported {
+            what: format!("a restore to {} is not supported", source::server::redact(to)),
+            hint: Some("give the path of a file to create, or the URL of a PostgreSQL database".to_owned()),
         }),
         Some(to) if to.is_empty() => Err(Error::usage("the target is empty", "give a path with --to")),
         _ => Ok(()),
@@ -131,33 +131,49 @@ fn choose<'c>(
 }
 
 /// What the plans of all databases have in common.
-struct Planner<'p> {
-    store: &'p Store,
+pub(super) struct Planner<'p> {
+    pub(super) store: &'p Store,
     reader: &'p Reader,
-    request: &'p RestoreRequest,
+    pub(super) request: &'p RestoreRequest,
 }
 
 impl Planner<'_> {
     /// Plans one database of a session: what speaks against it is part of the answer.
     fn answer(&self, entry: &Entry) -> PlannedRestore {
         self.one(entry).unwrap_or_else(|error| PlannedRestore {
-            snapshot: entry.id,
-            database: entry.database.clone().unwrap_or_default(),
-            moment: entry.snapshot.time,
-            target: String::new(),
-            action: Action::Create,
-            in_place: self.request.in_place,
             tables: Vec::new(),
+            error: Some(ErrorReport::from(&error)),
+            ..self.planned(entry, entry.database.clone().unwrap_or_default(), String::new(), Action::Create)
+        })
+    }
+
+    /// Returns the plan for a database, as far as it is the same for all.
+    pub(super) fn planned(
+        &self,
+        entry: &Entry,
+        database: String,
+        target: String,
+        action: Action,
+    ) -> PlannedRestore {
+        PlannedRestore {
+            snapshot: entry.id,
+            database,
+            moment: entry.snapshot.time,
+            target,
+            action,
+            in_place: self.request.in_place,
+            tables: self.request.tables.clone(),
             safety_backup: false,
             bytes_image: 0,
             bytes_free: None,
             notes: Vec::new(),
             copy: self.copy_name(),
-            error: Some(ErrorReport::from(&error)),
+            error: None,
             path: PathBuf::new(),
+            server: None,
             from: self.copy_name().map(|_| self.store.clone()),
             meant: Some(entry.snapshot.clone()),
-        })
+        }
     }
 
     fn copy_name(&self) -> Option<String> {
@@ -173,26 +189,17 @@ impl Planner<'_> {
         }
         let manifest = show::manifest(self.reader, entry)?;
         self.refuse_corrupt(entry, &manifest)?;
+        if manifest.engine == Engine::Postgres {
+            return self.server(entry, &manifest);
+        }
         let path = self.target(&manifest)?;
         let action = self.action(&path, &manifest)?;
-        let notes = notes(entry, &manifest);
         let mut planned = PlannedRestore {
-            snapshot: entry.id,
-            database: manifest.database.clone(),
-            moment: entry.snapshot.time,
-            target: path.display().to_string(),
-            action,
-            in_place: self.request.in_place,
-            tables: self.request.tables.clone(),
-            safety_backup: false,
             bytes_image: manifest.image.size,
             bytes_free: free_space(directory_of(&path)),
-            notes,
-            copy: self.copy_name(),
-            error: None,
-            path,
-            from: self.copy_name().map(|_| self.store.clone()),
-            meant: Some(entry.snapshot.clone()),
+            notes: notes(entry, &manifest),
+            path: path.clone(),
+            ..self.planned(entry, manifest.database.clone(), path.display().to_string(), action)
         };
         planned.safety_backup = self.request.safety_backup && planned.overwrites();
         self.refuse_without_space(&planned)?;
@@ -217,6 +224,16 @@ impl Planner<'_> {
     /// Returns where the database goes.
     fn target(&self, manifest: &Manifest) -> Result<PathBuf> {
         let environment = &self.store.context().environment;
+        if let Some(to) = self.request.to.as_deref().filter(|to| source::server::is_url(to)) {
+            return Err(Error::usage(
+                format!(
+                    "{} is a SQLite database, and {} leads to a PostgreSQL server",
+                    manifest.database,
+                    source::server::redact(to)
+                ),
+                "give the path of a file to create",
+            ));
+        }
         if self.request.in_place {
             return self.original(manifest);
         }
@@ -332,7 +349,7 @@ impl Planner<'_> {
         let needed = match planned.action {
             Action::ReplacePages => planned.bytes_image.saturating_sub(present),
             Action::Create | Action::ReplaceFile => planned.bytes_image,
-            Action::CopyTables => 0,
+            Action::CopyTables | Action::CreateDatabase | Action::ReplaceDatabase => 0,
         };
         match planned.bytes_free {
             Some(free) if free < needed => Err(Error::NoSpace { path: planned.path.clone(), needed, free }),
@@ -342,7 +359,7 @@ impl Planner<'_> {
 }
 
 /// Returns what a person should know of the snapshot before it is restored.
-fn notes(entry: &Entry, manifest: &Manifest) -> Vec<String> {
+pub(super) fn notes(entry: &Entry, manifest: &Manifest) -> Vec<String> {
     let mut notes = Vec::new();
     if manifest.image.raw {
         notes.push("the snapshot is a raw copy of a file that SQLite could not open".to_owned());

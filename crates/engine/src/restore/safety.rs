@@ -29,7 +29,7 @@ impl Restore<'_> {
     }
 
     fn back_up(&self, planned: &PlannedRestore, method: Option<Method>) -> Result<Option<Id>> {
-        let Lock::Writing(lock) = self.lock else { return Ok(None) };
+        let Some(lock) = self.writing_lock() else { return Ok(None) };
         if !planned.safety_backup {
             return Ok(None);
         }
@@ -42,8 +42,16 @@ impl Restore<'_> {
         Ok(Some(id))
     }
 
+    /// Returns the lock by which safety backups are written.
+    pub(super) fn writing_lock(&self) -> Option<&dbkeep_repo::SharedLock> {
+        match self.lock {
+            Lock::Writing(lock) => Some(lock),
+            Lock::Reading { .. } => None,
+        }
+    }
+
     /// Returns the index to store by; it is loaded for the first safety backup.
-    fn writing_reader(&self) -> Result<&Reader> {
+    pub(super) fn writing_reader(&self) -> Result<&Reader> {
         if self.writing_reader.get().is_none() {
             let _ = self.writing_reader.set(self.store.writing_reader(self.catalog)?);
         }

@@ -22,7 +22,6 @@ pub(crate) struct Served<'r> {
     pub(crate) manifest: Manifest,
     pub(crate) facts: PostgresFacts,
     /// Its tables as they were.
-    #[expect(dead_code, reason = "restores read it next")]
     pub(crate) catalog: Catalog,
 }
 

@@ -179,7 +179,7 @@ pub(super) fn describe(values: &BTreeMap<&'static str, String>) -> String {
 }
 
 /// Encodes what has a meaning of its own in a URL.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if plain(byte) {

@@ -3,7 +3,7 @@
 use super::objects::{comment_on_database, session};
 use crate::conninfo::ConnInfo;
 use crate::error::Session;
-use crate::facts::Properties;
+use crate::facts::{Facts, Properties};
 use crate::snapshot::{identifier, literal, version};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -17,9 +17,7 @@ const LONGEST_NAME: usize = 63;
 
 /// Returns the way to another database of the same server.
 pub(super) fn at(info: &ConnInfo, database: &str) -> ConnInfo {
-    let mut info = info.clone();
-    database.clone_into(&mut info.database);
-    info
+    info.with_database(database)
 }
 
 /// Opens a session in a database that is not about to be renamed.
@@ -128,7 +126,34 @@ pub struct Unfinished {
 /// # Errors
 /// When the server cannot be asked.
 pub fn unfinished(info: &ConnInfo, options: &Options) -> Result<Vec<Unfinished>> {
-    let mut connection = administration(info, options, "")?;
+    unfinished_on(&mut administration(info, options, "")?)
+}
+
+/// What a restore meets on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The server, and the user of the restore.
+    pub facts: Facts,
+    /// Whether a database of the name is there.
+    pub is_there: bool,
+    /// Databases that earlier restores left behind.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// Looks at the server on which the database of `info` is to be made or replaced. Nothing is changed.
+///
+/// # Errors
+/// When the server cannot be reached.
+pub fn look(info: &ConnInfo, options: &Options) -> Result<Standing> {
+    let mut connection = administration(info, options, &info.database)?;
+    Ok(Standing {
+        facts: Facts::read(&mut connection)?,
+        is_there: oid(&mut connection, &info.database)?.is_some(),
+        unfinished: unfinished_on(&mut connection)?,
+    })
+}
+
+fn unfinished_on(connection: &mut Connection) -> Result<Vec<Unfinished>> {
     let sql = "SELECT datname, pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database
                WHERE pg_catalog.strpos(datname, $1) > 0 ORDER BY datname";
     let rows = connection.query(sql, &[Some(STAGING)])?;
@@ -136,7 +161,7 @@ pub fn unfinished(info: &ConnInfo, options: &Options) -> Result<Vec<Unfinished>>
     for mut row in rows {
         let (description, database) = (row.pop().flatten(), row.pop().flatten());
         let database = database.ok_or_else(|| Error::protocol("a database without a name"))?;
-        let sessions = sessions(&mut connection, &database)?;
+        let sessions = sessions(connection, &database)?;
         found.push(Unfinished { database, description, sessions });
     }
     Ok(found)

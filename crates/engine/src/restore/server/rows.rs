@@ -1,0 +1,117 @@
+//! The rows of a snapshot on their way into a server.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dbkeep_postgres::catalog::{Name, Table};
+use dbkeep_postgres::load::Giver;
+use dbkeep_postgres::wire::CopyIn;
+use dbkeep_repo::read::Image;
+
+use crate::context::Watch;
+use crate::manifest::TableProof;
+use crate::served::Served;
+use crate::{Error, Result};
+
+/// Bytes of a table that come in one piece.
+const PIECE: u64 = 64 << 20;
+
+/// A chunk of this length may end within a row; a shorter one ends where a row does.
+const LONGEST_CHUNK: u32 = 1 << 20;
+
+/// Gives the rows of a snapshot.
+pub(super) struct StoredRows<'s> {
+    served: &'s Served<'s>,
+    proofs: BTreeMap<Name, &'s TableProof>,
+    /// Those that were asked for, and how they are cut into pieces.
+    open: Mutex<BTreeMap<Name, Cut>>,
+    failure: Mutex<Option<Error>>,
+    watch: &'s Watch,
+}
+
+/// A table in pieces.
+#[derive(Clone)]
+struct Cut {
+    rows: Arc<Image>,
+    pieces: Vec<Range<usize>>,
+}
+
+impl<'s> StoredRows<'s> {
+    pub(super) fn new(served: &'s Served<'_>, watch: &'s Watch) -> Self {
+        let proofs = served.facts.tables.iter().map(|proof| (proof.table(), proof)).collect();
+        Self { served, proofs, open: Mutex::default(), failure: Mutex::default(), watch }
+    }
+
+    /// Returns why rows could not be read, if that is what failed.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn cut(&self, table: &Name) -> Result<Cut> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cut) = open.get(table) {
+            return Ok(cut.clone());
+        }
+        let proof = self.proofs.get(table).ok_or_else(|| Error::Damaged {
+            what: format!("snapshot {}", self.served.entry.id.short()),
+            finding: format!("it has no rows of {}", table.quoted()),
+        })?;
+        let rows = self.served.rows(proof)?;
+        let pieces = pieces(&rows);
+        let cut = Cut { rows, pieces };
+        open.insert(table.clone(), cut.clone());
+        Ok(cut)
+    }
+
+    fn send(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        let cut = self.cut(&table.name)?;
+        let Some(chunks) = cut.pieces.get(piece) else { return Ok(()) };
+        let mut rows = self.served.reader.forward(&cut.rows, chunks.clone())?;
+        while let Some(bytes) = rows.next()? {
+            into.write(bytes)?;
+            self.watch.advance(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, error: Error) -> dbkeep_postgres::Error {
+        let what = error.full_message();
+        match error {
+            Error::Postgres(error) => error,
+            error => {
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                dbkeep_postgres::Error::Receiver(what.into())
+            }
+        }
+    }
+}
+
+impl Giver for StoredRows<'_> {
+    fn pieces(&self, table: &Table) -> usize {
+        // What cannot be opened fails when its first piece is wanted.
+        self.cut(&table.name).map_or(1, |cut| cut.pieces.len().max(1))
+    }
+
+    fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> dbkeep_postgres::Result<()> {
+        self.send(table, piece, into).map_err(|error| self.keep(error))
+    }
+}
+
+/// Cuts a table into pieces of whole rows.
+fn pieces(rows: &Image) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let (mut first, mut bytes) = (0, 0);
+    for chunk in 0..rows.chunks() {
+        let (_, length) = rows.span(chunk);
+        bytes += u64::from(length);
+        if bytes >= PIECE && length < LONGEST_CHUNK {
+            pieces.push(first..chunk + 1);
+            (first, bytes) = (chunk + 1, 0);
+        }
+    }
+    if first < rows.chunks() {
+        pieces.push(first..rows.chunks());
+    }
+    pieces
+}

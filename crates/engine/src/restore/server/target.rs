@@ -1,0 +1,178 @@
+//! Where a PostgreSQL database goes: which server, which name, and what speaks against it.
+
+use dbkeep_postgres::restore;
+use dbkeep_postgres::wire::Options;
+use dbkeep_repo::Id;
+use jiff::tz::TimeZone;
+
+use super::super::plan::Planner;
+use super::super::{Action, PlannedRestore, Restore};
+use crate::backup::{BackupRequest, Session};
+use crate::catalog::{Entry, PRE_RESTORE};
+use crate::integrity::Verify;
+use crate::manifest::Manifest;
+use crate::source::server::{is_connection_string, is_url};
+use crate::source::{self, Place, Server, Source};
+use crate::{Error, Result, name};
+
+/// The longest name of a database.
+const LONGEST: usize = 63;
+
+/// A database on a server that a restore makes.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerTarget {
+    /// How it is reached when it is there.
+    pub(crate) server: Server,
+    /// The same for people.
+    pub(crate) shown: String,
+}
+
+impl Planner<'_> {
+    /// Plans a PostgreSQL database.
+    pub(in crate::restore) fn server(&self, entry: &Entry, manifest: &Manifest) -> Result<PlannedRestore> {
+        let request = self.request;
+        if !request.tables.is_empty() {
+            return Err(Error::Unsupported {
+                what: "single tables of a PostgreSQL database cannot be restored by this version".to_owned(),
+                hint: Some("restore the whole database beside the original, and copy the table".to_owned()),
+            });
+        }
+        let target = self.server_target(manifest)?;
+        let action = if request.in_place { Action::ReplaceDatabase } else { Action::CreateDatabase };
+        let mut notes = super::super::plan::notes(entry, manifest);
+        notes.extend(look(&target, manifest, request.in_place)?);
+        let shown = target.shown.clone();
+        let mut planned = PlannedRestore {
+            bytes_image: manifest.image.size,
+            notes,
+            server: Some(Box::new(target)),
+            ..self.planned(entry, manifest.database.clone(), shown, action)
+        };
+        planned.safety_backup = request.safety_backup && planned.overwrites();
+        Ok(planned)
+    }
+
+    /// Returns the database that is made.
+    fn server_target(&self, manifest: &Manifest) -> Result<ServerTarget> {
+        let moment = manifest.moment.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S");
+        match self.request.to.as_deref() {
+            Some(to) if is_url(to) || is_connection_string(to) || to.starts_with("env:") => {
+                self.resolved(&[to.to_owned()])
+            }
+            // A word is a name on the original server.
+            Some(to) => Ok(renamed(self.original_server(manifest)?, to)),
+            None if self.request.in_place => self.original_server(manifest),
+            None => {
+                let original = self.original_server(manifest)?;
+                let suffix = format!("_restored_{moment}");
+                let database = &original.server.info.database;
+                let kept = database.floor_char_boundary(LONGEST - suffix.len());
+                let name = format!("{}{suffix}", &database[..kept]);
+                Ok(renamed(original, &name))
+            }
+        }
+    }
+
+    /// Returns the database that was backed up: the configured one, else the one that the snapshot names.
+    fn original_server(&self, manifest: &Manifest) -> Result<ServerTarget> {
+        let configured = self.store.context().config.databases.contains_key(&manifest.database);
+        let source = if configured { &manifest.database } else { &manifest.source };
+        self.resolved(std::slice::from_ref(source)).map_err(|error| match error {
+            Error::Usage { .. } | Error::UnknownSource { .. } => Error::usage(
+                format!("it is not known how the server of {} is reached", manifest.database),
+                "give the URL of the database to make with --to",
+            ),
+            error => error,
+        })
+    }
+
+    fn resolved(&self, given: &[String]) -> Result<ServerTarget> {
+        let mut found = source::resolve(self.store.context(), given, None)?;
+        match found.pop() {
+            Some(Ok(Source { place: Place::Server(server), shown, .. })) => {
+                Ok(ServerTarget { server: *server, shown })
+            }
+            Some(Err(unresolved)) => Err(*unresolved.error),
+            _ => Err(Error::usage(
+                "a PostgreSQL database is restored into a server",
+                "give the URL of the database to make with --to",
+            )),
+        }
+    }
+}
+
+/// Returns another database of the same server.
+fn renamed(target: ServerTarget, database: &str) -> ServerTarget {
+    let info = target.server.info.with_database(database);
+    let shown = info.shown().to_owned();
+    ServerTarget { server: Server { info, ..target.server }, shown }
+}
+
+/// Looks at the server before anything is done, and refuses a target that is not for this. Returns what a person should
+/// know.
+fn look(target: &ServerTarget, manifest: &Manifest, in_place: bool) -> Result<Vec<String>> {
+    let database = &target.server.info.database;
+    let found = restore::look(&target.server.info, &Options::default())?;
+    if found.is_there && !in_place {
+        return Err(dbkeep_postgres::Error::DatabaseExists { database: database.clone() }.into());
+    }
+    if !found.is_there && in_place {
+        return Err(dbkeep_postgres::Error::NoDatabase { database: database.clone() }.into());
+    }
+    let mut notes = Vec::new();
+    let known = manifest.postgres.as_ref().map(|facts| facts.server.major());
+    if let Some(known) = known.filter(|known| *known > found.facts.major()) {
+        notes.push(format!(
+            "the server is of version {}, older than the one that was backed up ({known}): what it does not know fails",
+            found.facts.major()
+        ));
+    }
+    for left in found.unfinished.iter().filter(|left| left.sessions.is_empty()) {
+        notes.push(name::printable(&format!(
+            "a restore that did not end left {:?} behind: DROP DATABASE removes it",
+            left.database
+        )));
+    }
+    Ok(notes)
+}
+
+impl Restore<'_> {
+    /// Backs up the database that a restore is going to replace.
+    pub(super) fn server_safety_backup(
+        &self,
+        planned: &PlannedRestore,
+        server: &Server,
+    ) -> Result<Option<Id>> {
+        let Some(lock) = self.writing_lock() else { return Ok(None) };
+        let save = || -> Result<Id> {
+            let request = BackupRequest {
+                reason: Some(PRE_RESTORE.to_owned()),
+                verify: Verify::Quick,
+                adopt_name: true,
+                ..BackupRequest::default()
+            };
+            let mut session =
+                Session::new(self.store, self.catalog, self.writing_reader()?, &request, self.clock);
+            session.id.clone_from(self.safety_session.get_or_init(|| session.id.clone()));
+            let mut writer = session.writer(lock, self.watch)?;
+            let source = Source {
+                name: planned.database.clone(),
+                place: Place::Server(Box::new(server.clone())),
+                shown: planned.target.clone(),
+                environment: None,
+            };
+            let past = session.past(&source.name);
+            let saved = session.save_server(&mut writer, &source, server, &past, self.watch)?;
+            let snapshot = writer.commit(saved.snapshot.clone())?;
+            let id = snapshot.id.unwrap_or(Id::NULL);
+            session.acknowledge(&[saved.reference(id)])?;
+            Ok(id)
+        };
+        let id = save().map_err(|error| match error {
+            error if error.kind() == "interrupted" => Error::Cancelled,
+            error => Error::SafetyBackup { source: Box::new(error) },
+        })?;
+        self.watch.step("restore.safety-backup");
+        Ok(Some(id))
+    }
+}
