@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Catalog, OLDEST};
+use crate::catalog::{Catalog, Name, OLDEST, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Facts;
 use crate::schema::Filter;
@@ -94,6 +94,8 @@ pub struct Request<'a> {
     pub options: &'a Options,
     /// Which part of it is to be backed up.
     pub filter: &'a Filter,
+    /// Tables of it whose rows are left out.
+    pub without_rows: &'a [Name],
     /// How many connections will read.
     pub jobs: usize,
     /// The folder of the programs, where one is named.
@@ -102,6 +104,13 @@ pub struct Request<'a> {
     pub path: Option<&'a OsString>,
     /// For how long at most the reading of rows is tried, to say how long all of it takes.
     pub sample: Duration,
+}
+
+impl Request<'_> {
+    /// Returns whether the rows of a table are to be read.
+    fn reads(&self, table: &Table) -> bool {
+        table.has_rows() && self.filter.takes(&table.name) && !self.without_rows.contains(&table.name)
+    }
 }
 
 /// Examines a database.
@@ -130,9 +139,8 @@ pub fn examine(request: &Request<'_>) -> Result<Vec<Finding>> {
     examination.ask("server", |connection, _, facts| server::examine(connection, facts, request.jobs))?;
     examination
         .ask("service", |connection, catalog, facts| address::service(connection, catalog, facts, request))?;
-    examination.ask("rights", |connection, catalog, facts| {
-        rights::examine(connection, catalog, facts, request.filter)
-    })?;
+    examination
+        .ask("rights", |connection, catalog, facts| rights::examine(connection, catalog, facts, request))?;
     examination.ask("contents", |connection, catalog, facts| {
         contents::examine(connection, catalog, facts, request.filter)
     })?;

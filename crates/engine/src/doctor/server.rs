@@ -26,6 +26,7 @@ pub(super) fn examine(context: &Context, server: &Server, watch: &Watch) -> Resu
         info: &server.info,
         options: &options,
         filter: &server.filter,
+        without_rows: &server.exclude_data,
         jobs: JOBS,
         programs: server.tools.as_deref(),
         path: path.as_ref(),

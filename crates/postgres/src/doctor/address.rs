@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Finding, Request, text};
 use crate::Result;
 use crate::catalog::Catalog;
-use crate::conninfo::{Address, TlsMode};
+use crate::conninfo::{Address, Host, TlsMode};
 use crate::facts::Facts;
 use crate::wire::Connection;
 
@@ -93,14 +93,26 @@ pub(super) fn protection(connection: &Connection, facts: &Facts) -> Vec<Finding>
     let user = if facts.is_superuser { "a superuser" } else { "no superuser" };
     let message = format!("PostgreSQL {} at {place}{tls}; {:?} is {user}", facts.version, facts.user);
     let mut findings = vec![Finding::ok("connection", message)];
-    if !connection.is_protected() && !is_near(&host.address) {
-        let message = format!("what is read from {} goes over the network unprotected", host.name());
-        findings.push(
-            Finding::warning("connection", message)
-                .advise("add sslmode=verify-full to the connection, and switch TLS on at the server"),
-        );
-    }
+    findings.extend(open_to_all(host, connection.is_protected()));
     findings
+}
+
+fn open_to_all(host: &Host, protected: bool) -> Option<Finding> {
+    (!protected && !is_near(&host.address)).then(|| {
+        let message = format!("what is read from {} goes over the network unprotected", host.name());
+        Finding::warning("connection", message)
+            .advise("add sslmode=verify-full to the connection, and switch TLS on at the server")
+    })
+}
+
+/// A certificate that nobody looks at keeps nobody out who stands in between.
+fn unchecked(service: Service, protected: bool, mode: TlsMode) -> Option<Finding> {
+    (protected && service != Service::Other && mode < TlsMode::VerifyCa).then(|| {
+        let message = "the certificate of the server is not checked: somebody in between could read along";
+        Finding::warning("connection", message).advise(
+            "add sslmode=verify-full to the connection, with sslrootcert=system or the certificate of the service",
+        )
+    })
 }
 
 /// Returns whether a connection stays on this machine.
@@ -125,12 +137,7 @@ pub(super) fn service(
     let host = connection.host().name();
     let service = Service::of(&host, &roles);
     let mut findings = Vec::new();
-    if connection.is_protected() && service != Service::Other && request.info.tls.mode < TlsMode::VerifyCa {
-        let message = "the certificate of the server is not checked: somebody in between could read along";
-        findings.push(Finding::warning("connection", message).advise(
-            "add sslmode=verify-full to the connection, with sslrootcert=system or the certificate of the service",
-        ));
-    }
+    findings.extend(unchecked(service, connection.is_protected(), request.info.tls.mode));
     findings.extend(match service {
         Service::Supabase => supabase(catalog),
         Service::Neon => {
@@ -179,4 +186,41 @@ fn supabase(catalog: &Catalog) -> Vec<Finding> {
         findings.push(Finding::note("service", message));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    #[test]
+    fn connection_over_the_network_without_protection_is_a_warning() {
+        let host = |name: &str, address: Option<&str>| {
+            let address = address.map(|address| address.parse().unwrap());
+            Host { address: Address::Network { name: name.to_owned(), address }, port: 5432, password: None }
+        };
+        let socket = Host { address: Address::Socket("/tmp".into()), port: 5432, password: None };
+        for near in [socket, host("localhost", None), host("x", Some("127.0.0.2")), host("x", Some("::1"))] {
+            assert_eq!(open_to_all(&near, false), None);
+        }
+        let far = host("db.example.org", Some("192.0.2.1"));
+        assert_eq!(open_to_all(&far, true), None);
+        let finding = open_to_all(&far, false).unwrap();
+        assert_eq!(finding.severity, Severity::Warning);
+        assert_eq!(finding.message, "what is read from db.example.org goes over the network unprotected");
+    }
+
+    #[test]
+    fn certificate_of_a_service_that_nobody_checks_is_a_warning() {
+        let severity =
+            |service, protected, mode| unchecked(service, protected, mode).map(|finding| finding.severity);
+        assert_eq!(severity(Service::Neon, true, TlsMode::Require), Some(Severity::Warning));
+        assert_eq!(severity(Service::Neon, true, TlsMode::VerifyCa), None);
+        assert_eq!(severity(Service::Neon, false, TlsMode::Prefer), None);
+        assert_eq!(
+            severity(Service::Other, true, TlsMode::Require),
+            None,
+            "who has a server of his own knows it"
+        );
+    }
 }

@@ -17,7 +17,7 @@ const SLOWER: f64 = 4.0;
 
 /// Says how large what is to be backed up is, and how long that takes.
 pub(super) fn examine(catalog: &Catalog, request: &Request<'_>) -> Result<Vec<Finding>> {
-    let tables: Vec<&Table> = catalog.with_rows().filter(|table| request.filter.takes(&table.name)).collect();
+    let tables: Vec<&Table> = catalog.tables.iter().filter(|table| request.reads(table)).collect();
     let bytes: u64 = tables.iter().map(|table| table.bytes).sum();
     let size = format!("{} in {}", shown(bytes), count(tables.len(), "table"));
     let largest =

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, count, text};
+use super::{Finding, Request, count, text};
 use crate::Result;
 use crate::catalog::{Catalog, Kind, Name, Table};
 use crate::facts::Facts;
@@ -18,8 +18,9 @@ pub(super) fn examine(
     connection: &mut Connection,
     catalog: &Catalog,
     facts: &Facts,
-    filter: &Filter,
+    request: &Request<'_>,
 ) -> Result<Vec<Finding>> {
+    let filter = request.filter;
     let user = identifier(&facts.user);
     let tables: Vec<&Table> = catalog
         .tables
@@ -36,7 +37,7 @@ pub(super) fn examine(
     let mut findings = closed_schemas(connection, &tables, &sequences, &user)?;
     findings.extend(unreadable_tables(connection, &tables, &user)?);
     findings.extend(unreadable_sequences(connection, catalog, filter, &user)?);
-    findings.extend(hidden_rows(&tables, &user));
+    findings.extend(hidden_rows(tables.iter().copied().filter(|table| request.reads(table)), &user));
     findings.extend(large_objects(connection, catalog, &user)?);
     if findings.is_empty() {
         let message = format!(
@@ -139,9 +140,9 @@ fn unreadable_sequences(
 }
 
 /// Policies would make a table look empty; our connections make that an error, so the backup fails instead.
-fn hidden_rows(tables: &[&Table], user: &str) -> Vec<Finding> {
-    let hidden = tables.iter().filter(|table| table.hidden);
-    hidden
+fn hidden_rows<'t>(tables: impl Iterator<Item = &'t Table>, user: &str) -> Vec<Finding> {
+    tables
+        .filter(|table| table.hidden)
         .map(|table| {
             let name = table.name.quoted();
             Finding::problem(format!("table {name}"), "row-level security hides rows of it from this user")

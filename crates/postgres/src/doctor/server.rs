@@ -30,15 +30,19 @@ fn standby(connection: &mut Connection, facts: &Facts) -> Result<Option<Finding>
     }
     let delay = setting(connection, "max_standby_streaming_delay")?;
     let feedback = setting(connection, "hot_standby_feedback")?;
+    Ok(Some(of_standby(&delay, &feedback)))
+}
+
+fn of_standby(delay: &str, feedback: &str) -> Finding {
     let standby = "the server is a standby";
-    Ok(Some(match (delay.as_str(), feedback.as_str()) {
+    match (delay, feedback) {
         ("-1", _) | (_, "on") => Finding::note("standby", format!("{standby}; changes of the primary do not end a backup")),
         _ => Finding::warning(
             "standby",
             format!("{standby} that ends queries which are in the way of changes after {delay}: a longer backup may fail"),
         )
         .advise("ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();"),
-    }))
+    }
 }
 
 /// What the role and the database have as their limits of time. Our own transactions and `pg_dump` set them to none.
@@ -183,3 +187,20 @@ fn collations(connection: &mut Connection, facts: &Facts) -> Result<Vec<Finding>
 }
 
 const CHANGED: &str = "the system orders texts by other rules now: indexes may miss rows, and a restore may find keys there twice";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    #[test]
+    fn standby_that_cancels_queries_is_told_from_one_that_does_not() {
+        for (delay, feedback) in [("-1", "off"), ("30s", "on")] {
+            assert_eq!(of_standby(delay, feedback).severity, Severity::Note);
+        }
+        let finding = of_standby("30s", "off");
+        assert_eq!(finding.severity, Severity::Warning);
+        assert!(finding.message.contains("in the way of changes after 30s"), "{finding:?}");
+        assert!(finding.advice.unwrap().contains("hot_standby_feedback = on"));
+    }
+}

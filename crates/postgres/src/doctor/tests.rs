@@ -12,13 +12,14 @@ use crate::place::Place;
 
 struct Asked {
     filter: Filter,
+    without_rows: Vec<Name>,
     programs: Option<std::path::PathBuf>,
     jobs: usize,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { filter: Filter::default(), programs: None, jobs: 2 }
+        Self { filter: Filter::default(), without_rows: Vec::new(), programs: None, jobs: 2 }
     }
 }
 
@@ -30,6 +31,7 @@ fn asked(info: &ConnInfo, asked: &Asked) -> Vec<Finding> {
         info,
         options: &Options::default(),
         filter: &asked.filter,
+        without_rows: &asked.without_rows,
         jobs: asked.jobs,
         programs: asked.programs.as_deref(),
         path: path.as_ref(),
@@ -411,4 +413,61 @@ fn encoding_that_holds_anything_is_a_warning() {
     let findings = asked(&info(&place.server.url("doctor_bytes")), &Asked::default());
     assert_eq!(about(&findings, "encoding").len(), 1);
     assert!(about(&asked(&place.info, &Asked::default()), "encoding").is_empty());
+}
+
+#[test]
+fn rows_that_are_left_out_may_be_hidden() {
+    let sql = "CREATE ROLE doctor_left LOGIN; CREATE TABLE logs (id int PRIMARY KEY);
+               INSERT INTO logs SELECT generate_series(1, 1000); ALTER TABLE logs ENABLE ROW LEVEL SECURITY;
+               GRANT SELECT ON logs TO doctor_left";
+    let Some(place) = Place::new("doctor_left", sql) else { return };
+    let info = place.as_user("doctor_left").info;
+    assert_eq!(worst(&asked(&info, &Asked::default())), Severity::Problem);
+    let without_rows = vec![Name { schema: "public".to_owned(), name: "logs".to_owned() }];
+    let findings = asked(&info, &Asked { without_rows, ..Asked::default() });
+    assert!(worst(&findings) < Severity::Problem, "{findings:#?}");
+    assert_eq!(about(&findings, "size"), ["Note: 0 B in 0 tables"]);
+}
+
+#[test]
+fn rules_of_order_that_changed_are_told() {
+    let Some(programs) = Programs::newest_with_tls() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    let made = "CREATE DATABASE sorted LOCALE_PROVIDER icu ICU_LOCALE 'de' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    if programs.major < 15 || !server.psql("postgres", made).unwrap().status.success() {
+        return println!("skipped: this server has no ICU");
+    }
+    server.sql(
+        "sorted",
+        "CREATE COLLATION \"d e\" (provider = icu, locale = 'de'); CREATE COLLATION unused (provider = icu, locale = 'fr');
+         CREATE TABLE t (a text COLLATE \"d e\" PRIMARY KEY)",
+    );
+    let about_order = |findings: &[Finding]| {
+        let subjects = findings.iter().filter(|finding| finding.subject.starts_with("collation"));
+        subjects
+            .map(|finding| (finding.subject.clone(), finding.severity, finding.advice.clone().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(about_order(&asked(&info(&server.url("sorted")), &Asked::default())), []);
+    server.sql(
+        "sorted",
+        "UPDATE pg_collation SET collversion = '0' WHERE collname IN ('d e', 'unused');
+         UPDATE pg_database SET datcollversion = '0' WHERE datname = 'sorted'",
+    );
+    let advice = |text: &str| text.to_owned();
+    assert_eq!(
+        about_order(&asked(&info(&server.url("sorted")), &Asked::default())),
+        [
+            (
+                advice("collation \"public\".\"d e\""),
+                Severity::Warning,
+                advice("reindex what uses it, then ALTER COLLATION \"public\".\"d e\" REFRESH VERSION;")
+            ),
+            (
+                advice("collation of the database"),
+                Severity::Warning,
+                advice("REINDEX DATABASE \"sorted\"; ALTER DATABASE \"sorted\" REFRESH COLLATION VERSION;")
+            ),
+        ]
+    );
 }
