@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Kind, Name, Sequence, Table, value};
 use crate::conninfo::{ConnInfo, Host};
 use crate::dump::{Dump, Receiver, plan};
 use crate::facts::Facts;
+use crate::globals::Globals;
 use crate::large_objects::Sums;
 use crate::locks::{Locks, lock_all, patiently};
 use crate::marks::Marks;
@@ -270,6 +271,15 @@ impl Capture {
     /// As [`Dump::large_objects`].
     pub fn large_objects(&self, receiver: &dyn Receiver) -> Result<Sums> {
         self.explained(self.dump().large_objects(receiver))
+    }
+
+    /// Reads what belongs to the server, as far as this user may.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn globals(&self) -> Result<Globals> {
+        let read = Globals::read(self.holder().connection());
+        self.explained(read)
     }
 
     /// Ends the moment.

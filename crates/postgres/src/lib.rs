@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod dump;
 mod error;
 pub mod facts;
+pub mod globals;
 pub mod json;
 pub mod large_objects;
 pub mod load;
