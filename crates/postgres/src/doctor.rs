@@ -142,7 +142,7 @@ pub fn examine(request: &Request<'_>) -> Result<Vec<Finding>> {
     examination
         .ask("rights", |connection, catalog, facts| rights::examine(connection, catalog, facts, request))?;
     examination.ask("contents", |connection, catalog, facts| {
-        contents::examine(connection, catalog, facts, request.filter)
+        contents::examine(connection, catalog, facts, request)
     })?;
     examination.ask("size", |_, catalog, _| pace::examine(catalog, request))?;
     Ok(examination.findings)

@@ -1,6 +1,6 @@
 //! What of the contents needs to be known before one relies on a backup.
 
-use super::{Finding, count, listed, text};
+use super::{Finding, Request, count, listed, text};
 use crate::Result;
 use crate::catalog::{Catalog, Kind, Name, Table};
 use crate::facts::Facts;
@@ -13,11 +13,12 @@ pub(super) fn examine(
     connection: &mut Connection,
     catalog: &Catalog,
     facts: &Facts,
-    filter: &Filter,
+    request: &Request<'_>,
 ) -> Result<Vec<Finding>> {
+    let filter = request.filter;
     let mut findings = missing_tables(catalog, filter);
     findings.extend(foreign_tables(catalog, filter));
-    findings.extend(unlogged_tables(catalog, facts, filter));
+    findings.extend(unlogged_tables(catalog, facts, request));
     findings.extend(tables_without_key(catalog, filter));
     if catalog.large_objects > 0 {
         let number = usize::try_from(catalog.large_objects).unwrap_or(usize::MAX);
@@ -63,8 +64,8 @@ fn foreign_tables(catalog: &Catalog, filter: &Filter) -> Option<Finding> {
     })
 }
 
-fn unlogged_tables(catalog: &Catalog, facts: &Facts, filter: &Filter) -> Option<Finding> {
-    let unlogged = catalog.with_rows().filter(|table| !table.logged && filter.takes(&table.name));
+fn unlogged_tables(catalog: &Catalog, facts: &Facts, request: &Request<'_>) -> Option<Finding> {
+    let unlogged = catalog.tables.iter().filter(|table| !table.logged && request.reads(table));
     let unlogged = names(unlogged);
     (!unlogged.is_empty()).then(|| match facts.in_recovery {
         true => {

@@ -234,7 +234,7 @@ fn info(text: &str) -> ConnInfo {
 
 /// A pooler before a server, ended with the value.
 struct Bouncer {
-    shell: Child,
+    shell: Ended,
     port: u16,
 }
 
@@ -252,20 +252,11 @@ impl Bouncer {
         );
         // With `auth_type = any` everybody is one user, who is named for the database.
         std::fs::write(&file, text.replacen("port=", "user=postgres port=", 1)).unwrap();
-        // A shell ends it when its own input ends, also where this process was killed.
-        let script = r#"pgbouncer -q "$0" & pooler=$!; read -r _; kill $pooler; wait $pooler"#;
-        let mut command = match is_root() {
-            true => Command::new("runuser"),
-            false => Command::new("sh"),
-        };
-        if is_root() {
-            command.args(["-u", "postgres", "--", "sh"]);
-        }
-        let command = command.args(["-c", script]).arg(&file).stdin(Stdio::piped());
-        let mut bouncer = Self { shell: command.stderr(Stdio::null()).spawn().ok()?, port };
+        let shell = Ended::with_input(r#"exec pgbouncer -q "$0""#, &[file.as_os_str()])?;
+        let mut bouncer = Self { shell, port };
         let until = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > until || bouncer.shell.try_wait().is_ok_and(|ended| ended.is_some()) {
+            if Instant::now() > until || bouncer.shell.0.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -274,10 +265,27 @@ impl Bouncer {
     }
 }
 
-impl Drop for Bouncer {
+/// A program that ends with the value, also where this process was killed: a shell ends it with its own input.
+struct Ended(Child);
+
+impl Ended {
+    /// Starts a script of the shell, by a user who may run servers.
+    fn with_input(script: &str, arguments: &[&std::ffi::OsStr]) -> Option<Self> {
+        let script = format!("({script}) & program=$!; read -r _; kill -INT $program; wait $program");
+        let mut command = Command::new(if is_root() { "runuser" } else { "sh" });
+        if is_root() {
+            command.args(["-u", "postgres", "--", "sh"]);
+        }
+        let command = command.args(["-c", &script]).args(arguments).current_dir("/");
+        let shell = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        shell.ok().map(Self)
+    }
+}
+
+impl Drop for Ended {
     fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        let _ = self.shell.wait();
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
@@ -470,4 +478,43 @@ fn rules_of_order_that_changed_are_told() {
             ),
         ]
     );
+}
+
+#[test]
+fn standby_is_examined_as_one() {
+    let Some(programs) = Programs::newest_with_tls() else { return println!("{SKIPPED}") };
+    let access = vec!["local replication all trust".to_owned()];
+    let server = Server::start(&programs, &Settings { access, ..Settings::default() });
+    server.sql(
+        "postgres",
+        "CREATE TABLE t (id serial PRIMARY KEY); CREATE UNLOGGED TABLE fast (id int PRIMARY KEY)",
+    );
+    let (folder, port) = (server.socket_folder(), server.port().to_string());
+    let script = r#"
+        "$0/pg_basebackup" -h "$1" -p "$2" -U postgres -D "$1/standby" -X stream -R -c fast &&
+        exec "$0/postgres" -D "$1/standby" -c listen_addresses= -c unix_socket_directories="$1/standby""#;
+    let bin = programs.program("");
+    let _standby = Ended::with_input(script, &[bin.as_os_str(), folder.as_os_str(), port.as_ref()]).unwrap();
+    let way = format!("host={} port={port} user=postgres dbname=postgres", folder.join("standby").display());
+    let until = Instant::now() + Duration::from_secs(60);
+    while Connection::open(&info(&way), &Options::default()).is_err() {
+        assert!(Instant::now() < until, "the standby does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let findings = asked(&info(&way), &Asked::default());
+    assert!(
+        about(&findings, "standby")[0].starts_with("Warning: the server is a standby that ends queries"),
+        "{findings:?}"
+    );
+    assert_eq!(
+        about(&findings, "unlogged tables"),
+        [
+            "Problem: a standby does not have their rows: \"public\".\"fast\" | back up the primary, or leave their data out"
+        ]
+    );
+    let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
+    assert_eq!(problems, 1, "all else can be looked at: {findings:#?}");
+    let without_rows = vec![Name { schema: "public".to_owned(), name: "fast".to_owned() }];
+    let findings = asked(&info(&way), &Asked { without_rows, ..Asked::default() });
+    assert!(worst(&findings) < Severity::Problem, "{findings:#?}");
 }
