@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Kind, Name, Sequence, Table, value};
 use crate::conninfo::{ConnInfo, Host};
+use crate::doctor::pooler::{self, Pooler};
 use crate::dump::{Dump, Receiver, plan};
 use crate::facts::Facts;
 use crate::globals::Globals;
@@ -110,6 +111,8 @@ pub struct Capture {
     /// What the connections of `pg_dump` call themselves.
     program: String,
     snapshot: String,
+    /// Whether a pooler shares our connections with others.
+    shared: bool,
     host: Host,
     facts: Facts,
     catalog: Catalog,
@@ -132,7 +135,12 @@ impl Capture {
         let made_way = Arc::new(AtomicBool::new(false));
         let backends = Arc::new(Backends::default());
         let options = stopped_by(&how.options, &made_way, &backends);
-        let connection = Connection::open(info, &options)?;
+        let mut connection = Connection::open(info, &options)?;
+        let shared = is_shared(info, &how.options, &mut connection)?;
+        if shared && how.locks == Locks::Yield {
+            // Who makes way ends connections, and these may be those of others.
+            return Err(refused(connection.host()));
+        }
         let program = program_name(info, &options, connection.process());
         // The others have to reach the server that holds the moment.
         let mut info = info.clone();
@@ -155,6 +163,7 @@ impl Capture {
             how: CaptureOptions { filter: seen.filter, ..how.clone() },
             program,
             snapshot,
+            shared,
             host,
             facts,
             catalog: seen.catalog,
@@ -221,11 +230,16 @@ impl Capture {
     /// Writes the archive of what everything looks like.
     ///
     /// # Errors
-    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done.
+    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done;
+    /// [`Error::Pooler`] where its settings would reach others.
     pub fn objects(&self, archive: File) -> Result<()> {
+        if self.shared {
+            return Err(refused(&self.host));
+        }
         let mut info = self.info.clone();
         info.application_name = Some(self.program.clone());
-        let dumped = schema::dump(
+        let dumped = schema::dump_within(
+            self.patience_of_pg_dump(),
             &self.tools,
             &info,
             &self.host,
@@ -238,7 +252,25 @@ impl Capture {
         let same = self.check_marks();
         match (dumped, same) {
             (Ok(()), same) => self.explained(same),
+            (Err(Error::Tool { what, .. }), _)
+                if self.how.locks == Locks::Strict
+                    && what.contains("LOCK TABLE")
+                    && what.contains("timeout") =>
+            {
+                self.end_moment();
+                Err(Error::Yielded {
+                    to: "somebody who changes a table that pg_dump had yet to lock".to_owned(),
+                })
+            }
             (Err(_), Err(error @ Error::Changed { .. })) | (Err(error), _) => self.explained(Err(error)),
+        }
+    }
+
+    /// Where we have locked all tables, `pg_dump` waits only for who waits for us, and that would never end.
+    fn patience_of_pg_dump(&self) -> Duration {
+        match self.how.locks {
+            Locks::Strict => Duration::from_secs(2),
+            Locks::Yield => schema::LOCK_TIMEOUT,
         }
     }
 
@@ -307,12 +339,17 @@ impl Capture {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends the moment that came to nothing, so that nobody waits until the caller has noticed.
+    fn end_moment(&self) {
+        // A connection that is lost holds nothing.
+        let _ = self.holder().connection().execute("ROLLBACK");
+    }
+
     /// Says why something failed, where the failure itself does not know.
     fn explained<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             if let Some(why) = self.watch.as_ref().and_then(Watch::why) {
-                // Nobody waits until the caller has noticed.
-                let _ = self.holder().connection().execute("ROLLBACK");
+                self.end_moment();
                 return why;
             }
             match self.keeper.lost() {
@@ -334,6 +371,21 @@ fn is_about_snapshot(error: &Error) -> bool {
         Error::Tool { what, .. } => says(what),
         _ => false,
     }
+}
+
+/// Returns whether a pooler hands our connections to others between transactions.
+fn is_shared(info: &ConnInfo, options: &Options, connection: &mut Connection) -> Result<bool> {
+    let host = connection.host().clone();
+    Ok(match pooler::detect(info, options, connection, &host)?.0 {
+        Pooler::Transaction => true,
+        // Who writes so in a URL means one that does.
+        Pooler::Unknown => info.pooled,
+        Pooler::None | Pooler::Session => false,
+    })
+}
+
+fn refused(host: &Host) -> Error {
+    Error::Pooler { place: host.place(), direct: pooler::direct(host) }
 }
 
 /// Connections that stop also when way is made, and that are known.

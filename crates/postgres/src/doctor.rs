@@ -6,7 +6,7 @@
 mod address;
 mod contents;
 mod pace;
-mod pooler;
+pub(crate) mod pooler;
 mod programs;
 mod rights;
 mod server;

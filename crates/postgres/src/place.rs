@@ -1,7 +1,9 @@
 //! Databases for tests: each its own, on servers that all tests of this process share.
 
 use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
@@ -139,4 +141,66 @@ impl Kept {
         let parts = kept.iter().filter(|((table, _), _)| table == name);
         parts.map(|(_, bytes)| String::from_utf8(bytes.clone()).unwrap()).collect()
     }
+}
+
+/// A pooler before a server, ended with the value.
+pub(crate) struct Bouncer {
+    shell: Ended,
+    pub(crate) port: u16,
+}
+
+impl Bouncer {
+    /// Starts one; none where it is not installed.
+    pub(crate) fn start(server: &Server, mode: &str) -> Option<Self> {
+        Command::new("pgbouncer").arg("--version").output().ok()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = server.socket_folder().join(format!("{mode}.ini"));
+        let text = format!(
+            "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits,options\n",
+            server.socket_folder().display(),
+            server.port()
+        );
+        // With `auth_type = any` everybody is one user, who is named for the database.
+        std::fs::write(&file, text.replacen("port=", "user=postgres port=", 1)).unwrap();
+        let shell = Ended::with_input(r#"exec pgbouncer -q "$0""#, &[file.as_os_str()])?;
+        let mut bouncer = Self { shell, port };
+        let until = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if Instant::now() > until || bouncer.shell.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(bouncer)
+    }
+}
+
+/// A program that ends with the value, also where this process was killed: a shell ends it with its own input.
+pub(crate) struct Ended(Child);
+
+impl Ended {
+    /// Starts a script of the shell, by a user who may run servers.
+    pub(crate) fn with_input(script: &str, arguments: &[&std::ffi::OsStr]) -> Option<Self> {
+        let script = format!("({script}) & program=$!; read -r _; kill -INT $program; wait $program");
+        let mut command = Command::new(if is_root() { "runuser" } else { "sh" });
+        if is_root() {
+            command.args(["-u", "postgres", "--", "sh"]);
+        }
+        let command = command.args(["-c", &script]).args(arguments).current_dir("/");
+        let shell = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        shell.ok().map(Self)
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Servers and poolers do not run as root.
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Result;
 use crate::catalog::Name;
@@ -77,10 +78,29 @@ pub fn dump(
     filter: &Filter,
     archive: File,
 ) -> Result<()> {
+    dump_within(LOCK_TIMEOUT, tools, info, host, options, snapshot, filter, archive)
+}
+
+/// How long `pg_dump` waits for locks.
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Does the same, and waits for locks for another time.
+#[allow(clippy::too_many_arguments)] // those of `dump`, and one
+pub(crate) fn dump_within(
+    lock_timeout: Duration,
+    tools: &Tools,
+    info: &ConnInfo,
+    host: &Host,
+    options: &Options,
+    snapshot: &str,
+    filter: &Filter,
+    archive: File,
+) -> Result<()> {
     let mut command = tools.command("pg_dump", info, host, options);
     command
         .args(["--format=custom", "--compress=0", "--section=pre-data", "--section=post-data"])
-        .args(["--no-password", "--encoding=UTF8", "--lock-wait-timeout=60s"])
+        .args(["--no-password", "--encoding=UTF8"])
+        .arg(format!("--lock-wait-timeout={}ms", lock_timeout.as_millis()))
         // Up to version 16 it takes large objects for what comes before the rows, later for rows. They are read by us,
         // with their owners and rights, so that it is the same for all.
         .arg("-B")

@@ -421,6 +421,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // What served it may serve others from now on.
+        self.noted = None;
         if !self.busy {
             self.output.clear();
             frontend::terminate(&mut self.output);

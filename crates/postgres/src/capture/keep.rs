@@ -26,11 +26,15 @@ struct State {
 
 impl Keeper {
     pub(super) fn begin(holder: &Arc<Mutex<Holder>>) -> Result<Self> {
+        Self::every(PAUSE, holder)
+    }
+
+    fn every(pause: Duration, holder: &Arc<Mutex<Holder>>) -> Result<Self> {
         let state = Arc::new(State::default());
         let (kept, holder) = (state.clone(), holder.clone());
         let thread = thread::Builder::new()
             .name("keep the moment".to_owned())
-            .spawn(move || kept.run(&holder, PAUSE))
+            .spawn(move || kept.run(&holder, pause))
             .map_err(|source| Error::System { what: "start a thread", source })?;
         Ok(Self { state, thread: Some(thread) })
     }
@@ -70,5 +74,34 @@ impl Drop for Keeper {
         self.state.turn.notify_all();
         // Its last question takes moments.
         let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Place;
+
+    #[test]
+    fn connection_that_holds_the_moment_is_used_now_and_then_and_its_end_is_noticed() {
+        let Some(place) = Place::new("kept alive", "CREATE TABLE t (n int)") else { return };
+        let (mut holder, _) = place.hold();
+        let process = holder.connection().process();
+        let holder = Arc::new(Mutex::new(holder));
+        let keeper = Keeper::every(Duration::from_millis(10), &holder).unwrap();
+        let used = || place.sql(&format!("SELECT state_change FROM pg_stat_activity WHERE pid = {process}"));
+        let before = used();
+        while used() == before {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(keeper.lost().is_none());
+        place.sql(&format!("SELECT pg_terminate_backend({process})"));
+        let lost = loop {
+            if let Some(lost) = keeper.lost() {
+                break lost;
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert!(matches!(&lost, Error::Server(_) | Error::Lost { .. }), "{lost}");
     }
 }

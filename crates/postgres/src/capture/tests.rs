@@ -16,7 +16,7 @@ use super::*;
 use crate::BoxError;
 use crate::conninfo::Surroundings;
 use crate::dump::PartReceiver;
-use crate::place::{Kept, Place};
+use crate::place::{Bouncer, Kept, Place};
 use crate::rows::RowEnd;
 
 fn name(schema: &str, name: &str) -> Name {
@@ -206,6 +206,20 @@ fn migration_that_waits_for_a_strict_backup_neither_stops_nor_changes_it() {
         assert_eq!((sums[0].rows, kept.table("t").lines().count()), (500, 500));
         assert!(text.contains("v text"), "{text}");
         capture.finish().unwrap();
+        migration.join().unwrap();
+    });
+}
+
+#[test]
+fn migration_that_came_before_pg_dump_goes_before_a_strict_backup() {
+    let Some(place) = Place::new("before", "CREATE TABLE t (n int)") else { return };
+    let capture = begin_capture(&place, Locks::Strict);
+    thread::scope(|scope| {
+        let migration = scope.spawn(|| place.sql("ALTER TABLE t ADD COLUMN m int"));
+        until(|| somebody_waits(&place));
+        let error = archive_text(&capture).unwrap_err();
+        assert!(matches!(&error, Error::Yielded { .. }), "{error}");
+        // It is through although the backup is not dropped.
         migration.join().unwrap();
     });
 }
@@ -481,4 +495,48 @@ fn moment_that_was_lost_is_an_error_until_the_end() {
     let capture = begin_capture(&place, Locks::Strict);
     place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'lost' AND application_name = 'dbkeep'");
     assert!(capture.finish().is_err());
+}
+
+#[test]
+fn rows_come_through_every_pooler_and_pg_dump_not_through_one_that_shares_connections() {
+    let sql = "CREATE TABLE a (n int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 1000);
+               CREATE TABLE b (n int); INSERT INTO b SELECT generate_series(1, 500); SELECT lo_from_bytea(1, 'one')";
+    let Some(place) = Place::new("pooled", sql) else { return };
+    for mode in ["transaction", "session"] {
+        let Some(bouncer) = Bouncer::start(place.server, mode) else {
+            return println!("skipped: pgbouncer is not installed");
+        };
+        let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+        let text =
+            format!("host=127.0.0.1 port={} user=postgres dbname=pooled sslmode=disable", bouncer.port);
+        let info = ConnInfo::resolve(&text, &surroundings).unwrap();
+        let capture = Capture::begin(&info, &options(&place, Locks::Strict)).unwrap();
+        place.sql("INSERT INTO b VALUES (-1); DELETE FROM a WHERE n = 7; SELECT lo_unlink(1)");
+        let kept = Kept::default();
+        let sums = capture.rows(&kept).unwrap();
+        assert_eq!(sums.iter().map(|sum| sum.rows).collect::<Vec<_>>(), [1000, 500], "{mode}");
+        assert!(!kept.table("b").contains('-') && kept.table("a").contains("\n7\n"));
+        assert_eq!(capture.large_objects(&kept).unwrap().owners.rows, 1);
+        let archive = archive_text(&capture);
+        let yielding = Capture::begin(&info, &options(&place, Locks::Yield)).map(drop);
+        match mode {
+            "transaction" => {
+                let Err(Error::Pooler { place: at, direct: None }) = &archive else { panic!("{archive:?}") };
+                assert_eq!(*at, format!("127.0.0.1:{}", bouncer.port));
+                assert!(matches!(yielding, Err(Error::Pooler { .. })), "{yielding:?}");
+            }
+            _ => {
+                assert!(archive.unwrap().contains("CREATE TABLE public.a"));
+                yielding.unwrap();
+            }
+        }
+        capture.finish().unwrap();
+        // Nothing of ours is left in a connection that others get.
+        let mut next = Connection::open(&info, &Options::default()).unwrap();
+        let rows = next
+            .query("SELECT current_setting('search_path'), current_setting('row_security')", &[])
+            .unwrap();
+        assert_eq!(rows, [[Some("\"$user\", public".to_owned()), Some("on".to_owned())]], "{mode}");
+        place.sql("DELETE FROM b WHERE n = -1; INSERT INTO a VALUES (7); SELECT lo_from_bytea(1, 'one')");
+    }
 }

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Request, text};
-use crate::conninfo::{Address, Host};
-use crate::wire::Connection;
+use crate::conninfo::{Address, ConnInfo, Host};
+use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
 /// What stands between a client and a server.
@@ -27,7 +27,7 @@ pub enum Pooler {
 /// Looks for a pooler.
 pub(super) fn examine(request: &Request<'_>, connection: &mut Connection) -> Result<Vec<Finding>> {
     let host = connection.host().clone();
-    let (pooler, why) = detect(request, connection, &host)?;
+    let (pooler, why) = detect(request.info, request.options, connection, &host)?;
     Ok(match pooler {
         Pooler::None => Vec::new(),
         Pooler::Session => {
@@ -54,8 +54,18 @@ pub(super) fn examine(request: &Request<'_>, connection: &mut Connection) -> Res
     })
 }
 
-/// Returns what stands before the server, and how that is known.
-fn detect(request: &Request<'_>, connection: &mut Connection, host: &Host) -> Result<(Pooler, String)> {
+/// How often two connections are compared.
+const TRIES: usize = 10;
+
+/// Returns what stands before the server, and how that is known. The connection must be in no transaction.
+///
+/// A pooler that shares connections gives two clients in turn the same one, or one client several, when it has some.
+pub(crate) fn detect(
+    info: &ConnInfo,
+    options: &Options,
+    connection: &mut Connection,
+    host: &Host,
+) -> Result<(Pooler, String)> {
     if let Some((pooler, why)) = by_address(host) {
         return Ok((pooler, why.to_owned()));
     }
@@ -64,18 +74,19 @@ fn detect(request: &Request<'_>, connection: &mut Connection, host: &Host) -> Re
     if process == connection.process().to_string() {
         return Ok((Pooler::None, String::new()));
     }
-    let mut other = match Connection::open(request.info, request.options) {
+    let mut other = match Connection::open(info, options) {
         Ok(other) => other,
         Err(Error::Server(_)) => return Ok((Pooler::Unknown, "a pooler answers".to_owned())),
         Err(error) => return Err(error),
     };
-    // Both are open. What serves both is shared.
-    for _ in 0..3 {
-        if backend(&mut other)? == backend(connection)? {
+    // Both are open. What serves both is shared, and so is what serves one of them only now and then.
+    for _ in 0..TRIES {
+        let (one, another) = (backend(connection)?, backend(&mut other)?);
+        if one == another || one != process {
             return Ok((Pooler::Transaction, "a pooler that shares connections answers".to_owned()));
         }
     }
-    if request.info.pooled {
+    if info.pooled {
         return Ok((Pooler::Unknown, "the URL says that a pooler answers".to_owned()));
     }
     Ok((Pooler::Unknown, "a pooler answers".to_owned()))
@@ -108,17 +119,20 @@ fn by_address(host: &Host) -> Option<(Pooler, &'static str)> {
 }
 
 /// Returns the address to use instead, as far as it is known.
-fn instead(host: &Host, user: &str, database: &str) -> String {
+pub(crate) fn direct(host: &Host) -> Option<String> {
     let name = host.name();
     let lower = name.to_ascii_lowercase();
-    let url = |name: &str, port: u16| format!("use postgresql://{user}@{name}:{port}/{database}");
     if lower.ends_with(".pooler.supabase.com") || lower.ends_with(".supabase.co") {
-        return url(&name, 5432);
+        return Some(format!("{name}:5432"));
     }
-    if lower.ends_with(".neon.tech") {
-        return url(&name.replacen("-pooler.", ".", 1), host.port);
+    lower.ends_with(".neon.tech").then(|| format!("{}:{}", name.replacen("-pooler.", ".", 1), host.port))
+}
+
+fn instead(host: &Host, user: &str, database: &str) -> String {
+    match direct(host) {
+        Some(place) => format!("use postgresql://{user}@{place}/{database}"),
+        None => "use the address of the server itself, or a pool with pool_mode = session".to_owned(),
     }
-    "use the address of the server itself, or a pool with pool_mode = session".to_owned()
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A database is examined, with everything that may be wrong with it.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
@@ -8,7 +7,7 @@ use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use super::*;
 use crate::catalog::Name;
 use crate::conninfo::Surroundings;
-use crate::place::Place;
+use crate::place::{Bouncer, Ended, Place};
 
 struct Asked {
     filter: Filter,
@@ -230,68 +229,6 @@ fn what_surprises_after_a_restore_is_said_before() {
 fn info(text: &str) -> ConnInfo {
     let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
     ConnInfo::resolve(text, &surroundings).unwrap()
-}
-
-/// A pooler before a server, ended with the value.
-struct Bouncer {
-    shell: Ended,
-    port: u16,
-}
-
-impl Bouncer {
-    /// Starts one; none where it is not installed.
-    fn start(server: &Server, mode: &str) -> Option<Self> {
-        Command::new("pgbouncer").arg("--version").output().ok()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let file = server.socket_folder().join(format!("{mode}.ini"));
-        let text = format!(
-            "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits,options\n",
-            server.socket_folder().display(),
-            server.port()
-        );
-        // With `auth_type = any` everybody is one user, who is named for the database.
-        std::fs::write(&file, text.replacen("port=", "user=postgres port=", 1)).unwrap();
-        let shell = Ended::with_input(r#"exec pgbouncer -q "$0""#, &[file.as_os_str()])?;
-        let mut bouncer = Self { shell, port };
-        let until = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > until || bouncer.shell.0.try_wait().is_ok_and(|ended| ended.is_some()) {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(bouncer)
-    }
-}
-
-/// A program that ends with the value, also where this process was killed: a shell ends it with its own input.
-struct Ended(Child);
-
-impl Ended {
-    /// Starts a script of the shell, by a user who may run servers.
-    fn with_input(script: &str, arguments: &[&std::ffi::OsStr]) -> Option<Self> {
-        let script = format!("({script}) & program=$!; read -r _; kill -INT $program; wait $program");
-        let mut command = Command::new(if is_root() { "runuser" } else { "sh" });
-        if is_root() {
-            command.args(["-u", "postgres", "--", "sh"]);
-        }
-        let command = command.args(["-c", &script]).args(arguments).current_dir("/");
-        let shell = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        shell.ok().map(Self)
-    }
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
-/// Servers and poolers do not run as root.
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
 #[test]
