@@ -450,7 +450,7 @@ fn target_in_use() {
 fn postgres_and_its_password_are_named_but_not_shown() {
     let environment = TestEnvironment::new();
     let run = environment.run(["backup", "postgres://ada:hunter2@db.example/app"]);
-    run.expect_failure(1, "PostgreSQL", "");
+    run.expect_failure(1, "db.example", "");
     let warning =
         "warning: a password on the command line can be seen by other users of this machine\nhint: ";
     let advice = run.stderr.split_once(warning).expect(&run.stderr).1;
