@@ -71,6 +71,8 @@ pub struct BackupRequest {
     pub new_key: bool,
     /// Whether the configured copies are made.
     pub copies: bool,
+    /// Whether a backup of a server makes way for who waits for it.
+    pub yields: bool,
 }
 
 impl Default for BackupRequest {
@@ -89,6 +91,7 @@ impl Default for BackupRequest {
             compression: None,
             new_key: false,
             copies: true,
+            yields: false,
         }
     }
 }
@@ -163,7 +166,7 @@ fn nothing_to_store(
         let Ok(source) = place else { continue };
         let opened = match &source.place {
             Place::File(path) => Capture::open(path, &options).map(drop).map_err(Error::from),
-            Place::Server(server) => server::look(server).map(drop),
+            Place::Server(server) => server::look(server, context.environment.variable("PATH")).map(drop),
         };
         match opened {
             Ok(()) => return Ok(false),
@@ -256,6 +259,7 @@ pub(crate) struct Session<'s> {
     pub(crate) sha256: bool,
     pub(crate) at_once: bool,
     pub(crate) adopt_name: bool,
+    pub(crate) yields: bool,
     pub(crate) compression: i32,
     pub(crate) git: Option<Git>,
 }
@@ -281,6 +285,7 @@ impl<'s> Session<'s> {
             sha256: request.sha256,
             at_once: request.at_once,
             adopt_name: request.adopt_name,
+            yields: request.yields,
             compression: request.compression.or(context.config.repository.compression).unwrap_or(3),
             git: git::describe(&context.environment.working_directory),
         }

@@ -348,7 +348,7 @@ impl Error {
     /// Returns what the process exits with when this ends it.
     pub fn exit_code(&self) -> u8 {
         match self.kind() {
-            "usage" | "config" | "unsafe-file" | "name-taken" | "no-variable" => 2,
+            "usage" | "config" | "unsafe-file" | "name-taken" | "no-variable" | "connection-string" => 2,
             "ambiguous" if matches!(self, Self::AmbiguousDatabase { .. }) => 2,
             _ if matches!(self, Self::AtCopy { source, .. } if source.exit_code() == 2) => 2,
             "no-repository" | "repository-gone" => 10,
@@ -530,8 +530,14 @@ fn postgres_kind(error: &dbkeep_postgres::Error) -> &'static str {
             _ => "server",
         },
         Postgres::Lost { .. } => "connection-lost",
-        Postgres::Changed { .. } => "changed",
+        Postgres::Changed { .. } | Postgres::Yielded { .. } => "changed",
+        Postgres::Locked { .. } => "busy",
+        Postgres::Denied { .. } => "permission",
+        Postgres::Nothing { .. } | Postgres::NoDatabase { .. } => "missing",
+        Postgres::Pooler { .. } | Postgres::SeveralServers { .. } => "pooler",
         Postgres::NoTools { .. } => "no-tools",
+        Postgres::DatabaseExists { .. } => "target-exists",
+        Postgres::InUse { .. } => "target-in-use",
         Postgres::Stopped => "interrupted",
         _ => "postgres",
     }

@@ -5,6 +5,8 @@
 //! /shop/catalog.json             its tables, columns, keys and sequences
 //! /shop/schema.dump              its objects, as pg_restore takes them
 //! /shop/schema.sql               the same to read
+//! /shop/globals.sql              roles and tablespaces of the server, as far as they could be read
+//! /shop/settings.sql             what is set for the database
 //! /shop/data/public.users.copy   rows, as COPY writes and takes them
 //! /shop/README.txt               how to restore it without dbkeep
 //! ```
@@ -13,7 +15,7 @@ mod open;
 
 use std::collections::BTreeMap;
 
-use dbkeep_postgres::catalog::{Catalog, Name, Table};
+use dbkeep_postgres::catalog::{Catalog, Name};
 use dbkeep_postgres::snapshot::identifier;
 use dbkeep_repo::Id;
 use jiff::Timestamp;
@@ -21,8 +23,8 @@ use ring::digest::{Context as Digest, SHA256};
 
 use crate::backup::Contents;
 use crate::manifest::TableProof;
+use crate::name;
 use crate::source::Source;
-use crate::{Error, name};
 
 pub(crate) use open::Served;
 
@@ -32,6 +34,10 @@ pub(crate) const DATA: &str = "data";
 pub(crate) const ARCHIVE: &str = "schema.dump";
 /// The objects, for people.
 pub(crate) const TEXT: &str = "schema.sql";
+/// Roles and tablespaces of the server, which no database has of its own.
+pub(crate) const GLOBALS: &str = "globals.sql";
+/// What is set for the database itself.
+pub(crate) const SETTINGS: &str = "settings.sql";
 /// What there is, for us.
 pub(crate) const CATALOG: &str = "catalog.json";
 /// How it is put together again.
@@ -128,36 +134,6 @@ pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof]) -> Vec<u8
     let mut text = serde_json::to_vec(&catalog).expect("a catalog has string keys only");
     text.push(b'\n');
     text
-}
-
-/// Returns the error about a table that the user may not read, or not all of.
-pub(crate) fn unreadable(table: &Table, count: usize, user: &str) -> Error {
-    let name = table.name.quoted();
-    let others = match count {
-        0 | 1 => String::new(),
-        2 => " and of another table".to_owned(),
-        count => format!(" and of {} other tables", count - 1),
-    };
-    let role = identifier(user);
-    let (what, advice) = match table.hidden {
-        true => (
-            format!("row-level security would hide rows of {name}{others} from {user}"),
-            format!("ALTER ROLE {role} BYPASSRLS"),
-        ),
-        false => (
-            format!("{user} may not read the rows of {name}{others}"),
-            format!(
-                "GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {name} TO {role}",
-                identifier(&table.name.schema)
-            ),
-        ),
-    };
-    Error::Refused {
-        what: name::printable(&what),
-        hint: Some(name::printable(&format!(
-            "as an administrator: {advice}; or leave the rows out with `exclude-data`; `dbkeep doctor` lists all"
-        ))),
-    }
 }
 
 /// Tells somebody with stock tools only how the database is put together.

@@ -202,6 +202,11 @@ impl Capture {
         })
     }
 
+    /// Returns the place of the server that holds the moment.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Returns what the server says of itself, of the database and of the user.
     pub fn facts(&self) -> &Facts {
         &self.facts

@@ -28,10 +28,15 @@ that fails does not fail the backup: it is told, and the next backup catches up.
 --verify quick runs SQLite's quick_check on the image that was stored, full
 runs its integrity_check, none runs nothing and the report says \"not run\".
 
+Of a PostgreSQL database every row is read at one moment and summed up. Its tables
+are locked against being changed or dropped meanwhile; with --yield they are not:
+the backup makes way for who waits, and begins again at a new moment.
+
 Examples:
   dbkeep backup data/app.db
   dbkeep backup data/ --tag before-upgrade --at-once
   dbkeep backup data/app.db --reason pre-migration --verify full --json
+  dbkeep backup env:DATABASE_URL --yield
 
 Exit codes: 0 stored and good, 1 failed, 2 usage, 3 some databases or copies failed,
 4 stored but a source is corrupt, 10 the repository is gone, 11 locked,
@@ -41,7 +46,7 @@ Exit codes: 0 stored and good, 1 failed, 2 usage, 3 some databases or copies fai
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct BackupArgs {
-    /// Names from the configuration, SQLite files, directories, or env:NAME holding one
+    /// Names from the configuration, SQLite files, directories, PostgreSQL URLs, or env:NAME holding one
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
 
@@ -88,6 +93,10 @@ pub(crate) struct BackupArgs {
     /// Make a random key when the repository has to be made
     #[arg(long)]
     pub(crate) new_key: bool,
+
+    /// Make way for who waits for a PostgreSQL table, and begin again
+    #[arg(long = "yield")]
+    pub(crate) yields: bool,
 
     /// Copy to the configured copies afterwards: all or none
     #[arg(long, value_name = "WHICH", default_value = "all", hide_possible_values = true)]
@@ -147,6 +156,7 @@ impl BackupArgs {
             compression: self.compression,
             new_key: self.new_key,
             copies: self.copies == Copies::All,
+            yields: self.yields,
         }
     }
 

@@ -36,18 +36,23 @@ pub(crate) fn plan(
     report.session = session::next_id(clock.began(), &taken);
     for source in sources {
         report.databases.push(match source {
-            Ok(source) => look(&source, known.as_ref(), clock),
+            Ok(source) => look(&source, known.as_ref(), clock, context.environment.variable("PATH")),
             Err(source) => unresolved(source),
         });
     }
     Ok(())
 }
 
-fn look(source: &Source, known: Option<&(Store, Catalog)>, clock: &Clock) -> DatabaseBackup {
+fn look(
+    source: &Source,
+    known: Option<&(Store, Catalog)>,
+    clock: &Clock,
+    tools_path: Option<&str>,
+) -> DatabaseBackup {
     let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
     let path = match &source.place {
         Place::File(path) => path,
-        Place::Server(server) => return look_at_server(source, server, parent),
+        Place::Server(server) => return look_at_server(source, server, parent, tools_path),
     };
     let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
     let capture = match Capture::open(path, &options) {
@@ -70,8 +75,13 @@ fn look(source: &Source, known: Option<&(Store, Catalog)>, clock: &Clock) -> Dat
 }
 
 /// Connects for a moment.
-fn look_at_server(source: &Source, server: &Server, parent: Option<Id>) -> DatabaseBackup {
-    match server::look(server) {
+fn look_at_server(
+    source: &Source,
+    server: &Server,
+    parent: Option<Id>,
+    path: Option<&str>,
+) -> DatabaseBackup {
+    match server::look(server, path) {
         Ok((bytes, notes)) => DatabaseBackup {
             parent,
             bytes_source: bytes,

@@ -1,8 +1,8 @@
 //! One PostgreSQL database: from a connection to everything of a snapshot but the snapshot itself.
 //!
 //! One moment is read: its objects by `pg_dump`, its rows by several connections at once. When a table turns out to
-//! have been rewritten under the moment, everything begins again at a new one; what is stored by then costs nothing.
-//! Nothing of two moments ever comes into one snapshot.
+//! have been rewritten under the moment, or somebody waits for us, everything begins again at a new one; what is stored
+//! by then costs nothing. Nothing of two moments ever comes into one snapshot.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use dbkeep_postgres::catalog::{Catalog, Name, Table};
-use dbkeep_postgres::conninfo::Host;
-use dbkeep_postgres::dump::{self, Dump};
+use dbkeep_postgres::Error as Postgres;
+use dbkeep_postgres::capture::{Capture, CaptureOptions, Gap, NotCovered};
+use dbkeep_postgres::catalog::{Catalog, Name};
 use dbkeep_postgres::facts::Facts;
+use dbkeep_postgres::globals::Globals;
 use dbkeep_postgres::large_objects;
+use dbkeep_postgres::locks::Locks;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
-use dbkeep_postgres::schema::{self, Filter};
-use dbkeep_postgres::snapshot::Holder;
+use dbkeep_postgres::schema;
 use dbkeep_postgres::tools::Tools;
-use dbkeep_postgres::wire::{Connection, Options};
+use dbkeep_postgres::wire::Options;
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::{Node, Tree};
 use dbkeep_repo::write::{NodeMeta, StoredStream, Writer};
@@ -36,7 +37,7 @@ use crate::manifest::{
 use crate::report::TableRows;
 use crate::served::{self, ObjectHash};
 use crate::source::{Server, Source};
-use crate::{Error, Result};
+use crate::{Error, Result, name};
 
 /// How a server is read, for reports.
 pub(super) const METHOD: &str = "copy";
@@ -61,15 +62,16 @@ struct StoredRows {
 struct Taken {
     facts: Facts,
     identity: Identity,
-    /// What is there, without what changes from moment to moment though no row does.
     catalog: Catalog,
     /// The rows of each table of the catalog that has any of its own.
     tables: Vec<Option<StoredRows>>,
     /// What large objects hold and whose they are, where there are any.
     large_objects: Vec<(Name, StoredRows)>,
     archive: tempfile::NamedTempFile,
+    globals: Globals,
     tools: Tools,
     notes: Vec<String>,
+    not_covered: Vec<String>,
 }
 
 impl Session<'_> {
@@ -88,19 +90,18 @@ impl Session<'_> {
             let watch = Arc::clone(watch);
             Arc::new(move || watch.cancelled() || late())
         };
-        let options = Options { stop, ..Options::default() };
+        let how = self.capture_of(server, Options { stop, ..Options::default() });
         let told = |error: Error| match (error, server.timeout) {
-            (Error::Postgres(dbkeep_postgres::Error::Stopped), Some(after)) if late() => {
-                Error::TimedOut { after }
-            }
-            (Error::Postgres(dbkeep_postgres::Error::Stopped), _) => Error::Cancelled,
+            (Error::Postgres(Postgres::Stopped), Some(after)) if late() => Error::TimedOut { after },
+            (Error::Postgres(Postgres::Stopped), _) => Error::Cancelled,
+            (Error::Postgres(Postgres::Receiver(_)), _) if watch.cancelled() => Error::Cancelled,
             (error, _) => error,
         };
         let mut restarts = 0;
         loop {
-            let saved = self.save_moment(writer, source, server, past, &options, watch).map_err(told);
+            let saved = self.save_moment(writer, source, server, past, &how, watch).map_err(told);
             match saved {
-                Err(Error::Postgres(error @ dbkeep_postgres::Error::Changed { .. }))
+                Err(Error::Postgres(error @ (Postgres::Changed { .. } | Postgres::Yielded { .. })))
                     if restarts < RESTARTS =>
                 {
                     restarts += 1;
@@ -111,94 +112,40 @@ impl Session<'_> {
         }
     }
 
+    /// Returns how a database is read.
+    fn capture_of(&self, server: &Server, options: Options) -> CaptureOptions {
+        let path = self.store.context().environment.variable("PATH");
+        CaptureOptions {
+            locks: if self.yields { Locks::Yield } else { Locks::Strict },
+            path: path.map(std::ffi::OsString::from),
+            options,
+            ..capture_options(server)
+        }
+    }
+
     fn save_moment(
         &self,
         writer: &mut Writer<'_>,
         source: &Source,
         server: &Server,
         past: &Past<'_>,
-        options: &Options,
+        how: &CaptureOptions,
         watch: &Watch,
     ) -> Result<Saved> {
-        let mut holder = Holder::begin(Connection::open(&server.info, options)?)?;
+        let capture = Capture::begin(&server.info, how)?;
         let moment = self.clock.now();
-        let taken = self.take_moment(writer, source, server, past, (&mut holder, options), watch);
-        // Why the storage failed is told by the storage: a thread that stored rows knows only that it did.
-        let taken = taken.or_else(|error| writer.check().map_err(Error::from).and(Err(error)))?;
-        drop(holder);
-        watch.step("backup.rows-read");
-        let parent = past.parent.as_ref();
-        let (contents, nodes) = self.store_moment(writer, source, &taken, moment)?;
-        let manifest = self.describe(source, taken.identity.clone(), moment, &contents);
-        self.assemble(writer, source, manifest, (&contents, nodes), parent)
-    }
-
-    /// Reads everything of a moment; rows are stored on the way.
-    fn take_moment(
-        &self,
-        writer: &Writer<'_>,
-        source: &Source,
-        server: &Server,
-        past: &Past<'_>,
-        (holder, options): (&mut Holder, &Options),
-        watch: &Watch,
-    ) -> Result<Taken> {
-        let facts = Facts::read(holder.connection())?;
-        let identity = identity(&facts, holder.connection().host());
+        let identity = identity(&capture);
         self.refuse_other_database(source, &identity, past)?;
-        let variable =
-            |name: &str| self.store.context().environment.variable(name).map(std::ffi::OsString::from);
-        let tools = Tools::find(facts.major(), server.tools.as_deref(), variable("PATH").as_ref())?;
-        let mut catalog = Catalog::read(holder.connection())?;
-        let notes = narrow(&mut catalog, server)?;
-        let bytes =
-            catalog.tables.iter().filter(|table| is_read(table, server)).map(|table| table.bytes).sum();
+        let bytes = capture.catalog().with_rows().map(|table| table.bytes).sum();
         watch.phase(&format!("backup {}", source.name), bytes);
         watch.step("backup.captured");
-
-        let archive = tempfile::NamedTempFile::new().map_err(Error::io("make", &std::env::temp_dir()))?;
-        let into = archive.reopen().map_err(Error::io("open", archive.path()))?;
-        let mut parts = dump::plan(holder, &catalog)?;
-        parts.retain(|part| catalog.tables.get(part.table).is_some_and(|table| is_read(table, server)));
-        let last = |table: &Table| past.last_chunk_size(&table.name);
-        let lengths = Lengths::of(facts.bytes.max(bytes));
-        let objects = [large_objects::contents(), large_objects::owners()];
-        let known = catalog.tables.iter().chain(&objects).map(last);
-        let rows = Rows::new(writer.streams()?, lengths, known, watch);
-        let (info, host, snapshot) = (&server.info, holder.connection().host().clone(), holder.id());
-        let has_objects = catalog.large_objects > 0 && takes_large_objects(server);
-        let (sums, dumped) = thread::scope(|scope| {
-            let dump = || schema::dump(&tools, info, &host, options, snapshot, &server.filter, into);
-            let dumping = thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, dump);
-            let dump = Dump { info, options, snapshot, catalog: &catalog, jobs: JOBS };
-            let sums = dump.run(parts, &rows).and_then(|sums| {
-                let of_objects = has_objects.then(|| dump.large_objects(&rows)).transpose()?;
-                Ok((sums, of_objects))
-            });
-            let dumped = dumping
-                .map_err(Error::io("start a thread for", Path::new("pg_dump")))
-                .and_then(|dumping| dumping.join().unwrap_or_else(|_| Err(panicked())).map_err(Error::from));
-            (sums, dumped)
-        });
-        let (sums, of_objects) = sums?;
-        dumped?;
-        let mut stored = rows.finish().into_iter();
-        let mut tables = Vec::with_capacity(sums.len());
-        for ((rows, sum), table) in stored.by_ref().zip(sums).zip(&catalog.tables) {
-            let rows = rows.map(|(stream, chunk_size)| StoredRows { stream, chunk_size, sum });
-            if rows.is_none() && is_read(table, server) {
-                return Err(did_not_come(&table.name));
-            }
-            tables.push(rows);
-        }
-        let mut large_objects = Vec::new();
-        if let Some(sums) = of_objects {
-            for ((rows, sum), table) in stored.zip([sums.contents, sums.owners]).zip(objects) {
-                let (stream, chunk_size) = rows.ok_or_else(|| did_not_come(&table.name))?;
-                large_objects.push((table.name, StoredRows { stream, chunk_size, sum }));
-            }
-        }
-        Ok(Taken { facts, identity, catalog, tables, large_objects, archive, tools, notes })
+        let taken = take_moment(writer, capture, identity, past, watch);
+        // Why the storage failed is told by the storage: a thread that stored rows knows only that it did.
+        let taken = taken.or_else(|error| writer.check().map_err(Error::from).and(Err(error)))?;
+        watch.step("backup.rows-read");
+        let (contents, nodes) = self.store_moment(writer, source, &taken, moment)?;
+        let manifest = self.describe(source, taken.identity.clone(), moment, &contents);
+        self.assemble(writer, source, manifest, (&contents, nodes), past.parent.as_ref())
     }
 
     /// Stores what is not stored yet of a moment. Returns the nodes of the snapshot's directory.
@@ -224,6 +171,11 @@ impl Session<'_> {
         let data = NodeMeta { mtime: jiff::Timestamp::UNIX_EPOCH, ..meta.clone() };
         let mut nodes = vec![data.directory(served::DATA, writer.save_tree(&Tree { nodes })?)];
         let objects = self.store_objects(writer, taken, &meta, &mut nodes, &mut total)?;
+        for (name, text) in
+            [(served::GLOBALS, taken.globals.server_sql()), (served::SETTINGS, taken.globals.database_sql())]
+        {
+            nodes.push(writer.save_file(name, text.as_bytes(), &meta)?);
+        }
         nodes.push(writer.save_file(
             served::CATALOG,
             &served::encode_catalog(&taken.catalog, &proofs),
@@ -267,6 +219,74 @@ impl Session<'_> {
     }
 }
 
+/// Reads everything of a moment, and ends it; rows are stored on the way.
+fn take_moment(
+    writer: &Writer<'_>,
+    capture: Capture,
+    identity: Identity,
+    past: &Past<'_>,
+    watch: &Watch,
+) -> Result<Taken> {
+    let (facts, catalog) = (capture.facts().clone(), capture.catalog().clone());
+    let archive = tempfile::NamedTempFile::new().map_err(Error::io("make", &std::env::temp_dir()))?;
+    let into = archive.reopen().map_err(Error::io("open", archive.path()))?;
+    let bytes = catalog.with_rows().map(|table| table.bytes).sum();
+    let lengths = Lengths::of(facts.bytes.max(bytes));
+    let objects = [large_objects::contents(), large_objects::owners()];
+    let known = catalog.tables.iter().chain(&objects).map(|table| past.last_chunk_size(&table.name));
+    let rows = Rows::new(writer.streams()?, lengths, known, watch);
+    let (sums, dumped) = thread::scope(|scope| {
+        let dumping =
+            thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, || capture.objects(into));
+        let sums = capture.rows(&rows).and_then(|sums| {
+            let has_objects = catalog.large_objects > 0;
+            Ok((sums, has_objects.then(|| capture.large_objects(&rows)).transpose()?))
+        });
+        let dumped = dumping
+            .map_err(Error::io("start a thread for", Path::new("pg_dump")))
+            .and_then(|dumping| dumping.join().unwrap_or_else(|_| Err(panicked())).map_err(Error::from));
+        (sums, dumped)
+    });
+    let (sums, of_objects) = sums?;
+    dumped?;
+    let globals = capture.globals()?;
+    let tools = capture.tools().clone();
+    let missing = capture.missing().iter().map(|what| told_missing(what)).collect();
+    let not_covered = capture.not_covered().to_vec();
+    capture.finish()?;
+
+    let mut stored = rows.finish().into_iter();
+    let mut tables = Vec::with_capacity(sums.len());
+    // In this order: a zip takes one more of what stands first.
+    for ((sum, table), rows) in sums.into_iter().zip(&catalog.tables).zip(stored.by_ref()) {
+        let rows = rows.map(|(stream, chunk_size)| StoredRows { stream, chunk_size, sum });
+        if rows.is_none() && table.has_rows() && !is_left_out(&table.name, &not_covered) {
+            return Err(did_not_come(&table.name));
+        }
+        tables.push(rows);
+    }
+    let mut large_objects = Vec::new();
+    if let Some(sums) = of_objects {
+        for ((sum, table), rows) in [sums.contents, sums.owners].into_iter().zip(objects).zip(stored) {
+            let (stream, chunk_size) = rows.ok_or_else(|| did_not_come(&table.name))?;
+            large_objects.push((table.name, StoredRows { stream, chunk_size, sum }));
+        }
+    }
+    let not_covered = not_covered.iter().map(told_gap).chain(globals.not_read.iter().cloned()).collect();
+    Ok(Taken {
+        facts,
+        identity,
+        catalog,
+        tables,
+        large_objects,
+        archive,
+        globals,
+        tools,
+        notes: missing,
+        not_covered,
+    })
+}
+
 impl Past<'_> {
     /// Returns the length of the chunks of a table in the last backup.
     fn last_chunk_size(&self, name: &Name) -> Option<u32> {
@@ -277,46 +297,64 @@ impl Past<'_> {
     }
 }
 
-/// Connects for a moment. Returns the size of the database, and what a person should know.
-pub(super) fn look(server: &Server) -> Result<(u64, Vec<String>)> {
-    let mut holder = Holder::begin(Connection::open(&server.info, &Options::default())?)?;
-    let facts = Facts::read(holder.connection())?;
-    let mut catalog = Catalog::read(holder.connection())?;
-    let notes = narrow(&mut catalog, server)?;
-    let bytes = catalog.tables.iter().filter(|table| is_read(table, server)).map(|table| table.bytes).sum();
-    Ok((if facts.bytes == 0 { bytes } else { facts.bytes.min(bytes.max(1)) }, notes))
+/// Returns how a database is read, but for what a session adds.
+fn capture_options(server: &Server) -> CaptureOptions {
+    CaptureOptions {
+        filter: server.filter.clone(),
+        exclude_data: server.exclude_data.clone(),
+        jobs: JOBS,
+        tools: server.tools.clone(),
+        ..CaptureOptions::default()
+    }
 }
 
-/// Leaves out what is not meant. Returns what a person should know; what cannot be read is an error.
-fn narrow(catalog: &mut Catalog, server: &Server) -> Result<Vec<String>> {
-    let filter: &Filter = &server.filter;
-    let mut notes = Vec::new();
-    for name in dbkeep_postgres::catalog::missing(catalog, &filter.tables) {
-        notes.push(format!("there is no table {}", name.quoted()));
-    }
-    catalog.tables.retain(|table| filter.takes(&table.name));
-    let excluded = |table: &Table| server.exclude_data.contains(&table.name);
-    let unreadable =
-        |table: &&Table| table.has_rows() && !excluded(table) && (!table.readable || table.hidden);
-    let unreadable: Vec<&Table> = catalog.tables.iter().filter(unreadable).collect();
-    if let Some(first) = unreadable.first() {
-        return Err(served::unreadable(first, unreadable.len(), &server.info.user));
-    }
-    for table in &catalog.tables {
-        if table.kind == dbkeep_postgres::catalog::Kind::Foreign {
-            notes.push(format!(
-                "{} is on another server: its rows are not in the snapshot",
-                table.name.quoted()
-            ));
+/// Connects for a moment. Returns the size of the rows, and what a person should know.
+pub(super) fn look(server: &Server, path: Option<&str>) -> Result<(u64, Vec<String>)> {
+    let how = CaptureOptions {
+        // It is only looked at.
+        locks: Locks::Yield,
+        path: path.map(std::ffi::OsString::from),
+        ..capture_options(server)
+    };
+    let capture = Capture::begin(&server.info, &how)?;
+    let bytes = capture.catalog().with_rows().map(|table| table.bytes).sum();
+    let missing = capture.missing().iter().map(|what| told_missing(what));
+    let notes = missing.chain(capture.not_covered().iter().map(told_gap)).collect();
+    capture.finish()?;
+    Ok((bytes, notes))
+}
+
+fn told_missing(what: &str) -> String {
+    format!("{} was asked for and is not there", name::printable(what))
+}
+
+/// Tells what is not in a snapshot, and why.
+fn told_gap(gap: &NotCovered) -> String {
+    let what = name::printable(&gap.what);
+    match gap.why {
+        Gap::Foreign => format!("{what}: its rows are on another server, and not in the snapshot"),
+        Gap::ExcludedData => format!("{what}: its rows are left out, as configured"),
+        Gap::UnloggedOnStandby => format!("{what}: a standby has no rows of an unlogged table"),
+        Gap::NotAskedFor => {
+            format!("{what}: they belong to no table or schema, and only some were asked for")
         }
+        Gap::NotSupported => format!("{what}: they are not in the snapshot"),
     }
-    for name in &server.exclude_data {
-        notes.push(format!("the rows of {} are left out, as configured", name.quoted()));
-    }
-    if catalog.large_objects > 0 && !takes_large_objects(server) {
-        notes.push("large objects belong to no schema or table, so they are not in the snapshot".to_owned());
-    }
-    Ok(notes)
+}
+
+/// Says whether the rows of a table are left out, and that is told.
+fn is_left_out(table: &Name, gaps: &[NotCovered]) -> bool {
+    gaps.iter().any(|gap| gap.what == table.quoted() && gap.why != Gap::NotAskedFor)
+}
+
+fn identity(capture: &Capture) -> Identity {
+    let (facts, host) = (capture.facts(), capture.host());
+    Identity::Server(ServerIdentity {
+        server: format!("{}:{}", host.name(), host.port),
+        system: facts.system_identifier.clone(),
+        database: facts.database.clone(),
+        oid: facts.database_oid,
+    })
 }
 
 /// Stores which chunks are the rows of a table. Returns its proof.
@@ -344,25 +382,6 @@ fn store_rows(
 
 fn did_not_come(table: &Name) -> Error {
     dbkeep_postgres::Error::Receiver(format!("rows of {} did not come", table.quoted()).into()).into()
-}
-
-/// Says whether large objects, which belong to no schema, are meant.
-fn takes_large_objects(server: &Server) -> bool {
-    server.filter.schemas.is_empty() && server.filter.tables.is_empty()
-}
-
-/// Says whether the rows of a table are to be read.
-fn is_read(table: &Table, server: &Server) -> bool {
-    table.has_rows() && !server.exclude_data.contains(&table.name)
-}
-
-fn identity(facts: &Facts, host: &Host) -> Identity {
-    Identity::Server(ServerIdentity {
-        server: format!("{}:{}", host.name(), host.port),
-        system: facts.system_identifier.clone(),
-        database: facts.database.clone(),
-        oid: facts.database_oid,
-    })
 }
 
 fn panicked() -> dbkeep_postgres::Error {
@@ -443,12 +462,12 @@ fn contents(
             objects,
             tables: proofs,
             large_objects,
-            not_covered: Vec::new(),
+            not_covered: taken.not_covered.clone(),
         }),
         image,
         tables,
         integrity: Integrity { result: IntegrityResult::Ok, level: "rows".to_owned(), problems: vec![] },
-        notes: taken.notes.clone(),
+        notes: taken.notes.iter().chain(&taken.not_covered).cloned().collect(),
         bytes_read: size,
         bytes_added: total.bytes_added,
         bytes_stored: total.bytes_stored,
