@@ -20,13 +20,14 @@ mod tables;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
 use crate::archive::{Archive, Entry, Stage};
 use crate::catalog::{Catalog, Name, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
-use crate::load::{Difference, Giver, Load, analyze, compare, set_sequences};
+use crate::load::{Difference, Giver, Load, analyze_rest, compare, set_sequences};
 use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -168,55 +169,58 @@ impl<'a> Restore<'a> {
         self.in_order(Stage::BeforeRows)
     }
 
-    /// Puts rows into `tables` and sets sequences to where they stood.
+    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood.
     ///
     /// # Errors
     /// The first that any connection met.
     pub fn rows(&mut self, tables: &[&Table], giver: &dyn Giver) -> Result<()> {
         let staging = self.staging();
-        let tables: Vec<&Table> = tables.iter().copied().filter(|table| !self.is_lost(table)).collect();
+        let tables: Vec<&Table> =
+            tables.iter().copied().filter(|table| !is_lost(&self.archive, &self.losses, table)).collect();
         Load::new(&staging, &self.options, self.how.jobs).run(&tables, giver)?;
         let mut connection = self.open()?;
         set_sequences(&mut connection, &self.catalog.sequences)
     }
 
-    /// Makes what comes after the rows: indexes and constraints by several connections, then the rest.
+    /// Makes what comes after the rows: indexes and constraints by several connections, then the rest. While foreign keys
+    /// are checked, which leaves connections idle, the rows of `expected` are read again and compared with what they
+    /// should be. Returns the tables that differ.
     ///
     /// # Errors
-    /// [`Error::Object`] at the first object that a database cannot do without.
-    pub fn after_rows(&mut self) -> Result<()> {
+    /// [`Error::Object`] at the first object that a database cannot do without, or when rows cannot be read.
+    pub fn after_rows(&mut self, expected: &[(&Table, RowSum)]) -> Result<Vec<Difference>> {
         let staging = self.staging();
         let bytes = self.bytes_of_tables();
-        let parallel =
-            Parallel { info: &staging, options: &self.options, archive: &self.archive, how: &self.how };
-        parallel.run(Stage::AfterRows, &bytes, &mut self.losses)?;
+        let (options, how, archive) = (&self.options, &self.how, &self.archive);
+        let parallel = Parallel { info: &staging, options, archive, how };
+        // Nothing from the first foreign key on writes rows or indexes, so what is read then is what will be there.
+        let (now, later) = schedule::in_two(archive);
+        parallel.run(now, &bytes, &mut self.losses)?;
+        let losses = &mut self.losses;
+        let expected: Vec<(&Table, RowSum)> =
+            expected.iter().copied().filter(|(table, _)| !is_lost(archive, losses, table)).collect();
+        let differences = thread::scope(|scope| {
+            let read = || compare(&staging, options, how.jobs, &expected);
+            let reader = thread::Builder::new().name("verify rows".to_owned()).spawn_scoped(scope, read);
+            let reader = reader.map_err(|source| Error::System { what: "start a thread", source })?;
+            let made = parallel.run(later, &bytes, losses);
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            made.and(read)
+        })?;
         if self.how.privileges {
             self.in_order(Stage::Privileges)?;
         }
-        self.in_order(Stage::Last)
+        self.in_order(Stage::Last)?;
+        Ok(differences)
     }
 
-    /// Lets the server look at all tables, so that it plans queries well from the first one on.
+    /// Lets the server take the statistics that it could not take when the rows had come, so that it plans queries well
+    /// from the first one on.
     ///
     /// # Errors
     /// When the server cannot.
     pub fn analyze(&mut self) -> Result<()> {
-        let analyzed = self.catalog.tables.iter().filter(|table| !self.is_lost(table));
-        analyze(&self.staging(), &self.options, self.how.jobs, &analyzed.collect::<Vec<_>>())
-    }
-
-    /// Reads all rows again and compares them with what they should be. Returns the tables that differ.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn verify(&mut self, expected: &[(&Table, RowSum)]) -> Result<Vec<Difference>> {
-        compare(&self.staging(), &self.options, self.how.jobs, expected)
-    }
-
-    /// Returns the tables that came with extensions which could not be restored.
-    pub fn lost_tables(&self) -> Vec<Name> {
-        let lost = self.catalog.tables.iter().filter(|table| self.is_lost(table));
-        lost.map(|table| table.name.clone()).collect()
+        analyze_rest(&self.staging(), &self.options, self.how.jobs)
     }
 
     /// Returns what could not be restored so far.
@@ -233,7 +237,7 @@ impl<'a> Restore<'a> {
         for _ in 0..20 {
             match database::drop_database(&mut self.admin, &self.staging) {
                 // The sessions of our own take a moment to end.
-                Err(Error::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(100)),
+                Err(Error::InUse { .. }) => thread::sleep(std::time::Duration::from_millis(100)),
                 result => return result,
             }
         }
@@ -244,15 +248,6 @@ impl<'a> Restore<'a> {
         let mut maker = Maker::open(&self.staging(), &self.options, &self.archive, &self.how)?;
         let entries = self.archive.entries.iter().filter(|entry| entry.stage == stage);
         make_in_order(&mut maker, entries, &mut self.losses)
-    }
-
-    /// Returns whether a table came with an extension that could not be restored.
-    fn is_lost(&self, table: &Table) -> bool {
-        table.extension.as_ref().is_some_and(|rows| {
-            let entries = self.archive.entries.iter();
-            let extension = entries.filter(|entry| entry.kind == "EXTENSION" && entry.tag == rows.name);
-            extension.into_iter().any(|entry| self.losses.has(entry))
-        })
     }
 
     /// Returns the sizes of tables by their numbers in the archive.
@@ -266,4 +261,13 @@ impl<'a> Restore<'a> {
         };
         tables.filter_map(size).collect()
     }
+}
+
+/// Returns whether a table came with an extension that could not be restored.
+fn is_lost(archive: &Archive, losses: &Losses, table: &Table) -> bool {
+    table.extension.as_ref().is_some_and(|rows| {
+        let mut extensions =
+            archive.entries.iter().filter(|entry| entry.kind == "EXTENSION" && entry.tag == rows.name);
+        extensions.any(|entry| losses.has(entry))
+    })
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::schedule::Schedule;
 use super::{Loss, RestoreOptions};
-use crate::archive::{Archive, Entry, Stage};
+use crate::archive::{Archive, Entry};
 use crate::conninfo::ConnInfo;
 use crate::error::ServerError;
 use crate::snapshot::{identifier, literal, version};
@@ -33,6 +33,7 @@ SET row_security = off;\
 SET DateStyle = 'ISO, YMD';\
 SET IntervalStyle = 'postgres';\
 SET TimeZone = 'UTC';\
+SET jit = off;\
 SET transform_null_equals = off;\
 SET array_nulls = on;\
 SET synchronous_commit = off;";
@@ -323,9 +324,13 @@ struct Shared<'a> {
 }
 
 impl Parallel<'_> {
-    /// Makes all objects of a stage. `bytes` are the sizes of tables by their numbers in the archive.
-    pub(super) fn run(&self, stage: Stage, bytes: &HashMap<i32, u64>, losses: &mut Losses) -> Result<()> {
-        let entries: Vec<&Entry> = self.archive.entries.iter().filter(|entry| entry.stage == stage).collect();
+    /// Makes objects. `bytes` are the sizes of tables by their numbers in the archive.
+    pub(super) fn run(
+        &self,
+        entries: Vec<&Entry>,
+        bytes: &HashMap<i32, u64>,
+        losses: &mut Losses,
+    ) -> Result<()> {
         let jobs = self.how.jobs.clamp(1, entries.len().max(1));
         let schedule = Schedule::new(&self.archive.entries, entries, bytes);
         let held = Mutex::new(Shared { schedule, losses: std::mem::take(losses), failed: None });

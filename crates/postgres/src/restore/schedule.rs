@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::archive::Entry;
+use crate::archive::{Archive, Entry, Stage};
 
 /// What is left to make.
 #[derive(Debug)]
@@ -48,6 +48,20 @@ enum Work {
 enum Lock {
     Shared(usize),
     Alone,
+}
+
+/// Returns what comes after the rows, in two parts: what reads whole tables to make indexes, and, behind it, foreign keys
+/// and what needs them.
+pub(super) fn in_two(archive: &Archive) -> (Vec<&Entry>, Vec<&Entry>) {
+    let mut later: BTreeSet<i32> = BTreeSet::new();
+    let after = archive.entries.iter().filter(|entry| entry.stage == Stage::AfterRows);
+    after.partition(|entry| {
+        let is_later = entry.kind == "FK CONSTRAINT" || entry.needs.iter().any(|need| later.contains(need));
+        if is_later {
+            later.insert(entry.id);
+        }
+        !is_later
+    })
 }
 
 impl<'a> Schedule<'a> {
@@ -154,7 +168,6 @@ fn add_tables(entry: &Entry, by_id: &HashMap<i32, &Entry>, tables: &mut BTreeSet
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::Stage;
 
     fn entry(id: i32, kind: &str, needs: &[i32]) -> Entry {
         Entry {
@@ -204,6 +217,20 @@ mod tests {
         schedule.done(2);
         assert_eq!(begun(&mut schedule), [7]);
         assert!(schedule.is_empty());
+    }
+
+    #[test]
+    fn foreign_keys_and_what_needs_them_come_last() {
+        let entries = vec![
+            entry(1, "TRIGGER", &[]),
+            entry(2, "FK CONSTRAINT", &[1]),
+            entry(3, "COMMENT", &[2]),
+            entry(4, "INDEX", &[]),
+        ];
+        let archive = Archive { server: None, entries };
+        let (now, later) = in_two(&archive);
+        let ids = |entries: Vec<&Entry>| entries.iter().map(|entry| entry.id).collect::<Vec<_>>();
+        assert_eq!((ids(now), ids(later)), (vec![1, 4], vec![2, 3]));
     }
 
     #[test]
