@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_engine::report::{FilesReport, VerifyStatus};
 use dbkeep_engine::{Environment, Error, Watch, files};
+use dbkeep_postgres::catalog::Column;
+use dbkeep_postgres::json::{Decoder, Encoder, Layout};
+use dbkeep_postgres::text::{Malformed, Rows, push_row};
 use dbkeep_repo::backend::FileKind;
 use dbkeep_repo::cache::{record, segment};
 use dbkeep_repo::format::config::Config;
@@ -34,7 +37,7 @@ use dbkeep_sqlite::wal;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 22] = [
     ("pack_header", pack_header),
     ("index", index),
     ("tree", tree),
@@ -55,6 +58,8 @@ pub const TARGETS: [Target; 20] = [
     ("json_lines", json_lines),
     ("documents", documents),
     ("archive", archive),
+    ("postgres_text", postgres_text),
+    ("postgres_json", postgres_json),
 ];
 
 /// The header of a pack: blobs lie one behind the other, inside the pack, and the header fills the rest.
@@ -366,4 +371,57 @@ pub fn verified(contents: &[(&str, &[u8])]) -> Option<FilesReport> {
         Err(Error::Unsupported { .. }) => None,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Rows as COPY writes them: pieces do not matter, and what was read is written and read again as the same.
+///
+/// The first byte says how many columns there are.
+pub fn postgres_text(data: &[u8]) {
+    type Values = Vec<Vec<Option<Vec<u8>>>>;
+    let Some((choice, data)) = data.split_first() else { return };
+    let columns = usize::from(choice % 4);
+    let read = |bytes: &[u8], size: usize| -> Result<Values, Malformed> {
+        let (mut rows, mut found) = (Rows::new(columns), Vec::new());
+        for piece in bytes.chunks(size) {
+            rows.push(piece, &mut |row| {
+                found.push(row.values().map(|value| value.map(<[u8]>::to_vec)).collect());
+                Ok(())
+            })?;
+        }
+        rows.finish().map(|_| found)
+    };
+    let whole = read(data, data.len().max(1));
+    assert_eq!(read(data, 1), whole);
+    let Ok(rows) = whole else { return };
+    let mut written = Vec::new();
+    rows.iter().for_each(|row| push_row(&mut written, row.iter().map(Option::as_deref)));
+    assert_eq!(read(&written, 7), Ok(rows));
+}
+
+/// Rows as JSON: pieces do not matter, and what was read comes out of the encoder and back as the same.
+///
+/// The first byte says how many columns there are.
+pub fn postgres_json(data: &[u8]) {
+    let Some((choice, data)) = data.split_first() else { return };
+    let columns = columns(*choice);
+    let read = |bytes: &[u8], size: usize| -> Result<Vec<u8>, Malformed> {
+        let (mut decoder, mut copy) = (Decoder::new(&columns), Vec::new());
+        bytes.chunks(size).try_for_each(|piece| decoder.push(piece, &mut copy))?;
+        decoder.finish().map(|_| copy)
+    };
+    let whole = read(data, data.len().max(1));
+    // Of two things that are wrong at one place either may be told.
+    assert_eq!(read(data, 1).map_err(|refused| refused.row), whole.clone().map_err(|refused| refused.row));
+    let Ok(copy) = whole else { return };
+    let (mut encoder, mut lines) = (Encoder::lossless(&columns, Layout::lines()), Vec::new());
+    encoder.push(&copy, &mut lines).expect("what we wrote is read");
+    encoder.finish().expect("what we wrote has an end");
+    assert_eq!(read(&lines, 7), Ok(copy));
+}
+
+/// Returns the columns that the first byte of [`postgres_json`] stands for.
+pub fn columns(choice: u8) -> Vec<Column> {
+    let names = ["a", "b \"", "\u{fc}"];
+    let names = names.into_iter().take(usize::from(choice % 4));
+    names.map(|name| Column { name: name.to_owned(), ..Column::default() }).collect()
 }

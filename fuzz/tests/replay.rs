@@ -120,6 +120,18 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
                 FactFile { version: 1, time: now, hostname: "host".to_owned(), previous: vec![Id::of(b"f")], fact };
             vec![file.encode()]
         }
+        "postgres_text" => {
+            let rows: [&[u8]; 3] = [b"\x00\n\n", b"\x01a\\n\\\\N\n\\N\n\n", b"\x02\xc3\xa9\\t\t\\N\n\t\r\n"];
+            rows.map(<[u8]>::to_vec).to_vec()
+        }
+        "postgres_json" => {
+            let lines = [
+                "\0{}\n{ }\n",
+                "\u{1}{\"a\":\"1\\n\\u00e9\\ud83d\\ude00\"}\n{\"a\":null}",
+                "\u{3}{\"a\":\"\",\"b \\\"\":\"\\\\N\",\"\u{fc}\":null}\n",
+            ];
+            lines.map(|line| line.as_bytes().to_vec()).to_vec()
+        }
         "unpacked" => vec![unpacked::encode(br#"{"packs":[]}"#), b"{}".to_vec()],
         "known_chunks" => {
             let chunk = KnownChunk { fingerprint: [7; 32], id: Id::of(b"chunk") };
@@ -261,6 +273,15 @@ fn every_seed_is_really_parsed() {
         "sql_split" => {
             let single = split::single(std::str::from_utf8(bytes).unwrap());
             single != Single::More && (single == Single::Cut) == bytes.contains(&b'4')
+        }
+        "postgres_text" => {
+            let mut rows = dbkeep_postgres::text::Rows::new(usize::from(bytes[0]));
+            rows.push(&bytes[1..], &mut |_| Ok(())).is_ok()
+                && rows.finish() == Ok(2 + u64::from(bytes[0] == 1))
+        }
+        "postgres_json" => {
+            let mut decoder = dbkeep_postgres::json::Decoder::new(&dbkeep_fuzz::columns(bytes[0]));
+            decoder.push(&bytes[1..], &mut Vec::new()).is_ok() && decoder.finish().is_ok_and(|rows| rows > 0)
         }
         "json_document" => is_good(&[("a.json", bytes)]),
         "json_lines" => is_good(&[("a.ndjson", bytes)]),

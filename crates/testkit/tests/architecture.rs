@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("dbkeep-engine", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-postgres"]),
     ("dbkeep", &["dbkeep-engine", "dbkeep-repo"]),
     ("dbkeep-testkit", &[]),
-    ("dbkeep-fuzz", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-engine"]),
+    ("dbkeep-fuzz", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-postgres", "dbkeep-engine"]),
     ("dbkeep-bench", &["dbkeep-repo", "dbkeep-sqlite", "dbkeep-engine", "dbkeep-testkit"]),
 ];
 

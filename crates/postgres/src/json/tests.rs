@@ -193,6 +193,28 @@ fn document_has_rows_between_commas() {
     assert_eq!(rows, "\n{\"a\":1,\"b\":true},\n{\"a\":null,\"b\":null}");
 }
 
+/// A row of 1 GB must not be held by what only passes it on.
+#[test]
+fn long_value_goes_on_before_its_end_is_seen() {
+    let columns = [column("a", "text"), column("b", "numeric")];
+    let piece = [b'1'; 100_000];
+    for mut encoder in
+        [Encoder::lossless(&columns, Layout::lines()), Encoder::readable(&columns, Layout::lines())]
+    {
+        let mut out = Vec::new();
+        encoder.push(&piece, &mut out).unwrap();
+        assert_eq!(out.len(), "{\"a\":\"".len() + piece.len());
+        out.clear();
+        encoder.push(b"\t", &mut out).unwrap();
+        encoder.push(&piece, &mut out).unwrap();
+        assert_eq!(out.len(), "\",\"b\":\"".len() + piece.len(), "too long for a number");
+    }
+    let (mut decoder, mut out) = (Decoder::new(&columns), Vec::new());
+    decoder.push(b"{\"a\":\"", &mut out).unwrap();
+    decoder.push(&piece, &mut out).unwrap();
+    assert_eq!(out.len(), piece.len());
+}
+
 fn values() -> impl Strategy<Value = Option<Vec<u8>>> {
     let awkward =
         prop::sample::select(vec!['\\', 'N', '\t', '\n', '\r', '\x08', '\x0b', '\x01', '"', 'é', '😀', '/']);
