@@ -307,3 +307,78 @@ impl<R: Read> Reader<R> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Place;
+    use crate::schema::{Filter, dump};
+    use crate::tools::Tools;
+
+    const SQL: &str = "CREATE TYPE mood AS ENUM ('a'); CREATE TABLE \"t\nx\" (id serial PRIMARY KEY, m mood);
+        CREATE FUNCTION f(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+        COMMENT ON TABLE \"t\nx\" IS 'c'; GRANT SELECT ON \"t\nx\" TO pg_monitor;
+        CREATE MATERIALIZED VIEW v AS SELECT 1 AS n; CREATE INDEX i ON v (n)";
+
+    /// Returns what `pg_dump` writes of a database.
+    fn archive_of(place: &Place) -> Vec<u8> {
+        let programs = place.server.programs();
+        let tools = Tools::find(programs.major, Some(&programs.program("")), None).unwrap();
+        let (mut holder, _) = place.hold();
+        let host = holder.connection().host().clone();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (filter, out) = (Filter::default(), file.reopen().unwrap());
+        dump(&tools, &place.info, &host, &place.options, holder.id(), &filter, out).unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Archive> {
+        Archive::read(bytes, bytes.len() as u64)
+    }
+
+    #[test]
+    fn entries_of_each_version_say_what_they_are_and_what_they_need() {
+        for place in Place::on_all("archived", SQL) {
+            let archive = read(&archive_of(&place)).unwrap();
+            assert_eq!(archive.server_major(), Some(place.server.programs().major));
+            let find = |kind: &str| archive.entries.iter().find(|entry| entry.kind == kind).unwrap();
+            let (table, kind) = (find("TABLE"), find("TYPE"));
+            assert_eq!((table.tag.as_str(), table.schema.as_deref()), ("t\nx", Some("public")));
+            assert!(table.needs.contains(&kind.id) && table.definition.contains("public.mood"));
+            assert_eq!((table.stage, table.access_method.as_deref()), (Stage::BeforeRows, Some("heap")));
+            let owner = "ALTER TABLE \"public\".\"t\nx\" OWNER TO \"it's\"";
+            assert_eq!(table.give_to("it's").as_deref(), Some(owner));
+            let owner = "ALTER FUNCTION public.f(integer, text) OWNER TO \"me\"";
+            assert_eq!(find("FUNCTION").give_to("me").as_deref(), Some(owner));
+            assert_eq!(find("CONSTRAINT").give_to("me"), None);
+            assert!(find("CONSTRAINT").needs.contains(&table.id));
+            let stages =
+                ["COMMENT", "CONSTRAINT", "ACL", "MATERIALIZED VIEW DATA"].map(|kind| find(kind).stage);
+            assert_eq!(stages, [Stage::BeforeRows, Stage::AfterRows, Stage::Privileges, Stage::Last]);
+        }
+    }
+
+    #[test]
+    fn archive_that_is_cut_or_foreign_is_refused() {
+        let Some(place) = Place::new("cut_archive", SQL) else { return };
+        let bytes = archive_of(&place);
+        read(&bytes).unwrap();
+        for length in 0..bytes.len() {
+            let error = read(&bytes[..length]).unwrap_err();
+            assert!(matches!(error, Error::Archive { .. }), "{length}: {error}");
+        }
+        // No byte makes it panic or take memory without end.
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 0x81;
+            let _ = read(&changed);
+        }
+        let mut newer = bytes;
+        newer[6] = 99;
+        let error = read(&newer).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "could not read the archive of objects: version 1.99 of the format is not known"
+        );
+    }
+}

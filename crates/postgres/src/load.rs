@@ -296,6 +296,7 @@ impl PartReceiver for Nowhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::place::Place;
 
     fn name(name: &str) -> Name {
         Name { schema: "s".to_owned(), name: name.to_owned() }
@@ -315,5 +316,40 @@ mod tests {
         assert_eq!(found, expected);
         assert_eq!(shares(&tables, 3, 61).len(), 3, "none is large enough");
         assert_eq!(shares(&[(&a, 30, 9), (&b, 30, 20), (&c, 30, 4)], 3, 1).len(), 3, "all take as long");
+    }
+
+    /// Gives rows of a table in four pieces.
+    struct Pieces;
+
+    impl Giver for Pieces {
+        fn pieces(&self, table: &Table) -> usize {
+            if table.name.name == "large" { 4 } else { 1 }
+        }
+
+        fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
+            let rows = if table.name.name == "large" { 1_000 } else { 10 };
+            (0..rows).try_for_each(|row| into.write(format!("{}\n", piece * 1_000 + row).as_bytes()))
+        }
+    }
+
+    #[test]
+    fn table_that_is_shared_out_gets_each_row_once_and_is_looked_at() {
+        let sql = "CREATE TABLE large (n int); CREATE TABLE small (n int); INSERT INTO small VALUES (-1)";
+        let Some(place) = Place::new("shared_out", sql) else { return };
+        let (_, mut catalog) = place.hold();
+        catalog
+            .tables
+            .iter_mut()
+            .for_each(|table| table.bytes = if table.name.name == "large" { 100 } else { 1 });
+        let tables: Vec<&Table> = catalog.tables.iter().collect();
+        let load = Load { split: 1, ..Load::new(&place.info, &place.options, 4) };
+        load.run(&tables, &Pieces).unwrap();
+        let sql = "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM";
+        assert_eq!(place.sql(&format!("{sql} large")), "4000|4000|0|3999");
+        assert_eq!(place.sql(&format!("{sql} small")), "10|10|0|9", "emptied first");
+        let seen = "SELECT string_agg(relname || (reltuples = CASE relname WHEN 'large' THEN 4000 ELSE 10 END), ' ' ORDER BY relname)
+                    FROM pg_class WHERE relname IN ('large', 'small')";
+        assert_eq!(place.sql(seen), "largetrue smalltrue");
+        assert_eq!(place.sql("SELECT relallvisible = relpages FROM pg_class WHERE relname = 'large'"), "t");
     }
 }
