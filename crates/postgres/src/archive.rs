@@ -99,9 +99,13 @@ impl Archive {
 
     /// Returns the major version of the server that it came from.
     pub fn server_major(&self) -> Option<u32> {
-        let text = self.server.as_deref()?;
-        text.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+        self.server.as_deref().and_then(major)
     }
+}
+
+/// Returns the major version in one that a server says of itself, as 18 of `18beta1`.
+pub(crate) fn major(version: &str) -> Option<u32> {
+    version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Entry {

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
-use crate::archive::{Archive, Entry, Stage};
+use crate::archive::{Archive, Entry, Stage, major};
 use crate::catalog::{Catalog, Name, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
@@ -195,7 +195,8 @@ impl<'a> Restore<'a> {
         let parallel = Parallel { info: &staging, options, archive, how };
         // Nothing from the first foreign key on writes rows or indexes, so what is read then is what will be there.
         let (now, later) = schedule::in_two(archive);
-        parallel.run(now, &bytes, &mut self.losses)?;
+        let explained = |error| explained(error, &self.admin, archive);
+        parallel.run(now, &bytes, &mut self.losses).map_err(explained)?;
         let losses = &mut self.losses;
         let expected: Vec<(&Table, RowSum)> =
             expected.iter().copied().filter(|(table, _)| !is_lost(archive, losses, table)).collect();
@@ -205,7 +206,7 @@ impl<'a> Restore<'a> {
             let reader = reader.map_err(|source| Error::System { what: "start a thread", source })?;
             let made = parallel.run(later, &bytes, losses);
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            made.and(read)
+            made.map_err(explained).and(read)
         })?;
         if self.how.privileges {
             self.in_order(Stage::Privileges)?;
@@ -248,6 +249,7 @@ impl<'a> Restore<'a> {
         let mut maker = Maker::open(&self.staging(), &self.options, &self.archive, &self.how)?;
         let entries = self.archive.entries.iter().filter(|entry| entry.stage == stage);
         make_in_order(&mut maker, entries, &mut self.losses)
+            .map_err(|error| explained(error, &self.admin, &self.archive))
     }
 
     /// Returns the sizes of tables by their numbers in the archive.
@@ -260,6 +262,22 @@ impl<'a> Restore<'a> {
             Some((entry.id, *sizes.get(&name)?))
         };
         tables.filter_map(size).collect()
+    }
+}
+
+/// Adds to an error that the server is older than the one that was backed up, where that is so.
+fn explained(error: Error, server: &Connection, archive: &Archive) -> Error {
+    let here = server.parameter("server_version").and_then(major);
+    let (Some(here), Some(origin)) = (here, archive.server_major()) else { return error };
+    match error {
+        Error::Object { object, source, hint: None } if here < origin => Error::Object {
+            object,
+            source,
+            hint: Some(format!(
+                "this server is PostgreSQL {here}, the backup is of PostgreSQL {origin}: restore into {origin} or newer"
+            )),
+        },
+        error => error,
     }
 }
 

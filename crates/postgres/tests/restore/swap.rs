@@ -159,3 +159,27 @@ fn order_of_text_that_the_server_does_not_have_is_told_before_anything_is_made()
     assert!(error.hint().unwrap().contains("locale -a"));
     assert_eq!(unfinished(&info(&server, "new"), &Options::default()).unwrap(), []);
 }
+
+#[test]
+fn server_that_is_too_old_for_an_object_is_named() {
+    let versions = Programs::all();
+    let (Some(old), Some(new)) = (versions.first(), versions.last().filter(|new| new.major >= 18)) else {
+        return println!("{SKIPPED}");
+    };
+    if old.major >= 18 {
+        return println!("{SKIPPED}");
+    }
+    let (old, new) = (Server::start(old, &Settings::default()), Server::start(new, &Settings::default()));
+    new.create_database("shop");
+    new.sql("shop", "CREATE TABLE t (n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL)");
+    let backup = back_up(&new, "shop", &tools(new.programs()));
+    let mut restore = backup.begin(&info(&old, "shop")).unwrap();
+    let error = backup.fill(&mut restore, &backup.rows).unwrap_err();
+    assert_eq!(error.to_string(), "could not restore table public.t");
+    let (old, new) = (old.programs().major, new.programs().major);
+    let hint = format!(
+        "this server is PostgreSQL {old}, the backup is of PostgreSQL {new}: restore into {new} or newer"
+    );
+    assert_eq!(error.hint(), Some(hint));
+    restore.discard().unwrap();
+}
