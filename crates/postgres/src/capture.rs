@@ -113,6 +113,8 @@ pub struct Capture {
     snapshot: String,
     /// Whether a pooler shares our connections with others.
     shared: bool,
+    /// Whether all tables are locked.
+    locked: AtomicBool,
     host: Host,
     facts: Facts,
     catalog: Catalog,
@@ -126,7 +128,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Connects, takes the moment, and reads what is there. In [`Locks::Strict`] all tables are locked when it returns.
+    /// Connects, takes the moment, and reads what is there. In [`Locks::Strict`] all tables are locked when it returns,
+    /// unless the server has not enough locks for us and `pg_dump`: then they are when [`Self::objects`] returns.
     ///
     /// # Errors
     /// [`Error::Denied`] when something that is wanted cannot be read; [`Error::Nothing`] when nothing of what is wanted
@@ -164,6 +167,7 @@ impl Capture {
             program,
             snapshot,
             shared,
+            locked: AtomicBool::new(seen.locked),
             host,
             facts,
             catalog: seen.catalog,
@@ -190,11 +194,12 @@ impl Capture {
             let seen = Seen::choose(Catalog::read(connection)?, how, facts, &schemas(connection)?)?;
             let seen = Seen { marks: Marks::read(connection, &seen.filter)?, ..seen };
             let labels = seen.catalog.large_objects > 0 && has_labels(connection)?;
-            if how.locks == Locks::Strict {
-                let lockable = |table: &&Table| matches!(table.kind, Kind::Ordinary | Kind::Partitioned);
-                let tables: Vec<&Table> = seen.catalog.tables.iter().filter(lockable).collect();
+            let tables = lockable(&seen.catalog);
+            let locked = how.locks == Locks::Strict && has_locks_for_twice(connection, tables.len())?;
+            if locked {
                 lock_all(connection, &tables)?;
             }
+            let seen = Seen { locked, ..seen };
             match labels {
                 true => Ok(seen.without("security labels of large objects", Gap::NotSupported)),
                 false => Ok(seen),
@@ -205,6 +210,18 @@ impl Capture {
     /// Returns the place of the server that holds the moment.
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Locks all tables where that was left until `pg_dump` has given its own locks back.
+    fn lock_at_last(&self) -> Result<()> {
+        if self.how.locks == Locks::Yield || self.locked.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (mut holder, patience) = (self.holder(), self.how.lock_timeout);
+        let tables = lockable(&self.catalog);
+        patiently(&mut holder, &self.info, &self.options, patience, |connection| {
+            lock_all(connection, &tables)
+        })
     }
 
     /// Returns what the server says of itself, of the database and of the user.
@@ -256,7 +273,7 @@ impl Capture {
         // What was dropped under its hands is the reason for whatever it said.
         let same = self.check_marks();
         match (dumped, same) {
-            (Ok(()), same) => self.explained(same),
+            (Ok(()), same) => self.explained(same.and_then(|()| self.lock_at_last())),
             (Err(Error::Tool { what, .. }), _)
                 if self.how.locks == Locks::Strict
                     && what.contains("LOCK TABLE")
@@ -291,10 +308,12 @@ impl Capture {
     /// # Errors
     /// As [`Dump::run`]; nothing of what was received counts then.
     pub fn rows(&self, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
-        self.explained(self.parts().and_then(|parts| match self.how.locks {
-            Locks::Strict => self.dump().run_locked(parts, &self.holder, receiver),
-            Locks::Yield => self.dump().run(parts, receiver),
-        }))
+        self.explained(self.lock_at_last().and_then(|()| self.parts()).and_then(
+            |parts| match self.how.locks {
+                Locks::Strict => self.dump().run_locked(parts, &self.holder, receiver),
+                Locks::Yield => self.dump().run(parts, receiver),
+            },
+        ))
     }
 
     /// Returns all parts of all tables, the largest first: what [`Self::rows`] reads.
@@ -410,6 +429,21 @@ fn program_name(info: &ConnInfo, options: &Options, process: i32) -> String {
     format!("{short} pg_dump {process}")
 }
 
+fn lockable(catalog: &Catalog) -> Vec<&Table> {
+    let is = |table: &&Table| matches!(table.kind, Kind::Ordinary | Kind::Partitioned);
+    catalog.tables.iter().filter(is).collect()
+}
+
+/// Returns whether the server has locks enough for so many tables, of ours and of `pg_dump`, and half for the others.
+fn has_locks_for_twice(connection: &mut Connection, tables: usize) -> Result<bool> {
+    let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
+                      * (pg_catalog.current_setting('max_connections')::pg_catalog.int8
+                         + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8)";
+    let rows = connection.query(sql, &[])?;
+    let locks: usize = rows.first().map_or(Ok(0), |row| crate::catalog::number(row, 0))?;
+    Ok(tables.saturating_mul(2) <= locks / 2)
+}
+
 fn schemas(connection: &mut Connection) -> Result<BTreeSet<String>> {
     let rows = connection.query("SELECT nspname FROM pg_catalog.pg_namespace", &[])?;
     rows.iter().map(|row| value(row, 0).map(str::to_owned)).collect()
@@ -430,6 +464,7 @@ struct Seen {
     marks: Marks,
     missing: Vec<String>,
     not_covered: Vec<NotCovered>,
+    locked: bool,
 }
 
 impl Seen {
@@ -447,7 +482,14 @@ impl Seen {
             without: with_partitions(&catalog, &how.filter.without),
         };
         let without_rows = with_partitions(&catalog, &how.exclude_data);
-        let mut seen = Self { catalog, filter, marks: Marks::default(), missing, not_covered: Vec::new() };
+        let mut seen = Self {
+            catalog,
+            filter,
+            marks: Marks::default(),
+            missing,
+            not_covered: Vec::new(),
+            locked: false,
+        };
         seen.filter();
         let mut gaps = Vec::new();
         for table in &mut seen.catalog.tables {

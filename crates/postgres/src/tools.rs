@@ -108,7 +108,7 @@ fn environment(info: &ConnInfo, host: &Host, options: &Options) -> Vec<(&'static
         ("PGAPPNAME", name.into()),
         ("PGCONNECT_TIMEOUT", timeout.to_string().into()),
         // What the password file says is known already.
-        ("PGPASSFILE", "/dev/null".into()),
+        ("PGPASSFILE", "/dev/null/none".into()),
         ("PGSSLMODE", mode(info.tls.mode).into()),
         ("PGCHANNELBINDING", binding(info.channel_binding).into()),
     ];
@@ -170,7 +170,7 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
                 // What could be read is what can be told.
                 let _ = io::Read::read_to_end(&mut errors, &mut text);
             }
-            String::from_utf8_lossy(&text).trim().to_owned()
+            shortened(String::from_utf8_lossy(&text).trim())
         });
         let reader = match reader {
             Ok(reader) => reader,
@@ -185,6 +185,15 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
         let said = reader.join().unwrap_or_default();
         if status { Ok(()) } else { Err(failed(said)) }
     })
+}
+
+/// Returns the begin of what a program said: it may repeat a statement with the names of all tables.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 2_000;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Waits for a program. Returns whether it succeeded.
@@ -263,7 +272,7 @@ mod tests {
                 "PGHOST=h",
                 "PGHOSTADDR=127.0.0.1",
                 "PGOPTIONS=-c x=y",
-                "PGPASSFILE=/dev/null",
+                "PGPASSFILE=/dev/null/none",
                 "PGPASSWORD=hunter2",
                 "PGPORT=7",
                 "PGSSLMODE=verify-full",
@@ -280,6 +289,10 @@ mod tests {
         command.args(["-c", "echo 'pg_dump: error: no such table' >&2; exit 1"]);
         let error = run(command, tempfile::tempfile().unwrap(), &never).unwrap_err();
         assert_eq!(error.to_string(), "sh failed: pg_dump: error: no such table");
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf 'é%.0s' $(seq 9000) >&2; exit 1"]);
+        let error = run(command, tempfile::tempfile().unwrap(), &never).unwrap_err();
+        assert_eq!(error.to_string().chars().count(), "sh failed: ".len() + 2_002);
         let mut command = Command::new("sleep");
         command.arg("600");
         let error = run(command, tempfile::tempfile().unwrap(), &(Arc::new(|| true) as Stop)).unwrap_err();
