@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Catalog, Kind, Name, Sequence, Table, value};
+use crate::catalog::{Catalog, Kind, Name, Table, value};
 use crate::conninfo::{ConnInfo, Host};
 use crate::doctor::pooler::{self, Pooler};
 use crate::dump::{Dump, Receiver, plan};
@@ -27,14 +27,16 @@ use crate::marks::Marks;
 use crate::plan::Part;
 use crate::rows::RowSum;
 use crate::schema::{self, Filter};
-use crate::snapshot::{Holder, begin, identifier};
+use crate::snapshot::{Holder, begin};
 use crate::tools::Tools;
 use crate::watch::Watch;
 use crate::wire::{Backends, Connection, Options};
 use crate::{Error, Result};
 
+use self::choose::Seen;
 use self::keep::Keeper;
 
+mod choose;
 mod keep;
 #[cfg(test)]
 mod tests;
@@ -454,165 +456,4 @@ fn has_labels(connection: &mut Connection) -> Result<bool> {
                               WHERE classoid = 'pg_catalog.pg_largeobject'::pg_catalog.regclass)";
     let rows = connection.query(sql, &[])?;
     Ok(rows.first().is_some_and(|row| row.first().and_then(Option::as_deref) == Some("t")))
-}
-
-/// What was found, and what of it is wanted.
-struct Seen {
-    catalog: Catalog,
-    /// What is wanted, with all partitions by name.
-    filter: Filter,
-    marks: Marks,
-    missing: Vec<String>,
-    not_covered: Vec<NotCovered>,
-    locked: bool,
-}
-
-impl Seen {
-    /// Chooses what is wanted from what is there. Pure.
-    fn choose(
-        catalog: Catalog,
-        how: &CaptureOptions,
-        facts: &Facts,
-        schemas: &BTreeSet<String>,
-    ) -> Result<Self> {
-        let missing = missing(&catalog, &how.filter, schemas)?;
-        let filter = Filter {
-            schemas: how.filter.schemas.clone(),
-            tables: with_partitions(&catalog, &how.filter.tables),
-            without: with_partitions(&catalog, &how.filter.without),
-        };
-        let without_rows = with_partitions(&catalog, &how.exclude_data);
-        let mut seen = Self {
-            catalog,
-            filter,
-            marks: Marks::default(),
-            missing,
-            not_covered: Vec::new(),
-            locked: false,
-        };
-        seen.filter();
-        let mut gaps = Vec::new();
-        for table in &mut seen.catalog.tables {
-            let unlogged = !table.logged && facts.in_recovery;
-            let gap = match table.kind {
-                Kind::Foreign => Gap::Foreign,
-                Kind::Ordinary if without_rows.contains(&table.name) => Gap::ExcludedData,
-                Kind::Ordinary if unlogged => Gap::UnloggedOnStandby,
-                _ => continue,
-            };
-            table.left_out = table.kind == Kind::Ordinary;
-            gaps.push((table.name.quoted(), gap));
-        }
-        let seen = gaps.into_iter().fold(seen, |seen, (what, gap)| seen.without(&what, gap));
-        denied(&seen.catalog, &facts.user)?;
-        Ok(seen)
-    }
-
-    /// Takes out of the catalog what is not wanted.
-    fn filter(&mut self) {
-        let filter = &self.filter;
-        self.catalog.tables.retain(|table| filter.takes(&table.name));
-        let tables: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
-        self.catalog.sequences.retain(|sequence| takes_sequence(filter, &tables, sequence));
-        // As with `pg_dump`: they belong to no schema.
-        if !filter.schemas.is_empty() || !filter.tables.is_empty() {
-            let large_objects = std::mem::take(&mut self.catalog.large_objects);
-            if large_objects > 0 {
-                self.not_covered.push(NotCovered { what: "large objects".to_owned(), why: Gap::NotAskedFor });
-            }
-        }
-    }
-
-    fn without(mut self, what: &str, why: Gap) -> Self {
-        self.not_covered.push(NotCovered { what: what.to_owned(), why });
-        self
-    }
-}
-
-/// A sequence goes with its table; one of an identity column goes nowhere else.
-fn takes_sequence(filter: &Filter, tables: &BTreeSet<&Name>, sequence: &Sequence) -> bool {
-    if sequence.owned_by.as_ref().is_some_and(|table| tables.contains(table)) {
-        return true;
-    }
-    !sequence.identity && filter.takes(&sequence.name)
-}
-
-/// Returns these tables and all that are parts of them, whatever the depth.
-fn with_partitions(catalog: &Catalog, names: &[Name]) -> Vec<Name> {
-    let mut all = names.to_vec();
-    let mut next = 0;
-    while let Some(parent) = all.get(next).cloned() {
-        let parts = catalog.tables.iter().filter(|table| table.partition && table.parents.contains(&parent));
-        let new: Vec<Name> =
-            parts.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
-        all.extend(new);
-        next += 1;
-    }
-    all
-}
-
-/// Returns what was asked for and is not there.
-fn missing(catalog: &Catalog, filter: &Filter, schemas: &BTreeSet<String>) -> Result<Vec<String>> {
-    let no_schemas = filter.schemas.iter().filter(|schema| !schemas.contains(*schema));
-    let mut missing: Vec<String> =
-        no_schemas.map(|schema| format!("schema {}", identifier(schema))).collect();
-    if !missing.is_empty() && missing.len() == filter.schemas.len() {
-        return Err(Error::Nothing { what: format!("there is no {}", missing.join(", no ")) });
-    }
-    let no_tables: Vec<String> = crate::catalog::missing(catalog, &filter.tables)
-        .into_iter()
-        .map(|name| format!("table {}", name.quoted()))
-        .collect();
-    let wanted = catalog.tables.iter().any(|table| filter.takes(&table.name));
-    if !filter.tables.is_empty() && !wanted {
-        let what = match no_tables.is_empty() {
-            true => "no table is in the schemas and among the tables that were named".to_owned(),
-            false => format!("there is no {}", no_tables.join(", no ")),
-        };
-        return Err(Error::Nothing { what });
-    }
-    missing.extend(no_tables);
-    Ok(missing)
-}
-
-/// Makes sure that this user may read everything that is wanted.
-fn denied(catalog: &Catalog, user: &str) -> Result<()> {
-    let (mut names, mut remedies) = (Vec::new(), Vec::new());
-    let user_name = identifier(user);
-    let mut permit = |statement: String| {
-        if !remedies.contains(&statement) {
-            remedies.push(statement);
-        }
-    };
-    let usage = |schema: &str, permit: &mut dyn FnMut(String)| {
-        if schema != "public" {
-            permit(format!("GRANT USAGE ON SCHEMA {} TO {user_name}", identifier(schema)));
-        }
-    };
-    for table in &catalog.tables {
-        let name = table.name.quoted();
-        match table.kind {
-            // Also without its rows: `pg_dump` locks it.
-            Kind::Ordinary | Kind::Partitioned if !table.readable => {
-                usage(&table.name.schema, &mut permit);
-                permit(format!("GRANT SELECT ON {name} TO {user_name}"));
-                names.push(name);
-            }
-            Kind::Ordinary if table.hidden && table.has_rows() => {
-                permit(format!("ALTER ROLE {user_name} BYPASSRLS"));
-                names.push(format!("{name} (policies may hide rows)"));
-            }
-            _ => {}
-        }
-    }
-    for sequence in catalog.sequences.iter().filter(|sequence| !sequence.readable) {
-        let name = sequence.name.quoted();
-        usage(&sequence.name.schema, &mut permit);
-        permit(format!("GRANT SELECT ON SEQUENCE {name} TO {user_name}"));
-        names.push(name);
-    }
-    match names.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Denied { user: user.to_owned(), names, remedies }),
-    }
 }
