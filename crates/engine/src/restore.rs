@@ -51,6 +51,8 @@ pub struct RestoreRequest {
     pub to: Option<String>,
     /// Only these tables.
     pub tables: Vec<String>,
+    /// Only rows, into tables of a server that are there.
+    pub data_only: bool,
     /// Into the original place.
     pub in_place: bool,
     /// Override a refusal that names `--force`.
@@ -74,6 +76,7 @@ impl Default for RestoreRequest {
             session: None,
             to: None,
             tables: Vec::new(),
+            data_only: false,
             in_place: false,
             force: false,
             safety_backup: true,
@@ -157,6 +160,14 @@ pub enum Action {
     CopyTables,
     /// A new database on a server.
     CreateDatabase,
+    /// Tables that are not there, into a database of a server that is.
+    AddTables,
+    /// Tables, in the place of those of a database of a server.
+    ReplaceTables,
+    /// Rows, into empty tables of a server.
+    FillTables,
+    /// Rows, in the place of those in tables of a server.
+    ReplaceRows,
     /// A new database on a server that takes the name of the original, which is kept under another one.
     ReplaceDatabase,
 }
@@ -181,8 +192,12 @@ impl PlannedRestore {
     /// Says whether something that exists is overwritten.
     pub fn overwrites(&self) -> bool {
         match self.action {
-            Action::Create | Action::CreateDatabase => false,
-            Action::ReplacePages | Action::ReplaceFile | Action::ReplaceDatabase => true,
+            Action::Create | Action::CreateDatabase | Action::AddTables | Action::FillTables => false,
+            Action::ReplacePages
+            | Action::ReplaceFile
+            | Action::ReplaceDatabase
+            | Action::ReplaceTables
+            | Action::ReplaceRows => true,
             Action::CopyTables => self.path.exists(),
         }
     }
@@ -313,7 +328,12 @@ impl<'r> Restore<'r> {
             Action::ReplacePages => self.replace_pages(&subject, planned)?,
             Action::ReplaceFile => self.replace_file(&subject, planned)?,
             Action::CopyTables => self.copy_tables(&subject, planned)?,
-            Action::CreateDatabase | Action::ReplaceDatabase => {
+            Action::CreateDatabase
+            | Action::ReplaceDatabase
+            | Action::AddTables
+            | Action::ReplaceTables
+            | Action::FillTables
+            | Action::ReplaceRows => {
                 return Err(Error::usage("a database of a server is planned without one", "plan it again"));
             }
         };

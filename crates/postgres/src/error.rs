@@ -347,10 +347,10 @@ impl Error {
                     .to_owned(),
             ),
             Self::DatabaseExists { .. } => {
-                Some("choose another name, or restore over it on purpose".to_owned())
+                Some("choose another name with --to, or go over the original with --in-place".to_owned())
             }
             Self::InUse { .. } => {
-                Some("stop what uses it, or allow that its sessions are ended".to_owned())
+                Some("stop what uses it, or end its sessions with --force".to_owned())
             }
             Self::Undecided { staging, name, .. } => Some(format!(
                 "either all of it happened or nothing: when {staging:?} is still listed by `psql -l`, nothing did, \
@@ -364,7 +364,10 @@ impl Error {
                 "make that first, restore the tables that are named together with these, or restore into a new database"
                     .to_owned(),
             ),
-            Self::NotEmpty { .. } => Some("their rows can be replaced on purpose".to_owned()),
+            Self::NotEmpty { .. } => Some("--in-place replaces their rows".to_owned()),
+            Self::Exists { .. } => {
+                Some("--in-place replaces it in the original database; or restore into a new one".to_owned())
+            }
             Self::Needed { .. } => Some(
                 "drop what needs it and make it again afterwards, or restore into a new database and take over from \
                  there what is wanted"
@@ -376,7 +379,6 @@ impl Error {
             | Self::Tool { .. }
             | Self::Login { .. }
             | Self::TooOld { .. }
-            | Self::Exists { .. }
             | Self::Nothing { .. }
             | Self::Protocol { .. }
             | Self::System { .. }

@@ -32,7 +32,8 @@ says: a URL, or another name on that server. It has a name that says it is
 unfinished until every row was read again and compared. --in-place gives it the
 name of the original, which is kept under another one; --force ends sessions
 that are in the way. What this user may not make again (owners, extensions) is
-listed.
+listed. --table and --data-only go into a database that is there, all or
+nothing; with --in-place they replace what is there.
 
 With --session every database of that session is restored, each to its place
 with --in-place, or below the directory that --to names.
@@ -81,6 +82,10 @@ pub(crate) struct RestoreArgs {
     /// Restore only this table; may be repeated
     #[arg(long = "table", value_name = "NAME")]
     pub(crate) tables: Vec<String>,
+
+    /// Restore only rows, into PostgreSQL tables that are there
+    #[arg(long, conflicts_with = "session")]
+    pub(crate) data_only: bool,
 
     /// Go back into the original place
     #[arg(long)]
@@ -152,6 +157,7 @@ impl RestoreArgs {
             session: self.session.clone(),
             to: self.to.clone(),
             tables: self.tables.clone(),
+            data_only: self.data_only,
             in_place: self.in_place,
             force: self.force,
             safety_backup: !self.no_safety_backup,
@@ -269,6 +275,12 @@ fn how(planned: &PlannedRestore) -> &'static str {
         }
         Action::CopyTables => "the tables, in a new file",
         Action::CreateDatabase => "a new database, which gets its name when all of it was compared",
+        Action::AddTables => "the tables with what is theirs, in one transaction",
+        Action::ReplaceTables => {
+            "the tables with what is theirs in place of those that are there, in one transaction"
+        }
+        Action::FillTables => "rows into tables that are empty, in one transaction",
+        Action::ReplaceRows => "rows in place of those that are there, in one transaction",
         Action::ReplaceDatabase => {
             "a new database, which takes the name of the original when all of it was compared; the original is kept under another name"
         }

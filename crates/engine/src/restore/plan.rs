@@ -192,6 +192,15 @@ impl Planner<'_> {
         if manifest.engine == Engine::Postgres {
             return self.server(entry, &manifest);
         }
+        if self.request.data_only {
+            return Err(Error::usage(
+                format!(
+                    "{} is a SQLite database, and --data-only is for tables of a server",
+                    manifest.database
+                ),
+                "name the tables with --table",
+            ));
+        }
         let path = self.target(&manifest)?;
         let action = self.action(&path, &manifest)?;
         let mut planned = PlannedRestore {
@@ -349,7 +358,8 @@ impl Planner<'_> {
         let needed = match planned.action {
             Action::ReplacePages => planned.bytes_image.saturating_sub(present),
             Action::Create | Action::ReplaceFile => planned.bytes_image,
-            Action::CopyTables | Action::CreateDatabase | Action::ReplaceDatabase => 0,
+            // How much room a server has it does not tell.
+            _ => 0,
         };
         match planned.bytes_free {
             Some(free) if free < needed => Err(Error::NoSpace { path: planned.path.clone(), needed, free }),

@@ -5,6 +5,7 @@
 //! everything under another name. Whatever ends a restore before leaves the original as it was.
 
 mod rows;
+mod tables;
 mod target;
 
 use std::collections::BTreeMap;
@@ -59,17 +60,22 @@ impl Restore<'_> {
             level: "rows".to_owned(),
             problems: Vec::new(),
         };
+        let tables = match planned.tables.is_empty() {
+            true => Vec::new(),
+            false => tables::restored(&served, &tables::named(&served.facts, &planned.tables)?),
+        };
         let restored = Restored {
             bytes_written: served.manifest.image.size,
             safety_snapshot,
+            tables,
             notes,
             ..Restored::new(integrity)
         };
         Ok(self.report(planned, entry, &served.manifest, restored, began))
     }
 
-    /// Makes the database under a name of its own, fills and proves it, and gives it its name. Returns what a person
-    /// should know, and whether every row was compared.
+    /// Makes the database under a name of its own, fills and proves it, and gives it its name; or puts tables into one
+    /// that is there. Returns what a person should know, and whether every row was compared.
     fn fill(
         &self,
         planned: &PlannedRestore,
@@ -87,10 +93,18 @@ impl Restore<'_> {
         let request = &self.plan.request;
         let how = RestoreOptions { jobs: JOBS, owners: request.owners, privileges: request.privileges };
         let info = &target.server.info;
+        if !matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
+            let lost = self.fill_database(planned, target, served, (&options, &how), &archive)?;
+            self.watch.step("restore.promoted");
+            return Ok((losses(&lost), true));
+        }
         let mut server = Server::begin(info, &options, &how, archive.path(), &served.catalog, id)?;
         server.create(&served.facts.server.properties)?;
         self.watch.step("restore.staged");
-        let filled = self.fill_staged(&mut server, served, &how);
+        let filled = match planned.tables.is_empty() {
+            true => self.fill_staged(&mut server, served, &how),
+            false => self.only(&mut server, planned, served).map(|()| true),
+        };
         let promoted = filled.and_then(|verified| {
             self.stop_if_cancelled()?;
             let place = match planned.action {

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::chunk::KnownChunk;
 use super::pack::{Packer, Stopped};
-use super::seal::{Fingerprint, Outbox, Sealer};
+use super::seal::{Fingerprint, Mark, Outbox, Sealer};
 use super::upload::Session;
 use crate::Id;
 use crate::error::{Error, Result};
@@ -137,7 +137,7 @@ impl Line {
         fingerprint: &Fingerprint,
     ) -> Result<()> {
         bench.outbox.clear();
-        let sealed = bench.sealer.seal(kind, id, plain, fingerprint, &mut bench.outbox)?;
+        let sealed = bench.sealer.seal(kind, id, plain, Mark::Fingerprint(fingerprint), &mut bench.outbox)?;
         self.session.count_added(plain.len(), sealed);
         self.send(kind, &bench.outbox)
     }
@@ -149,7 +149,8 @@ impl Line {
         for (id, fingerprint, length) in &parcel.blobs {
             let (plain, behind) = rest.split_at(*length);
             rest = behind;
-            let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, fingerprint, &mut bench.outbox)?;
+            let mark = Mark::Fingerprint(fingerprint);
+            let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, mark, &mut bench.outbox)?;
             self.session.count_added(plain.len(), sealed);
         }
         self.send(BlobKind::Data, &bench.outbox)
@@ -180,7 +181,8 @@ impl Line {
             batch.chunks[*number].id = *id;
             bench.sealer.remember(plain.len(), fingerprint, *id);
             if self.session.claim(BlobKind::Data, id) {
-                let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, fingerprint, &mut bench.outbox)?;
+                let mark = Mark::Fingerprint(fingerprint);
+                let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, mark, &mut bench.outbox)?;
                 self.session.count_added(plain.len(), sealed);
                 batch.added += plain.len() as u64;
                 batch.stored += sealed as u64;
@@ -192,15 +194,14 @@ impl Line {
     /// Deals with all pieces of a batch of a stream.
     fn cut(&self, bench: &mut Bench, cut: &mut Cut) -> Result<()> {
         let pieces: Vec<&[u8]> = cut.pieces().collect();
+        let marks: Vec<Mark<'_>> = pieces.iter().map(|plain| Mark::quick(plain)).collect();
         let mut ids = std::mem::take(&mut bench.ids);
         sha::ids(&pieces, &mut ids);
         bench.outbox.clear();
         let (mut added, mut stored) = (0, 0);
-        for (plain, id) in pieces.iter().zip(&ids) {
+        for ((plain, mark), id) in pieces.iter().zip(marks).zip(&ids) {
             if self.session.claim(BlobKind::Data, id) {
-                let fingerprint = bench.sealer.fingerprint(plain);
-                let sealed =
-                    bench.sealer.seal(BlobKind::Data, *id, plain, &fingerprint, &mut bench.outbox)?;
+                let sealed = bench.sealer.seal(BlobKind::Data, *id, plain, mark, &mut bench.outbox)?;
                 self.session.count_added(plain.len(), sealed);
                 added += plain.len() as u64;
                 stored += sealed as u64;

@@ -1,6 +1,7 @@
 //! Where a PostgreSQL database goes: which server, which name, and what speaks against it.
 
-use dbkeep_postgres::restore;
+use dbkeep_postgres::Error as Postgres;
+use dbkeep_postgres::restore::{self, Standing};
 use dbkeep_postgres::wire::Options;
 use dbkeep_repo::Id;
 use jiff::tz::TimeZone;
@@ -31,16 +32,11 @@ impl Planner<'_> {
     /// Plans a PostgreSQL database.
     pub(in crate::restore) fn server(&self, entry: &Entry, manifest: &Manifest) -> Result<PlannedRestore> {
         let request = self.request;
-        if !request.tables.is_empty() {
-            return Err(Error::Unsupported {
-                what: "single tables of a PostgreSQL database cannot be restored by this version".to_owned(),
-                hint: Some("restore the whole database beside the original, and copy the table".to_owned()),
-            });
-        }
         let target = self.server_target(manifest)?;
-        let action = if request.in_place { Action::ReplaceDatabase } else { Action::CreateDatabase };
+        let standing = restore::look(&target.server.info, &Options::default())?;
+        let action = self.server_action(&standing, &target)?;
         let mut notes = super::super::plan::notes(entry, manifest);
-        notes.extend(look(&target, manifest, request.in_place)?);
+        notes.extend(remarks(&standing, manifest));
         let shown = target.shown.clone();
         let mut planned = PlannedRestore {
             bytes_image: manifest.image.size,
@@ -50,6 +46,26 @@ impl Planner<'_> {
         };
         planned.safety_backup = request.safety_backup && planned.overwrites();
         Ok(planned)
+    }
+
+    /// Decides how the database comes into its place, and refuses a place that is not for it.
+    fn server_action(&self, standing: &Standing, target: &ServerTarget) -> Result<Action> {
+        let request = self.request;
+        let database = || target.server.info.database.clone();
+        let partly = request.data_only || !request.tables.is_empty();
+        let action = match (standing.is_there, partly) {
+            (true, true) if request.data_only && request.in_place => Action::ReplaceRows,
+            (true, true) if request.data_only => Action::FillTables,
+            (true, true) if request.in_place => Action::ReplaceTables,
+            (true, true) => Action::AddTables,
+            (true, false) if request.in_place => Action::ReplaceDatabase,
+            (true, false) => return Err(Postgres::DatabaseExists { database: database() }.into()),
+            (false, _) if request.in_place || request.data_only => {
+                return Err(Postgres::NoDatabase { database: database() }.into());
+            }
+            (false, _) => Action::CreateDatabase,
+        };
+        Ok(action)
     }
 
     /// Returns the database that is made.
@@ -108,17 +124,8 @@ fn renamed(target: ServerTarget, database: &str) -> ServerTarget {
     ServerTarget { server: Server { info, ..target.server }, shown }
 }
 
-/// Looks at the server before anything is done, and refuses a target that is not for this. Returns what a person should
-/// know.
-fn look(target: &ServerTarget, manifest: &Manifest, in_place: bool) -> Result<Vec<String>> {
-    let database = &target.server.info.database;
-    let found = restore::look(&target.server.info, &Options::default())?;
-    if found.is_there && !in_place {
-        return Err(dbkeep_postgres::Error::DatabaseExists { database: database.clone() }.into());
-    }
-    if !found.is_there && in_place {
-        return Err(dbkeep_postgres::Error::NoDatabase { database: database.clone() }.into());
-    }
+/// Returns what a person should know of the server before anything is done.
+fn remarks(found: &Standing, manifest: &Manifest) -> Vec<String> {
     let mut notes = Vec::new();
     let known = manifest.postgres.as_ref().map(|facts| facts.server.major());
     if let Some(known) = known.filter(|known| *known > found.facts.major()) {
@@ -133,7 +140,7 @@ fn look(target: &ServerTarget, manifest: &Manifest, in_place: bool) -> Result<Ve
             left.database
         )));
     }
-    Ok(notes)
+    notes
 }
 
 impl Restore<'_> {

@@ -1,0 +1,141 @@
+//! Some tables of a PostgreSQL database, or rows alone.
+
+use dbkeep_postgres::catalog::{Name, Table};
+use dbkeep_postgres::restore::{
+    Loss, Restore as Server, RestoreOptions, Wanted, restore_rows, restore_tables,
+};
+use dbkeep_postgres::rows::RowSum;
+use dbkeep_postgres::wire::Options;
+
+use super::super::{Action, PlannedRestore, Restore};
+use super::rows::StoredRows;
+use super::{ServerTarget, expected};
+use crate::manifest::{PostgresFacts, TableProof};
+use crate::report::TableRows;
+use crate::served::{Served, shown};
+use crate::source::server::table_name;
+use crate::suggest::nearest;
+use crate::{Error, Result};
+
+/// The schema of a table that is named without one.
+const DEFAULT_SCHEMA: &str = "public";
+
+/// Returns the tables that are meant by what a person wrote; all when nothing was.
+pub(super) fn named(facts: &PostgresFacts, written: &[String]) -> Result<Vec<Name>> {
+    if written.is_empty() {
+        return Ok(facts.tables.iter().map(TableProof::table).collect());
+    }
+    written.iter().map(|text| one(facts, text)).collect()
+}
+
+fn one(facts: &PostgresFacts, text: &str) -> Result<Name> {
+    let exact = facts.tables.iter().map(TableProof::table).find(|name| shown(name) == *text);
+    let parsed = || table_name(text, DEFAULT_SCHEMA);
+    let name = exact.or_else(parsed).ok_or_else(|| {
+        Error::usage(format!("{text:?} is no name of a table"), "write it as `users` or `audit.log`")
+    })?;
+    Ok(name)
+}
+
+/// Returns the error about a table that the snapshot does not have.
+pub(super) fn unknown(served: &Served<'_>, name: &Name) -> Error {
+    let names: Vec<String> = served.catalog.tables.iter().map(|table| shown(&table.name)).collect();
+    let wanted = shown(name);
+    let near = nearest(&wanted, names.iter().map(String::as_str));
+    let hint = match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("it has {}", names.iter().take(20).cloned().collect::<Vec<_>>().join(", ")),
+    };
+    Error::Unsupported {
+        what: format!("snapshot {} has no table {wanted}", served.entry.id.short()),
+        hint: Some(hint),
+    }
+}
+
+impl Restore<'_> {
+    /// Restores tables, or rows alone, into a database that is there. Returns what could not be restored.
+    pub(super) fn fill_database(
+        &self,
+        planned: &PlannedRestore,
+        target: &ServerTarget,
+        served: &Served<'_>,
+        (options, how): (&Options, &RestoreOptions),
+        archive: &tempfile::NamedTempFile,
+    ) -> Result<Vec<Loss>> {
+        let info = &target.server.info;
+        self.with_wanted(planned, served, &|wanted, rows| {
+            let restored = match planned.action {
+                Action::FillTables | Action::ReplaceRows => {
+                    restore_rows(info, options, wanted).map(|()| vec![])
+                }
+                _ => restore_tables(info, options, how, archive.path(), wanted),
+            };
+            // Why rows could not be read is told by the repository: the server knows only that they ended.
+            restored.map_err(|error| rows.failure().unwrap_or_else(|| error.into()))
+        })
+    }
+
+    /// Restores tables into a database that has nothing yet.
+    pub(super) fn only(
+        &self,
+        server: &mut Server<'_>,
+        planned: &PlannedRestore,
+        served: &Served<'_>,
+    ) -> Result<()> {
+        let server = std::sync::Mutex::new(server);
+        self.with_wanted(planned, served, &|wanted, rows| {
+            let mut server = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            server.only(wanted).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))
+        })
+    }
+
+    fn with_wanted<T>(
+        &self,
+        planned: &PlannedRestore,
+        served: &Served<'_>,
+        act: &dyn Fn(&Wanted<'_>, &StoredRows<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let names = named(&served.facts, &planned.tables)?;
+        let there = |name: &Name| served.catalog.tables.iter().any(|table| table.name == *name);
+        if let Some(absent) = names.iter().find(|name| !there(name)) {
+            return Err(unknown(served, absent));
+        }
+        let expected: Vec<(&Table, RowSum)> = expected(served)?;
+        let rows = StoredRows::new(served, self.watch);
+        self.watch.phase(&format!("restore {}", served.manifest.database), bytes_of(&served.facts, &names));
+        let wanted = Wanted {
+            names: &names,
+            catalog: &served.catalog,
+            expected: &expected,
+            giver: &rows,
+            replace: planned.overwrites(),
+        };
+        act(&wanted, &rows)
+    }
+}
+
+fn bytes_of(facts: &PostgresFacts, names: &[Name]) -> u64 {
+    facts.tables.iter().filter(|proof| names.contains(&proof.table())).map(|proof| proof.size).sum()
+}
+
+/// Returns the tables that were restored, partitions with the table that they are of.
+pub(super) fn restored(served: &Served<'_>, names: &[Name]) -> Vec<TableRows> {
+    let is_part = |table: &Table| {
+        let mut parents = vec![&table.name];
+        while let Some(name) = parents.pop() {
+            if names.contains(name) {
+                return true;
+            }
+            let of_name = served.catalog.tables.iter().filter(|other| other.name == *name && other.partition);
+            parents.extend(of_name.flat_map(|other| &other.parents));
+        }
+        false
+    };
+    let meant = served.catalog.tables.iter().filter(|table| is_part(table));
+    let proof = |table: &Table| served.facts.tables.iter().find(|proof| proof.table() == table.name);
+    meant
+        .filter_map(|table| {
+            proof(table).map(|proof| TableRows { name: shown(&table.name), rows: proof.rows })
+        })
+        .collect()
+}
