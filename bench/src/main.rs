@@ -7,6 +7,7 @@
 mod chunk_size;
 mod figures;
 mod large;
+mod postgres;
 mod product;
 mod report;
 mod sample;
@@ -43,7 +44,7 @@ struct Arguments {
     scratch: Option<PathBuf>,
 
     /// Run these figures only
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
 
@@ -57,6 +58,8 @@ enum Study {
         #[arg(long)]
         with_restic: bool,
     },
+    /// PostgreSQL beside pg_dump, pg_restore and restic; the size is that of the largest table, 1G at most
+    Postgres,
     /// One cell of the chunk size study, in a process of its own
     #[command(hide = true)]
     ChunkSizeCell(chunk_size::Cell),
@@ -88,6 +91,9 @@ fn run(arguments: Arguments) -> Result<bool> {
         None => figures::run(&scratch, arguments.size, arguments.rounds, &arguments.only),
         Some(Study::ChunkSize) => {
             chunk_size::run(&scratch, arguments.size.min(1 << 30), arguments.rounds).map(|()| true)
+        }
+        Some(Study::Postgres) => {
+            postgres::run(&scratch, arguments.size.min(1 << 30), arguments.rounds, &arguments.only)
         }
         Some(Study::Large { with_restic }) => large::run(&scratch, with_restic).map(|()| true),
         Some(Study::ChunkSizeCell(_)) => Ok(true),

@@ -80,6 +80,15 @@ impl Ours {
         Ok(Ran { cost: cost(&outcome)?, report: serde_json::from_str(&outcome.stdout)? })
     }
 
+    /// Runs a command beside others that work; it may fail by giving way.
+    pub(crate) fn run_any<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let outcome = self.program.run(arguments).go();
+        match outcome.code() {
+            Some(0 | 1) => Ok(()),
+            _ => Err(outcome.transcript().into()),
+        }
+    }
+
     /// Returns the bytes of the repository.
     pub(crate) fn size(&self) -> Result<u64> {
         size_of(&self.repository)
@@ -130,6 +139,15 @@ impl Theirs {
     /// Backs a database up.
     pub(crate) fn backup(&self, database: &Path) -> Result<Cost> {
         self.run(["backup", text(database)?])
+    }
+
+    /// Backs a file up. Returns the bytes of it that were new, before compression.
+    pub(crate) fn backup_adding(&self, file: &Path) -> Result<u64> {
+        let outcome = self.restic.measured(["backup", "--json", text(file)?])?;
+        done("restic", &outcome)?;
+        let summary = outcome.stdout.lines().last().unwrap_or_default();
+        let summary: Value = serde_json::from_str(summary)?;
+        summary["data_added"].as_u64().ok_or_else(|| Error::from("restic does not say what it added"))
     }
 
     /// Returns the bytes of the repository.

@@ -65,7 +65,7 @@ pub struct BackupRequest {
     pub report: Option<PathBuf>,
     /// Say what would be done; nothing is written.
     pub dry_run: bool,
-    /// The level of zstd; the configuration's, else 3.
+    /// The level of zstd; the configuration's, else 3, and 1 for rows of servers.
     pub compression: Option<i32>,
     /// Make a key where a repository is made and nothing gives a password.
     pub new_key: bool,
@@ -260,7 +260,8 @@ pub(crate) struct Session<'s> {
     pub(crate) at_once: bool,
     pub(crate) adopt_name: bool,
     pub(crate) yields: bool,
-    pub(crate) compression: i32,
+    /// The level of zstd that is wanted; `None` for what suits best.
+    pub(crate) compression: Option<i32>,
     pub(crate) git: Option<Git>,
 }
 
@@ -286,14 +287,17 @@ impl<'s> Session<'s> {
             at_once: request.at_once,
             adopt_name: request.adopt_name,
             yields: request.yields,
-            compression: request.compression.or(context.config.repository.compression).unwrap_or(3),
+            compression: request.compression.or(context.config.repository.compression),
             git: git::describe(&context.environment.working_directory),
         }
     }
 
     /// Starts what stores; all databases of the session share it.
     pub(crate) fn writer<'l>(&self, lock: &'l SharedLock, watch: &Watch) -> Result<Writer<'l>> {
-        let options = WriterOptions::default().compression(self.compression);
+        let options = match self.compression {
+            None => WriterOptions::default(),
+            Some(level) => WriterOptions::default().compression(level),
+        };
         Ok(self.store.repository().writer(lock, self.reader.index(), &options, watch.clone())?)
     }
 

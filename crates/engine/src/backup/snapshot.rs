@@ -7,7 +7,7 @@ use dbkeep_repo::Id;
 use dbkeep_repo::format::fact::SnapshotRef;
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::format::tree::{Node, Tree};
-use dbkeep_repo::write::{KnownChunks, NodeMeta, Writer};
+use dbkeep_repo::write::{KnownChunks, NodeMeta, Writer, WriterOptions};
 use dbkeep_sqlite::position::Position;
 use jiff::Timestamp;
 
@@ -17,7 +17,7 @@ use crate::catalog::{Entry, PRE_RESTORE, SHRANK};
 use crate::manifest::{
     self, Identity, ImageFacts, Integrity, IntegrityResult, Manifest, Options, PostgresFacts, SqliteFacts,
 };
-use crate::report::{BackupStatus, DatabaseBackup, TableRows};
+use crate::report::{BackupStatus, DatabaseBackup, Engine, TableRows};
 use crate::repository::Store;
 use crate::source::Source;
 use crate::state::SavedPosition;
@@ -175,7 +175,7 @@ impl<'s> Session<'s> {
                 tags: self.tags.clone(),
                 verify: self.verify.word().to_owned(),
                 at_once: self.at_once,
-                compression: self.compression,
+                compression: self.compression.unwrap_or(default_compression(source.engine())),
                 more: Default::default(),
             },
             bytes_added: contents.bytes_added,
@@ -225,6 +225,15 @@ impl<'s> Session<'s> {
         let same_as_parent = of_parent.is_some_and(|of_parent| have_same_image(of_parent, &manifest));
         let report = report(&manifest, parent.map(|parent| parent.entry), contents, same_as_parent);
         Ok(Saved { report, snapshot, manifest, known: None, position: None })
+    }
+}
+
+/// Returns the level of zstd where none is wanted.
+fn default_compression(engine: Engine) -> i32 {
+    let options = WriterOptions::default();
+    match engine {
+        Engine::Sqlite => options.compression,
+        Engine::Postgres => options.stream_compression,
     }
 }
 

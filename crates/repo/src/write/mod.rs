@@ -68,6 +68,8 @@ const TREE_PACK: usize = 4 << 20;
 pub struct WriterOptions {
     /// The zstd level, -7 to 19.
     pub compression: i32,
+    /// The zstd level of the pieces of streams, which are short: a higher one finds hardly more in them.
+    pub stream_compression: i32,
     /// Worker threads.
     pub workers: usize,
     /// The size at which a pack is stored, in bytes; at most 128 MiB.
@@ -77,15 +79,16 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     fn default() -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        Self { compression: 3, workers, pack_size: 16 << 20 }
+        Self { compression: 3, stream_compression: 1, workers, pack_size: 16 << 20 }
     }
 }
 
 impl WriterOptions {
-    /// Sets the zstd level.
+    /// Sets the zstd level, also that of streams.
     #[must_use]
     pub fn compression(mut self, level: i32) -> Self {
         self.compression = level;
+        self.stream_compression = level;
         self
     }
 
@@ -146,8 +149,9 @@ impl<'l> Writer<'l> {
         options: &WriterOptions,
         watch: Arc<dyn Observer>,
     ) -> Result<Self> {
-        if !(-7..=19).contains(&options.compression) {
-            return Err(Error::Unsupported { what: format!("compression level {}", options.compression) });
+        let levels = [options.compression, options.stream_compression];
+        if let Some(level) = levels.into_iter().find(|level| !(-7..=19).contains(level)) {
+            return Err(Error::Unsupported { what: format!("compression level {level}") });
         }
         // Goes into the index as a remark for rustic's prune; nothing of ours is decided by it.
         let session = Session::new(repository.clone(), index, watch, Timestamp::now());
@@ -164,7 +168,7 @@ impl<'l> Writer<'l> {
         let (done, finished) = unbounded();
         let mut writer = Self {
             lock,
-            bench: Bench::new(Sealer::new(repository.key(), options.compression)?),
+            bench: Bench::new(Sealer::new(repository.key(), levels)?),
             line,
             jobs: Some(jobs),
             finished,
@@ -181,7 +185,7 @@ impl<'l> Writer<'l> {
         }
         for number in 0..workers {
             let line = Arc::clone(&writer.line);
-            let bench = Bench::new(Sealer::new(repository.key(), options.compression)?);
+            let bench = Bench::new(Sealer::new(repository.key(), levels)?);
             let (to_do, done) = (to_do.clone(), done.clone());
             let body = move || work::run(&line, bench, &to_do, &done);
             writer.workers.push(spawn(format!("seal-{number}"), body)?);

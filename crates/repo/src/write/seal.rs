@@ -24,7 +24,7 @@ pub type Fingerprint = [u8; 32];
 pub(super) enum Mark<'a> {
     /// The keyed BLAKE3 of a chunk, where it is needed anyway.
     Fingerprint(&'a Fingerprint),
-    /// Its XXH3, which for short pieces takes a tenth of the time. It tells faults, which is all that it has to.
+    /// The XXH3 of a piece of a stream, which for short pieces takes a tenth of the time. It tells faults, which is all that it has to.
     Quick(u128),
 }
 
@@ -63,6 +63,8 @@ pub(super) struct Sealer {
     key: MasterKey,
     fingerprint_key: [u8; 32],
     compressor: zstd::bulk::Compressor<'static>,
+    /// For the pieces of streams.
+    stream_compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     compressed: Vec<u8>,
     opened: Vec<u8>,
@@ -78,12 +80,13 @@ struct Zeros {
 }
 
 impl Sealer {
-    /// Prepares contexts for a zstd level.
-    pub(super) fn new(key: &MasterKey, level: i32) -> Result<Self> {
+    /// Prepares contexts for the zstd levels of chunks and of the pieces of streams.
+    pub(super) fn new(key: &MasterKey, [level, stream_level]: [i32; 2]) -> Result<Self> {
         Ok(Self {
             key: key.clone(),
             fingerprint_key: key.fingerprint_key(),
             compressor: zstd::bulk::Compressor::new(level).map_err(compression)?,
+            stream_compressor: zstd::bulk::Compressor::new(stream_level).map_err(compression)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(compression)?,
             compressed: Vec::new(),
             opened: Vec::new(),
@@ -140,8 +143,12 @@ impl Sealer {
             })?;
         let bound = zstd::zstd_safe::compress_bound(plain.len());
         reserve(&mut self.compressed, bound);
+        let compressor = match mark {
+            Mark::Fingerprint(_) => &mut self.compressor,
+            Mark::Quick(_) => &mut self.stream_compressor,
+        };
         let compressed =
-            self.compressor.compress_to_buffer(plain, &mut self.compressed[..bound]).map_err(compression)?;
+            compressor.compress_to_buffer(plain, &mut self.compressed[..bound]).map_err(compression)?;
         let start = outbox.bytes.len();
         self.key.seal(&self.compressed[..compressed], &mut outbox.bytes)?;
         let sealed = &outbox.bytes[start..];
