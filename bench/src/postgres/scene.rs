@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// The database of most figures.
 const DATABASE: &str = "bench";
 /// The scale of pgbench: 128 MB each ten.
-const SCALE: u32 = 110;
+const SCALE: u64 = 110;
 /// Bytes of a row of the dominating table as COPY writes it.
 const ROW: u64 = 144;
 
@@ -49,9 +49,8 @@ impl<'s> Scene<'s> {
     }
 
     /// Smaller tables with a smaller dominating one.
-    fn pgbench_scale(&self) -> u32 {
-        let share = self.rows as f64 * ROW as f64 / f64::from(1 << 30);
-        ((f64::from(SCALE) * share).round() as u32).max(1)
+    fn pgbench_scale(&self) -> u64 {
+        (SCALE * self.rows * ROW / (1 << 30)).max(1)
     }
 
     /// Returns what pg_dump compresses with: zstd where it can, else the gzip level that comes nearest in size.
