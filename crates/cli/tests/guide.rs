@@ -11,11 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use dbkeep_testkit::postgres::{Programs, SKIPPED, SUPERUSER, Server, Settings};
 use rusqlite::Connection;
 
 /// The world that a page of the guide is run in.
 struct Reader {
     folder: tempfile::TempDir,
+    /// For pages about PostgreSQL: a database `shop`, named by `.env`, and stock tools that find it.
+    server: Option<Server>,
 }
 
 impl Reader {
@@ -25,11 +28,33 @@ impl Reader {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dbkeep"), folder.path().join("bin/dbkeep")).unwrap();
-        let reader = Self { folder };
+        let reader = Self { folder, server: None };
         reader.make_database("app.db", 1);
         reader.make_database("data/orders.db", 2);
         reader.make_database("data/stock", 3);
         reader
+    }
+
+    /// With a server; `None` when PostgreSQL is not installed.
+    fn with_server() -> Option<Self> {
+        let Some(programs) = Programs::newest_with_tls() else {
+            println!("{SKIPPED}");
+            return None;
+        };
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("shop");
+        server.sql(
+            "shop",
+            "CREATE TABLE users (id serial PRIMARY KEY, name text);
+             INSERT INTO users (name) SELECT 'user ' || n FROM generate_series(1, 100) AS n;
+             CREATE TABLE orders (id serial PRIMARY KEY, user_id int REFERENCES users, total numeric(10,2));
+             INSERT INTO orders (user_id, total) SELECT n, n * 1.5 FROM generate_series(1, 100) AS n;
+             CREATE TABLE sessions (token text)",
+        );
+        let reader = Self { server: Some(server), ..Self::new() };
+        let variables = format!("DATABASE_URL={}\n", reader.server.as_ref().unwrap().url("shop"));
+        fs::write(reader.work().join(".env"), variables).unwrap();
+        Some(reader)
     }
 
     fn work(&self) -> PathBuf {
@@ -50,6 +75,10 @@ impl Reader {
         let mut command = Command::new("sh");
         command.args(["-c", line]).current_dir(self.work()).env_clear().env("PATH", path);
         command.env("HOME", self.folder.path().join("home"));
+        if let Some(server) = &self.server {
+            command.env("PGHOST", server.socket_folder()).env("PGPORT", server.port().to_string());
+            command.env("PGUSER", SUPERUSER);
+        }
         if let Some(now) = now {
             command.env("DBKEEP_TEST_NOW", now);
         }
@@ -161,6 +190,26 @@ fn page_about_the_doctor_works_as_printed() {
 #[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
+}
+
+#[test]
+fn page_about_postgresql_works_as_printed() {
+    let Some(reader) = Reader::with_server() else { return };
+    reader.follow("postgresql.md");
+    let server = reader.server.as_ref().unwrap();
+    for database in ["shop", "shop_yesterday", "by_hand"] {
+        let users = server.sql(database, "SELECT count(*), sum(length(name)) FROM users");
+        assert_eq!(users, "100|792", "{database}");
+        assert_eq!(server.sql(database, "SELECT sum(total) FROM orders"), "7575.00", "{database}");
+    }
+}
+
+#[test]
+fn page_about_managed_servers_works_as_printed() {
+    let Some(reader) = Reader::with_server() else { return };
+    reader.follow("supabase.md");
+    let restored = reader.server.as_ref().unwrap().sql("elsewhere", "SELECT count(*) FROM users");
+    assert_eq!(restored, "100");
 }
 
 #[test]
