@@ -131,7 +131,7 @@ pub fn run(
     let mut report = BackupReport::begin(context, now, request.dry_run);
     if request.dry_run {
         plan(context, request, sources, &clock, watch, &mut report)?;
-    } else if !nothing_to_store(context, &mut sources, &clock)? {
+    } else if !nothing_to_store(context, &mut sources, &clock, watch)? {
         let store = store_all(context, request, sources, &clock, watch, &mut report)?;
         if request.copies {
             report.copies = copies(&store, &report, &clock, watch);
@@ -154,6 +154,7 @@ fn nothing_to_store(
     context: &Context,
     sources: &mut [Result<Source, Unresolved>],
     clock: &Clock,
+    watch: &Watch,
 ) -> Result<bool> {
     if sources.iter().all(Result::is_err) {
         return Ok(true);
@@ -166,10 +167,13 @@ fn nothing_to_store(
         let Ok(source) = place else { continue };
         let opened = match &source.place {
             Place::File(path) => Capture::open(path, &options).map(drop).map_err(Error::from),
-            Place::Server(server) => server::look(server, context.environment.variable("PATH")).map(drop),
+            Place::Server(server) => {
+                server::look(server, context.environment.variable("PATH"), watch).map(drop)
+            }
         };
         match opened {
             Ok(()) => return Ok(false),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
             Err(error) => *place = Err(source.clone().unreadable(error)),
         }
     }

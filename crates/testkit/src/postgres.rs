@@ -213,6 +213,45 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
+    /// Returns what a database holds, as stock psql tells it: a line for each table with the count and a hash of its rows,
+    /// whatever their order, and one for each sequence with where it stands.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    #[track_caller]
+    pub fn contents(&self, database: &str) -> Vec<String> {
+        let user = "NOT IN ('pg_catalog', 'information_schema')";
+        let tables = self.sql(
+            database,
+            &format!(
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname {user} ORDER BY 1"
+            ),
+        );
+        let rows = "count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\n' ORDER BY t::text)), '')";
+        let asked = tables.lines().map(|table| format!("SELECT '{table} ' || {rows} FROM ONLY {table} t"));
+        let sequences = "SELECT format('%I.%I %s', schemaname, sequencename, last_value) FROM pg_sequences";
+        let asked = asked.chain([format!("{sequences} WHERE schemaname {user} ORDER BY 1")]);
+        let told = self.sql(database, &asked.collect::<Vec<_>>().join("; "));
+        told.lines().map(str::to_owned).collect()
+    }
+
+    /// Returns the objects of a database as `pg_dump` of some version writes them, without what differs each time.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn schema(&self, programs: &Programs, database: &str) -> String {
+        let mut command = Command::new(programs.program("pg_dump"));
+        command.args(["-s", "-U", SUPERUSER, "-h"]).arg(self.folder.path());
+        command.args(["-p", &self.port.to_string()]).env("PGDATABASE", database);
+        let output = command.output().expect("pg_dump runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let differs = ["\\restrict", "\\unrestrict", "-- Dumped from"];
+        let kept = text.lines().filter(|line| !differs.iter().any(|start| line.starts_with(start)));
+        kept.collect::<Vec<_>>().join("\n")
+    }
+
     /// Makes an empty database.
     pub fn create_database(&self, name: &str) {
         self.sql("postgres", &format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\"")));

@@ -23,6 +23,7 @@ mod export_rows;
 mod file_systems;
 mod kill;
 mod output;
+mod postgres;
 mod prune;
 mod retention;
 mod scenarios;

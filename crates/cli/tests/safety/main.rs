@@ -12,6 +12,7 @@
 mod copy;
 mod damage;
 mod kill;
+mod postgres;
 mod prefix;
 mod prune;
 mod races;

@@ -13,13 +13,13 @@ use crate::prune::{IN_YEARS, let_marks_age};
 use crate::{World, times};
 
 /// A file system of its own with few bytes; gone when dropped.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     path: std::path::PathBuf,
 }
 
 impl SmallDisk {
     /// Mounts one at `path`, where that is allowed here.
-    fn mount(path: &Path, kibibytes: u64) -> Option<Self> {
+    pub(crate) fn mount(path: &Path, kibibytes: u64) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let options = format!("size={kibibytes}k,mode=0700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output();
@@ -31,7 +31,7 @@ impl SmallDisk {
     }
 
     /// Gives it another size.
-    fn resize(&self, kibibytes: u64) {
+    pub(crate) fn resize(&self, kibibytes: u64) {
         let options = format!("remount,size={kibibytes}k");
         let output = Command::new("mount").args(["-o", &options]).arg(&self.path).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -45,7 +45,7 @@ impl Drop for SmallDisk {
 }
 
 /// Returns the kibibytes in use on the file system of `path`.
-fn used(path: &Path) -> u64 {
+pub(crate) fn used(path: &Path) -> u64 {
     let output = Command::new("df").args(["--output=used", "-k"]).arg(path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().last().unwrap().trim().parse().unwrap()
@@ -53,7 +53,7 @@ fn used(path: &Path) -> u64 {
 
 /// Says that the disk is full, where, and what is needed.
 #[track_caller]
-fn expect_says_full(outcome: &Outcome, place: &Path) {
+pub(crate) fn expect_says_full(outcome: &Outcome, place: &Path) {
     let error = if outcome.json()["error"].is_object() {
         outcome.json()["error"].clone()
     } else {

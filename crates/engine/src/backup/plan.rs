@@ -36,7 +36,7 @@ pub(crate) fn plan(
     report.session = session::next_id(clock.began(), &taken);
     for source in sources {
         report.databases.push(match source {
-            Ok(source) => look(&source, known.as_ref(), clock, context.environment.variable("PATH")),
+            Ok(source) => look(&source, known.as_ref(), clock, (context.environment.variable("PATH"), watch)),
             Err(source) => unresolved(source),
         });
     }
@@ -47,12 +47,12 @@ fn look(
     source: &Source,
     known: Option<&(Store, Catalog)>,
     clock: &Clock,
-    tools_path: Option<&str>,
+    surroundings: (Option<&str>, &Watch),
 ) -> DatabaseBackup {
     let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
     let path = match &source.place {
         Place::File(path) => path,
-        Place::Server(server) => return look_at_server(source, server, parent, tools_path),
+        Place::Server(server) => return look_at_server(source, server, parent, surroundings),
     };
     let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
     let capture = match Capture::open(path, &options) {
@@ -79,9 +79,9 @@ fn look_at_server(
     source: &Source,
     server: &Server,
     parent: Option<Id>,
-    path: Option<&str>,
+    (path, watch): (Option<&str>, &Watch),
 ) -> DatabaseBackup {
-    match server::look(server, path) {
+    match server::look(server, path, watch) {
         Ok((bytes, notes)) => DatabaseBackup {
             parent,
             bytes_source: bytes,

@@ -9,7 +9,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dbkeep_postgres::Error as Postgres;
 use dbkeep_postgres::capture::{Capture, CaptureOptions, Gap, NotCovered};
@@ -21,7 +21,7 @@ use dbkeep_postgres::locks::Locks;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_postgres::schema;
 use dbkeep_postgres::tools::Tools;
-use dbkeep_postgres::wire::Options;
+use dbkeep_postgres::wire::{Options, Stop};
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::{Node, Tree};
 use dbkeep_repo::write::{NodeMeta, StoredStream, Writer};
@@ -84,22 +84,12 @@ impl Session<'_> {
         past: &Past<'_>,
         watch: &Watch,
     ) -> Result<Saved> {
-        let deadline = server.timeout.map(|timeout| Instant::now() + timeout);
-        let late = move || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let stop = {
-            let watch = Arc::clone(watch);
-            Arc::new(move || watch.cancelled() || late())
-        };
-        let how = self.capture_of(server, Options { stop, ..Options::default() });
-        let told = |error: Error| match (error, server.timeout) {
-            (Error::Postgres(Postgres::Stopped), Some(after)) if late() => Error::TimedOut { after },
-            (Error::Postgres(Postgres::Stopped), _) => Error::Cancelled,
-            (Error::Postgres(Postgres::Receiver(_)), _) if watch.cancelled() => Error::Cancelled,
-            (error, _) => error,
-        };
+        let limit = Limit::of(server, watch);
+        let how = self.capture_of(server, Options { stop: limit.stop(), ..Options::default() });
         let mut restarts = 0;
         loop {
-            let saved = self.save_moment(writer, source, server, past, &how, watch).map_err(told);
+            let saved = self.save_moment(writer, source, server, past, &how, watch);
+            let saved = saved.map_err(|error| limit.told(error));
             match saved {
                 Err(Error::Postgres(error @ (Postgres::Changed { .. } | Postgres::Yielded { .. })))
                     if restarts < RESTARTS =>
@@ -219,6 +209,37 @@ impl Session<'_> {
     }
 }
 
+/// What ends the reading of a server: somebody who interrupts it, or the time that it may take.
+struct Limit<'w> {
+    watch: &'w Watch,
+    deadline: Option<(Instant, Duration)>,
+}
+
+impl<'w> Limit<'w> {
+    /// The time begins now.
+    fn of(server: &Server, watch: &'w Watch) -> Self {
+        Self { watch, deadline: server.timeout.map(|timeout| (Instant::now() + timeout, timeout)) }
+    }
+
+    /// Returns what is asked by all connections and programs.
+    fn stop(&self) -> Stop {
+        let (watch, deadline) = (Arc::clone(self.watch), self.deadline);
+        Arc::new(move || watch.cancelled() || deadline.is_some_and(|(at, _)| Instant::now() >= at))
+    }
+
+    /// Says why it was ended, where it was.
+    fn told(&self, error: Error) -> Error {
+        match (error, self.deadline) {
+            (Error::Postgres(Postgres::Stopped), Some((at, after))) if Instant::now() >= at => {
+                Error::TimedOut { after }
+            }
+            (Error::Postgres(Postgres::Stopped), _) => Error::Cancelled,
+            (Error::Postgres(Postgres::Receiver(_)), _) if self.watch.cancelled() => Error::Cancelled,
+            (error, _) => error,
+        }
+    }
+}
+
 /// Reads everything of a moment, and ends it; rows are stored on the way.
 fn take_moment(
     writer: &Writer<'_>,
@@ -309,14 +330,16 @@ fn capture_options(server: &Server) -> CaptureOptions {
 }
 
 /// Connects for a moment. Returns the size of the rows, and what a person should know.
-pub(super) fn look(server: &Server, path: Option<&str>) -> Result<(u64, Vec<String>)> {
+pub(super) fn look(server: &Server, path: Option<&str>, watch: &Watch) -> Result<(u64, Vec<String>)> {
+    let limit = Limit::of(server, watch);
     let how = CaptureOptions {
         // It is only looked at.
         locks: Locks::Yield,
         path: path.map(std::ffi::OsString::from),
+        options: Options { stop: limit.stop(), ..Options::default() },
         ..capture_options(server)
     };
-    let capture = Capture::begin(&server.info, &how)?;
+    let capture = Capture::begin(&server.info, &how).map_err(|error| limit.told(error.into()))?;
     let bytes = capture.catalog().with_rows().map(|table| table.bytes).sum();
     let missing = capture.missing().iter().map(|what| told_missing(what));
     let notes = missing.chain(capture.not_covered().iter().map(told_gap)).collect();

@@ -1,0 +1,123 @@
+//! Backups: however a database is named, what is chosen of it, what a second one adds.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::{Shop, keys};
+use crate::environment::restic;
+
+#[test]
+fn database_is_backed_up_however_it_is_named() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    let document = environment.ok_json(&["backup", &shop.url()]);
+    assert_eq!((&document["status"], &document["totals"]["databases"]), (&json!("ok"), &json!(1)));
+    let one = &document["databases"][0];
+    assert_eq!((&one["name"], &one["engine"]), (&json!("shop"), &json!("postgres")));
+    assert_eq!((&one["status"], &one["error"]), (&json!("ok"), &json!(null)), "{one:#}");
+    let expected = "bytes_added bytes_read bytes_source bytes_stored duration_ms engine error integrity name parent root \
+                    rows sha256 snapshot source status tables";
+    let found = keys(one);
+    for key in expected.split_whitespace() {
+        assert!(found.contains(&key), "no {key} in {found:?}");
+    }
+    let tables = json!([{"name": "audit.log", "rows": 50}, {"name": "public.orders", "rows": 20_000},
+        {"name": "public.users", "rows": 200}]);
+    assert_eq!((&one["tables"], &one["rows"]), (&tables, &json!(20_250)));
+    assert_eq!((&one["parent"], &one["sha256"]), (&json!(null), &json!(null)));
+    for (key, length) in [("snapshot", 64), ("root", 64)] {
+        assert_eq!(one[key].as_str().unwrap().len(), length, "{key}");
+    }
+
+    let folder = server.socket_folder().display();
+    let words = format!("host={folder} port={} user=postgres dbname=shop", server.port());
+    let again = environment.ok_json(&["backup", &words]);
+    assert_eq!(again["databases"][0]["status"], "unchanged", "{again:#}");
+    fs::write(environment.path(".env"), format!("DATABASE_URL=\"{}\"\n", shop.url())).unwrap();
+    let again = environment.ok_json(&["backup", "env:DATABASE_URL"]);
+    assert_eq!(again["databases"][0]["source"], "env:DATABASE_URL");
+    fs::write(environment.path("dbkeep.toml"), "[databases.shop]\npostgres = \"env:DATABASE_URL\"\n")
+        .unwrap();
+    let again = environment.ok_json(&["backup"]);
+    assert_eq!(
+        (&again["databases"][0]["status"], &again["databases"][0]["root"]),
+        (&json!("unchanged"), &one["root"])
+    );
+    assert_eq!(shop.snapshots(), 4);
+    let run = environment.ok(["backup", "shop"]);
+    assert!(run.stdout.contains("restore with:\n"), "the way back is printed: {}", run.stdout);
+}
+
+#[test]
+fn what_did_not_change_is_not_stored_again_and_every_command_knows_the_database() {
+    let Some(shop) = Shop::open() else { return };
+    let environment = &shop.environment;
+    let first = environment.ok_json(&["backup", &shop.url()])["databases"][0].clone();
+    let bytes = first["bytes_added"].as_u64().unwrap();
+    assert!(bytes > 500_000, "{first:#}");
+    let second = environment.ok_json(&["backup", &shop.url()])["databases"][0].clone();
+    assert_eq!((&second["status"], &second["parent"]), (&json!("unchanged"), &first["snapshot"]));
+    assert_eq!(second["root"], first["root"]);
+    // The archive of objects has the time of its making.
+    assert!(second["bytes_added"].as_u64().unwrap() < 16 << 10, "no row is stored again: {second:#}");
+    shop.server.sql("shop", "INSERT INTO orders (user_id, total) SELECT 7, 1 FROM generate_series(1, 200)");
+    let third = environment.ok_json(&["backup", &shop.url()])["databases"][0].clone();
+    assert_eq!(third["status"], "ok");
+    assert!(third["bytes_added"].as_u64().unwrap() * 5 < bytes, "200 of 20,200 rows are new: {third:#}");
+
+    let list = environment.ok_json(&["list", "--database", "shop"]);
+    let newest = &list["snapshots"][0];
+    assert_eq!(list["snapshots"].as_array().unwrap().len(), 3);
+    assert_eq!((&newest["id"], &newest["engine"]), (&third["snapshot"], &json!("postgres")));
+    assert_eq!((&newest["rows"], &newest["tables"]), (&json!(20_450), &json!(3)));
+    let shown = environment.ok_json(&["show", "latest"]);
+    assert_eq!((&shown["database"], &shown["engine"]), (&json!("shop"), &json!("postgres")), "{shown:#}");
+    assert_eq!(shown["postgres"]["server"]["database"], "shop", "{shown:#}");
+    environment.ok(["show", "latest"]);
+    let verified = environment.ok_json(&["verify", "--all"]);
+    assert_eq!((&verified["ok"], &verified["damaged"]), (&json!(3), &json!(0)));
+    assert_eq!(verified["checked"][0]["database"], "shop");
+    let checked = environment.ok_json(&["check", "--read-data"]);
+    assert_eq!((&checked["ok"], &checked["snapshots"]), (&json!(true), &json!(3)));
+    let status = environment.ok(["status"]);
+    assert!(status.stdout.contains("shop"), "{}", status.stdout);
+    if let Some(mut restic) = restic(environment) {
+        let output = restic.args(["check", "--read-data"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn configuration_chooses_what_of_a_database_is_stored() {
+    let Some(shop) = Shop::open() else { return };
+    let environment = &shop.environment;
+    let configure = |more: &str| {
+        let text = format!("[databases.shop]\npostgres = \"{}\"\n{more}", shop.url());
+        fs::write(environment.path("dbkeep.toml"), text).unwrap();
+        let document = environment.ok_json(&["backup"]);
+        let database = &document["databases"][0];
+        let rows = database["tables"].as_array().unwrap().iter();
+        let tables: Vec<String> =
+            rows.map(|table| format!("{}={}", table["name"].as_str().unwrap(), table["rows"])).collect();
+        (tables.join(" "), database.to_string())
+    };
+    let (tables, _) = configure("schemas = [\"audit\"]\ntimeout = \"5m\"\n");
+    assert_eq!(tables, "audit.log=50");
+    let (tables, told) = configure("tables = [\"users\", \"audit.log\", \"absent\"]\n");
+    assert_eq!(tables, "audit.log=50 public.users=200");
+    assert!(told.contains("absent"), "a missing one is told: {told}");
+    let run = environment.ok(["backup"]);
+    assert!(format!("{}{}", run.stdout, run.stderr).contains("absent"), "{}{}", run.stdout, run.stderr);
+    let (tables, _) = configure("exclude = [\"orders\"]\nenvironment = \"production\"\n");
+    assert_eq!(tables, "audit.log=50 public.users=200");
+    assert_eq!(environment.ok_json(&["show", "latest"])["environment"], "production");
+    let (tables, told) = configure("exclude-data = [\"audit.log\"]\n");
+    assert_eq!(tables, "public.orders=20000 public.users=200");
+    assert!(told.contains("audit"), "what is left out is told: {told}");
+    let report = environment.ok_json(&["restore", "latest", "--to", "again"]);
+    assert_eq!(report["verified"], true);
+    assert_eq!(shop.server.sql("again", "SELECT count(*) FROM audit.log"), "0");
+    shop.server.sql("shop", "TRUNCATE audit.log");
+    shop.expect_same("shop", &shop.server, "again");
+}

@@ -1,0 +1,185 @@
+//! What can be wrong with a database, a user, a server or its programs: one clear sentence, what to do, the exit code,
+//! nothing stored, and no password anywhere.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dbkeep_testkit::postgres::{Server, Settings};
+
+use super::Shop;
+
+/// What the tests look for wherever it must not be.
+const SECRET: &str = "hunter2secret";
+
+/// Makes a shop with users who may not do everything.
+fn shop() -> Option<Shop> {
+    let access = ["modest", "blind"].map(|user| format!("host all {user} 127.0.0.1/32 scram-sha-256"));
+    let shop = Shop::with(&Settings { access: access.to_vec(), ..Settings::default() })?;
+    shop.server.sql(
+        "shop",
+        &format!(
+            "CREATE ROLE modest LOGIN PASSWORD '{SECRET}'; CREATE ROLE blind LOGIN PASSWORD '{SECRET}';
+             GRANT USAGE ON SCHEMA audit TO modest, blind;
+             GRANT SELECT ON ALL TABLES IN SCHEMA public, audit TO modest, blind;
+             GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO modest, blind;
+             REVOKE SELECT ON orders FROM modest;
+             ALTER TABLE users ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON users USING (name = current_user);
+             ALTER ROLE modest BYPASSRLS"
+        ),
+    );
+    Some(shop)
+}
+
+fn address(server: &Server, user: &str, password: &str, database: &str) -> String {
+    format!("postgresql://{user}:{password}@127.0.0.1:{}/{database}", server.port())
+}
+
+/// Looks for the password in everything that was written, and in names.
+fn expect_no_secret(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(!path.display().to_string().contains(SECRET), "{}", path.display());
+        if path.is_dir() {
+            expect_no_secret(&path);
+        } else if path.file_name().is_none_or(|name| name != ".env") {
+            let found = fs::read(&path).unwrap();
+            let there = found.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes());
+            assert!(!there, "the password is in {}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_backed_up_is_said_in_one_sentence_and_nothing_is_stored() {
+    let Some(shop) = shop() else { return };
+    let server = &shop.server;
+    let port = server.port();
+    let cases = [
+        (
+            address(server, "modest", &format!("{SECRET}x"), "shop"),
+            "login",
+            "password authentication failed",
+            "~/.pgpass",
+        ),
+        (
+            format!("postgresql://u:{SECRET}@127.0.0.1:1/shop"),
+            "unreachable",
+            "could not connect to 127.0.0.1:1",
+            "running",
+        ),
+        (address(server, "blind", SECRET, "absent"), "missing", "\"absent\" does not exist", "psql -l"),
+        (address(server, "modest", SECRET, "shop"), "permission", "\"public\".\"orders\"", "GRANT SELECT"),
+        (address(server, "blind", SECRET, "shop"), "permission", "\"public\".\"users\"", "BYPASSRLS"),
+        (
+            format!("postgresql://u:{SECRET}@127.0.0.1:{port}/shop?sslmode=sometimes"),
+            "connection-string",
+            "sslmode",
+            "",
+        ),
+        (format!("postgresql://u:{SECRET}@127.0.0.1:port/shop"), "connection-string", "port", ""),
+    ];
+    let environment = &shop.environment;
+    fs::write(environment.path("dbkeep.toml"), "[log]\nfile = \"dbkeep.log\"\nlevel = \"trace\"\n").unwrap();
+    for (url, kind, message, hint) in cases {
+        let (code, document) = environment.json(&["backup", &url]);
+        let error = &document["error"];
+        let exit = if kind == "connection-string" { 2 } else { 1 };
+        assert_eq!((code, error["kind"].as_str()), (Some(exit), Some(kind)), "{url}: {document:#}");
+        assert!(error["message"].as_str().unwrap().contains(message), "{url}: {error}");
+        assert!(error["hint"].as_str().unwrap_or_default().contains(hint), "{url}: {error}");
+        assert!(!document.to_string().contains(SECRET), "{document:#}");
+        let run = environment.run(["-vvv", "backup", &url]);
+        run.expect(exit);
+        let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(lines.len() == 1 && lines[0].contains(message), "{url}: {}", run.stderr);
+        for text in [&run.stdout, &run.stderr] {
+            assert!(!text.contains(SECRET) && !text.contains("panicked"), "{url}: {text}");
+        }
+        assert_eq!(shop.snapshots(), 0, "{url}");
+    }
+    // From here on it succeeds, so that it is stored: with the password in `.env`, and in the address.
+    server.sql("shop", "GRANT SELECT ON orders TO modest");
+    fs::write(environment.path(".env"), format!("URL={}\n", address(server, "modest", SECRET, "shop")))
+        .unwrap();
+    let warned = environment.ok(["-vvv", "backup", &address(server, "modest", SECRET, "shop")]);
+    assert!(warned.stderr.contains("env:"), "a password on a command line is warned of: {}", warned.stderr);
+    environment.ok(["-vvv", "backup", "env:URL"]);
+    for line in [&["list"][..], &["show", "latest"], &["verify"], &["status"], &["doctor", "env:URL"]] {
+        let run = environment.run(std::iter::once("--json").chain(line.iter().copied()));
+        assert!(!format!("{}{}{}", warned.stdout, run.stdout, run.stderr).contains(SECRET), "{line:?}");
+    }
+    assert_eq!(shop.snapshots(), 2);
+    let restored = environment.ok(["restore", "latest", "--to", "x", "--dry-run"]);
+    assert!(!restored.stdout.contains(SECRET));
+    expect_no_secret(environment.path("..").as_path());
+}
+
+#[test]
+fn programs_that_are_missing_or_too_old_are_named_with_the_package_to_install() {
+    let Some(shop) = Shop::open() else { return };
+    let major = shop.server.programs().major;
+    let folder = shop.environment.path("old");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("pg_dump");
+    fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 11.3'\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"old\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let run = shop.environment.run(["backup"]);
+    let message = format!("no pg_dump for PostgreSQL {major} was found: the newest here is 11");
+    run.expect_failure(1, &message, &format!("postgresql-client-{major}"));
+    fs::remove_file(&program).unwrap();
+    let run = shop.environment.run(["backup"]);
+    run.expect_failure(1, &format!("no pg_dump for PostgreSQL {major} was found"), "pg-bin-dir");
+    assert_eq!(shop.snapshots(), 0);
+}
+
+/// A session that holds a table until it goes.
+struct Holder(Child);
+
+impl Holder {
+    fn of(server: &Server, table: &str) -> Self {
+        let mut command = Command::new(server.programs().program("psql"));
+        command.arg("-X").arg("-h").arg(server.socket_folder()).args(["-p", &server.port().to_string()]);
+        let sql = format!("BEGIN; LOCK TABLE {table}; SELECT pg_sleep(300)");
+        command.args(["-U", "postgres", "-c", &sql, "shop"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let holder = Self(command.stdin(Stdio::null()).spawn().unwrap());
+        let locked = format!(
+            "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = '{table}'::regclass"
+        );
+        let until = Instant::now() + Duration::from_secs(60);
+        while server.sql("shop", &locked) == "0" {
+            assert!(Instant::now() < until, "the table is never locked");
+            thread::sleep(Duration::from_millis(20));
+        }
+        holder
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn backup_that_takes_longer_than_it_may_is_ended() {
+    let Some(shop) = Shop::open() else { return };
+    let holder = Holder::of(&shop.server, "orders");
+    let text = format!("[databases.shop]\npostgres = \"{}\"\ntimeout = \"1s\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let (code, document) = shop.environment.json(&["backup"]);
+    assert_eq!((code, document["error"]["kind"].as_str()), (Some(1), Some("timed-out")), "{document:#}");
+    shop.environment.run(["backup"]).expect_failure(1, "the 1 s of its `timeout`", "raise `timeout`");
+    assert_eq!(shop.snapshots(), 0);
+    drop(holder);
+    shop.server.sql("shop", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(300)%' AND pid <> pg_backend_pid()");
+    let text = format!("[databases.shop]\npostgres = \"{}\"\ntimeout = \"10m\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    shop.environment.ok(["backup"]);
+}

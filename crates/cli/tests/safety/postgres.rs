@@ -1,0 +1,381 @@
+//! PostgreSQL through the binary, while everything goes on: transactions, DDL, killed processes, ended sessions, a
+//! server that stops. Each backup that was acknowledged restores to one moment; each target is whole.
+
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use dbkeep_testkit::Rng;
+use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+use dbkeep_testkit::process::{Outcome, Run};
+
+use crate::kill::steps_of;
+use crate::space::{SmallDisk, expect_says_full, used};
+use crate::{World, snapshot_of, times};
+
+/// A server with a bank, and a place to back it up to.
+struct Bank {
+    world: World,
+    server: Server,
+}
+
+/// Money moves from one table to the other, and each transaction leaves its number in two more. `pad` makes reading take a
+/// while.
+const BANK: &str = "
+    CREATE TABLE checking (id int PRIMARY KEY, balance bigint NOT NULL);
+    CREATE TABLE savings (id int PRIMARY KEY, balance bigint NOT NULL);
+    CREATE TABLE sent (number bigint PRIMARY KEY, amount bigint NOT NULL);
+    CREATE TABLE received (number bigint PRIMARY KEY, amount bigint NOT NULL);
+    CREATE TABLE pad (id int PRIMARY KEY, filler text);
+    CREATE SEQUENCE numbers;
+    CREATE UNLOGGED TABLE done ();
+    INSERT INTO checking SELECT n, 1000 FROM generate_series(1, 50) n;
+    INSERT INTO savings SELECT n, 1000 FROM generate_series(1, 50) n;
+    INSERT INTO pad SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 20000) n;
+    CREATE PROCEDURE move() LANGUAGE plpgsql AS $$
+    DECLARE n bigint;
+    BEGIN
+      LOOP
+        n := nextval('numbers');
+        UPDATE checking SET balance = balance - n % 7 WHERE id = 1 + n % 50;
+        INSERT INTO sent VALUES (n, n % 7);
+        UPDATE savings SET balance = balance + n % 7 WHERE id = 1 + n % 50;
+        INSERT INTO received VALUES (n, n % 7);
+        COMMIT;
+        EXIT WHEN EXISTS (SELECT FROM public.ended);
+        PERFORM pg_sleep(0.001);
+      END LOOP;
+    END $$;
+    CREATE TABLE ended (now bool);";
+
+/// What is wrong with a bank; nothing when it is one consistent moment.
+const WRONG: &str = "
+    SELECT 'sum' WHERE (SELECT sum(balance) FROM checking) + (SELECT sum(balance) FROM savings) <> 100000
+    UNION ALL SELECT 'sent' WHERE (SELECT sum(balance) FROM checking) <> 50000 - (SELECT coalesce(sum(amount), 0) FROM sent)
+    UNION ALL SELECT 'received' WHERE (SELECT sum(balance) FROM savings) <> 50000 + (SELECT coalesce(sum(amount), 0) FROM received)
+    UNION ALL SELECT 'only sent ' || count(*) FROM (TABLE sent EXCEPT TABLE received) one HAVING count(*) > 0
+    UNION ALL SELECT 'only received ' || count(*) FROM (TABLE received EXCEPT TABLE sent) one HAVING count(*) > 0
+    UNION ALL SELECT 'pad' WHERE (SELECT count(*) FROM pad) <> 20000";
+
+impl Bank {
+    fn open() -> Option<Self> {
+        let Some(programs) = Programs::newest_with_tls() else {
+            println!("{SKIPPED}");
+            return None;
+        };
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("bank");
+        server.sql("bank", BANK);
+        Some(Self { world: World::new(), server })
+    }
+
+    fn run(&self, line: &[&str]) -> Run {
+        self.world.dbkeep.run(line.iter().copied().chain(["--json"]))
+    }
+
+    fn backup(&self) -> Run {
+        self.run(&["backup", &self.server.url("bank")])
+    }
+
+    /// Starts somebody who moves money until it is said to end.
+    fn start_moving(&self) -> Child {
+        self.psql("CALL move()").spawn().unwrap()
+    }
+
+    fn psql(&self, sql: &str) -> Command {
+        let mut command = Command::new(self.server.programs().program("psql"));
+        command
+            .arg("-Xq")
+            .arg("-h")
+            .arg(self.server.socket_folder())
+            .args(["-p", &self.server.port().to_string()]);
+        command.args(["-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", sql, "bank"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Restores a snapshot beside the original and makes sure that it is one moment. Returns how many transactions it has.
+    #[track_caller]
+    fn expect_one_moment(&self, snapshot: &str) -> u64 {
+        let report = self.run(&["restore", snapshot, "--to", "restored"]).success().json();
+        assert_eq!(report["verified"], true, "{report}");
+        assert_eq!(self.server.sql("restored", WRONG), "");
+        let count = self.server.sql("restored", "SELECT count(*) FROM sent").parse().unwrap();
+        self.server.sql("postgres", "DROP DATABASE restored");
+        count
+    }
+
+    /// Returns the ids of all snapshots that are listed.
+    fn snapshots(&self) -> Vec<String> {
+        let outcome = self.run(&["list"]).go();
+        if outcome.code() == Some(10) {
+            return Vec::new();
+        }
+        let rows = outcome.success().json();
+        let id = |row: &serde_json::Value| row["id"].as_str().unwrap().to_owned();
+        rows["snapshots"].as_array().unwrap().iter().map(id).collect()
+    }
+
+    /// Ends all our sessions at the server.
+    fn end_sessions(&self) -> u64 {
+        let ended = self.server.sql(
+            "postgres",
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'dbkeep%'",
+        );
+        ended.parse().unwrap()
+    }
+
+    /// Expects a failure that says what happened: nothing is acknowledged.
+    #[track_caller]
+    fn expect_clear_failure(outcome: &Outcome) {
+        assert_eq!(outcome.code(), Some(1), "{}", outcome.transcript());
+        let error = outcome.json()["error"].clone();
+        let message = error["message"].as_str().unwrap();
+        assert!(!message.is_empty() && !outcome.stderr.contains("panicked"), "{}", outcome.transcript());
+    }
+
+    /// Drops what unfinished and finished restores left beside the original.
+    fn tidy(&self) {
+        let others = "SELECT datname FROM pg_database WHERE datname LIKE 'bank\\_%'";
+        for name in self.server.sql("postgres", others).lines() {
+            self.server.sql("postgres", &format!("DROP DATABASE \"{name}\" WITH (FORCE)"));
+        }
+    }
+}
+
+#[test]
+fn postgres_oracle_every_backup_under_load_is_one_moment() {
+    let Some(bank) = Bank::open() else { return };
+    let mut movers: Vec<Child> = (0..3).map(|_| bank.start_moving()).collect();
+    let mut snapshots = Vec::new();
+    for number in 0..times(4, 200) {
+        let line = ["backup", &bank.server.url("bank"), "--yield"];
+        let outcome = bank.run(&line[..if number % 2 == 0 { 2 } else { 3 }]).success();
+        snapshots.push(snapshot_of(&outcome));
+    }
+    bank.server.sql("bank", "INSERT INTO ended VALUES (true)");
+    for mover in &mut movers {
+        assert!(mover.wait().unwrap().success(), "somebody who moved money failed");
+    }
+    let counts: Vec<u64> = snapshots.iter().map(|snapshot| bank.expect_one_moment(snapshot)).collect();
+    assert!(counts.windows(2).all(|two| two[0] < two[1]), "the load went on: {counts:?}");
+    println!("{} backups under load, with {counts:?} transactions", counts.len());
+    bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_kill_during_a_backup_leaves_nothing_acknowledged_and_nothing_in_the_way() {
+    let Some(bank) = Bank::open() else { return };
+    let mut acknowledged = vec![snapshot_of(&bank.backup().success())];
+    bank.server.sql("bank", "UPDATE pad SET filler = md5(filler)");
+    let observed = bank.world.dbkeep.run(["backup", &bank.server.url("bank"), "--progress=json"]);
+    let mut steps = steps_of(observed);
+    steps.retain(|step| step.ends_with(":1"));
+    let mut killed = 0;
+    for step in &steps {
+        bank.server.sql("bank", "UPDATE pad SET filler = md5(filler) WHERE id % 3 = 0");
+        let before = bank.snapshots();
+        let outcome = bank.backup().killed_at(step).go();
+        killed += usize::from(outcome.was_killed());
+        let after = bank.snapshots();
+        // What was whole already may be there; what was acknowledged must be.
+        assert!(before.iter().all(|id| after.contains(id)), "{step}");
+        for new in after.iter().filter(|id| !before.contains(id)) {
+            bank.expect_one_moment(new);
+        }
+        bank.world.expect_sound();
+        let next = snapshot_of(&bank.backup().success());
+        acknowledged.push(next);
+    }
+    assert!(killed >= 4, "{killed} of {steps:?}");
+    let rng = &mut Rng::new(41);
+    let usual = bank.backup().success().duration;
+    for _ in 0..times(6, 500) {
+        let after = Duration::from_micros(rng.below(usual.as_micros() as u64 * 5 / 4));
+        bank.backup().killed_after(after).go();
+    }
+    bank.world.expect_sound();
+    let listed = bank.snapshots();
+    assert!(acknowledged.iter().all(|id| listed.contains(id)));
+    bank.expect_one_moment(acknowledged.last().unwrap());
+}
+
+#[test]
+fn postgres_lost_sessions_and_a_stopped_server_fail_a_backup_clearly() {
+    let Some(bank) = Bank::open() else { return };
+    bank.backup().success();
+    let usual = bank.backup().success().duration;
+    let rng = &mut Rng::new(42);
+    let mut failed = 0;
+    for number in 0..times(8, 400) {
+        bank.server.sql("bank", "UPDATE pad SET filler = md5(filler) WHERE id % 5 = 0");
+        let before = bank.snapshots();
+        let running = bank.backup().start();
+        thread::sleep(Duration::from_micros(rng.below(usual.as_micros() as u64)));
+        if number % 3 == 2 {
+            bank.server.crash();
+        } else {
+            bank.end_sessions();
+        }
+        let outcome = running.wait();
+        if outcome.code() == Some(0) {
+            bank.expect_one_moment(&snapshot_of(&outcome));
+            continue;
+        }
+        failed += 1;
+        Bank::expect_clear_failure(&outcome);
+        assert_eq!(bank.snapshots(), before, "nothing is acknowledged, nothing is lost");
+    }
+    println!("{failed} backups failed");
+    assert!(failed > 1, "only {failed} backups were hit");
+    bank.expect_one_moment(&snapshot_of(&bank.backup().success()));
+    bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_restore_over_the_original_that_is_cut_leaves_the_old_or_the_new_one() {
+    let Some(bank) = Bank::open() else { return };
+    let new = bank.server.contents("bank");
+    let snapshot = snapshot_of(&bank.backup().success());
+    bank.server.sql("bank", "DELETE FROM pad WHERE id % 2 = 0; INSERT INTO sent VALUES (1, 2)");
+    let old = bank.server.contents("bank");
+    let line = ["restore", &snapshot, "--in-place", "--yes"];
+    let to_old = || {
+        bank.tidy();
+        bank.server.sql("postgres", "DROP DATABASE bank WITH (FORCE)");
+        bank.server.create_database("bank");
+        bank.server.sql("bank", BANK);
+        bank.server.sql("bank", "DELETE FROM pad WHERE id % 2 = 0; INSERT INTO sent VALUES (1, 2)");
+        assert_eq!(bank.server.contents("bank"), old);
+    };
+    let usual = bank.run(&line).success().duration;
+    assert_eq!(bank.server.contents("bank"), new);
+    to_old();
+    let check = |outcome: &Outcome, what: &str| {
+        let found = bank.server.contents("bank");
+        if outcome.code() == Some(0) {
+            assert!(found == new, "{what}: it was restored");
+        } else {
+            assert!(found == old || found == new, "{what}: neither old nor new");
+        }
+        if found == new {
+            to_old();
+        }
+        bank.tidy();
+    };
+    let steps = ["begun", "safety-backup", "staged", "rows-written", "objects-made", "promoted"];
+    for step in steps {
+        let outcome = bank.run(&line).killed_at(&format!("restore.{step}")).go();
+        assert!(outcome.was_killed(), "{step}: {}", outcome.transcript());
+        assert_eq!(bank.server.contents("bank") == new, step == "promoted", "{step}");
+        check(&outcome, step);
+    }
+    let rng = &mut Rng::new(43);
+    let mut failed = 0;
+    for number in 0..times(6, 300) {
+        let running = bank.run(&line).start();
+        thread::sleep(Duration::from_micros(rng.below(usual.as_micros() as u64)));
+        let what = if number % 3 == 2 {
+            bank.server.crash();
+            "crash"
+        } else {
+            bank.end_sessions();
+            "ended sessions"
+        };
+        let outcome = running.wait();
+        if outcome.code() != Some(0) {
+            Bank::expect_clear_failure(&outcome);
+            failed += 1;
+        }
+        check(&outcome, what);
+    }
+    assert!(failed > 1, "only {failed} restores were hit");
+    bank.run(&line).success();
+    assert_eq!(bank.server.contents("bank"), new);
+    bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_ddl_storm_gives_a_right_backup_or_a_clear_failure() {
+    let Some(bank) = Bank::open() else { return };
+    // After each of these there are a hundred rows, as before.
+    let storm = "
+        CREATE PROCEDURE storm() LANGUAGE plpgsql AS $$
+        BEGIN
+          LOOP
+            TRUNCATE victim; INSERT INTO victim SELECT n FROM generate_series(1, 100) n; COMMIT;
+            DROP TABLE victim CASCADE; CREATE TABLE victim (id int);
+            INSERT INTO victim SELECT n FROM generate_series(1, 100) n;
+            CREATE MATERIALIZED VIEW seen AS SELECT * FROM victim; COMMIT;
+            ALTER TABLE victim ADD COLUMN chance float DEFAULT random(); COMMIT;
+            REFRESH MATERIALIZED VIEW seen; COMMIT;
+            ALTER TABLE victim ALTER chance TYPE numeric; COMMIT;
+            EXIT WHEN EXISTS (SELECT FROM public.ended);
+            PERFORM pg_sleep(random() * 0.4); COMMIT;
+          END LOOP;
+        END $$;
+        CREATE TABLE victim (id int); INSERT INTO victim SELECT n FROM generate_series(1, 100) n;
+        CREATE MATERIALIZED VIEW seen AS SELECT * FROM victim;";
+    bank.server.sql("bank", storm);
+    let mut storming = bank.psql("CALL storm()").spawn().unwrap();
+    let mut outcomes = Vec::new();
+    let url = bank.server.url("bank");
+    for number in 0..times(8, 400) {
+        let line = ["backup", &url, "--yield"];
+        outcomes.push((number % 2, bank.run(&line[..2 + number % 2]).go()));
+    }
+    bank.server.sql("bank", "INSERT INTO ended VALUES (true)");
+    assert!(storming.wait().unwrap().success(), "the storm went on to its end");
+    let mut good = [0, 0];
+    for (mode, outcome) in &outcomes {
+        if outcome.code() != Some(0) {
+            Bank::expect_clear_failure(outcome);
+            continue;
+        }
+        good[*mode] += 1;
+        let snapshot = snapshot_of(outcome);
+        bank.run(&["restore", &snapshot, "--to", "restored"]).success();
+        assert_eq!(bank.server.sql("restored", "SELECT count(*) FROM victim"), "100");
+        assert_eq!(bank.server.sql("restored", "SELECT count(*) FROM seen"), "100");
+        assert_eq!(bank.server.sql("restored", WRONG), "");
+        bank.server.sql("postgres", "DROP DATABASE restored");
+    }
+    println!(
+        "of {} backups in a storm {} strict and {} yielding ones were made",
+        outcomes.len(),
+        good[0],
+        good[1]
+    );
+    assert!(good[0] > 0, "{}", outcomes[0].1.transcript());
+    bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_full_disk_under_the_repository_loses_nothing() {
+    let Some(bank) = Bank::open() else { return };
+    let repository = bank.world.repository();
+    let Some(disk) = SmallDisk::mount(&repository, 64 << 10) else { return };
+    let first = snapshot_of(&bank.backup().success());
+    let at_rest = used(&repository);
+    bank.server.sql(
+        "bank",
+        "UPDATE pad SET filler = (SELECT string_agg(md5(id::text || n), '') FROM generate_series(1, 8) n)",
+    );
+    let mut full = 0;
+    for number in 0..times(4, 40) as u64 {
+        disk.resize(at_rest + 16 + number * 400);
+        let outcome = bank.backup().go();
+        if outcome.code() == Some(0) {
+            break;
+        }
+        assert_eq!(outcome.code(), Some(1), "{}", outcome.transcript());
+        expect_says_full(&outcome, &repository);
+        full += 1;
+    }
+    assert!(full > 2, "only {full} sizes were too small");
+    assert_eq!(bank.snapshots(), [first.as_str()]);
+    bank.expect_one_moment(&first);
+    disk.resize(64 << 10);
+    bank.expect_one_moment(&snapshot_of(&bank.backup().success()));
+    bank.world.expect_sound();
+}
