@@ -9,6 +9,7 @@
 pub mod damage;
 pub mod generate;
 pub mod oracle;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod restic;

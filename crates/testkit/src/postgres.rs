@@ -90,7 +90,8 @@ impl Programs {
 /// Where servers are installed: `DBKEEP_TEST_POSTGRES` (a list as PATH is one), and Debian's folders.
 fn folders() -> Vec<PathBuf> {
     let said = std::env::var_os("DBKEEP_TEST_POSTGRES").unwrap_or_default();
-    let said = std::env::split_paths(&said).collect::<Vec<_>>();
+    // An empty text is one empty path, in which whatever is on PATH would be found.
+    let said = std::env::split_paths(&said).filter(|path| path.is_absolute()).collect::<Vec<_>>();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     said.into_iter().chain(versions.map(|entry| entry.path().join("bin"))).collect()
 }
