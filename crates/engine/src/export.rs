@@ -12,6 +12,7 @@ mod json;
 mod missing;
 pub(crate) mod place;
 mod rows;
+mod server;
 mod sql;
 mod tarball;
 mod text;
@@ -33,6 +34,8 @@ use crate::repository::Store;
 use crate::{Error, Result, name, session, show};
 use place::{Finished, Place};
 
+pub(crate) use server::SUMS as SERVED_SUMS;
+pub use server::{SERVED_CSV_FORMAT, SERVED_JSON_FORMAT, SERVED_NDJSON_FORMAT};
 pub use text::{CSV_FORMAT, JSON_FORMAT, NDJSON_FORMAT};
 
 /// The mark in the manifest of a bundle.
@@ -155,7 +158,8 @@ pub fn run(store: &Store, request: &ExportRequest, now: Timestamp, watch: &Watch
 struct Subject {
     entry: Entry,
     manifest: Manifest,
-    image: Image,
+    /// The image of a file; a database of a server has none.
+    image: Option<Image>,
     /// The session, fit for the name of a file.
     session: String,
 }
@@ -164,6 +168,14 @@ impl Subject {
     /// Returns the beginning of the names of its files.
     fn stem(&self) -> String {
         format!("{}_{}", name::encode(&self.manifest.database), self.session)
+    }
+
+    /// Returns the image of a file.
+    fn image(&self) -> Result<&Image> {
+        self.image.as_ref().ok_or_else(|| Error::Unsupported {
+            what: format!("{} is of a database of a server, which is no file", self.what()),
+            hint: None,
+        })
     }
 
     /// Says in words what it is, for errors.
@@ -205,8 +217,9 @@ impl Export<'_> {
         let mut done = Done { finished: Vec::new(), databases: Vec::new() };
         for subject in self.subjects {
             stop_if_cancelled(self.watch)?;
-            self.watch.phase(&format!("export {}", subject.manifest.database), subject.image.size());
+            self.watch.phase(&format!("export {}", subject.manifest.database), subject.manifest.image.size);
             let exported = match format {
+                _ if subject.is_served() => self.served(subject, format, &mut done.finished)?,
                 Format::Sql => self.sql(subject, &mut done.finished)?,
                 Format::Json => self.json(subject, &mut done.finished)?,
                 Format::Ndjson => self.ndjson(subject, &mut done.finished)?,
@@ -234,6 +247,12 @@ fn targets(subjects: &[Subject], format: Format) -> Vec<String> {
         Format::TarGz => with_checksum(format!("{}.tar.gz", bundle())).into(),
         Format::Csv => subjects.iter().map(Subject::stem).collect(),
         Format::Gzip => each_with_checksum(subjects, "db.gz"),
+        Format::Sql => {
+            let served = subjects.iter().filter(|subject| subject.is_served());
+            let roles =
+                served.flat_map(|subject| with_checksum(format!("{}{}", subject.stem(), server::ROLES)));
+            each_with_checksum(subjects, "sql").into_iter().chain(roles).collect()
+        }
         other => each_with_checksum(subjects, other.word()),
     }
 }
@@ -302,25 +321,26 @@ fn subject(store: &Store, reader: &Reader, entry: &Entry, format: Format) -> Res
     }
     store.look_again(&entry.id);
     let manifest = show::manifest(reader, entry)?;
-    if manifest.engine != Engine::Sqlite {
-        return Err(Error::Unsupported {
-            what: format!("exporting a {} database is not supported by this version", manifest.engine.word()),
-            hint: None,
-        });
-    }
     if manifest.image.raw && format.reads_rows() {
         return Err(Error::Unsupported {
             what: format!("{} is a raw copy of a file that SQLite could not open", manifest.database),
             hint: Some("export it as it is, with --format db, gzip, tar.gz or bundle".to_owned()),
         });
     }
-    let image = show::image(reader, entry, &manifest)?;
+    let image = match manifest.engine {
+        Engine::Sqlite => Some(show::image(reader, entry, &manifest)?),
+        Engine::Postgres => None,
+    };
     // What comes from a repository that others may write is no path.
     let session = match session::time_of(&manifest.session) {
         Some(_) => manifest.session.clone(),
         None => name::encode(&manifest.session),
     };
-    Ok(Subject { entry: entry.clone(), manifest, image, session })
+    let subject = Subject { entry: entry.clone(), manifest, image, session };
+    if subject.is_served() && matches!(format, Format::Db | Format::Gzip) {
+        return Err(server::no_file(&subject, format));
+    }
+    Ok(subject)
 }
 
 /// Refuses what cannot fit: only the database file itself has a size that is known before.

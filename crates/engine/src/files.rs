@@ -7,8 +7,11 @@
 mod collect;
 mod content;
 mod documents;
+mod foreign;
 mod json;
 mod judge;
+mod proof;
+mod server;
 mod spool;
 
 use std::path::{Path, PathBuf};
@@ -82,7 +85,7 @@ fn unknown(path: &Path) -> Error {
     let hint = if is_repository {
         "that is a repository: `dbkeep check` looks at it".to_owned()
     } else {
-        "known are directories and archives of an export, .db, .db.gz, SQL text, JSON, NDJSON and CSV, and what backup scripts make of them".to_owned()
+        "known are directories and archives of an export, .db, .db.gz, SQL text (of pg_dump too), JSON, NDJSON and CSV, and what backup scripts make of them".to_owned()
     };
     Error::Unsupported {
         what: format!("{} holds no database in a form that is known", path.display()),

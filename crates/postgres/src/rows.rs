@@ -95,9 +95,14 @@ impl RowSummer {
         &self.ends
     }
 
+    /// Returns the sum so far; `None` in the middle of a row.
+    pub fn sum(&self) -> Option<RowSum> {
+        self.open.is_none().then_some(self.sum)
+    }
+
     /// Returns the sum; `None` when the last row has no end.
     pub fn finish(self) -> Option<RowSum> {
-        self.open.is_none().then_some(self.sum)
+        self.sum()
     }
 }
 

@@ -28,6 +28,10 @@ Formats:
   ndjson  One JSON object a row
   csv     A directory with one file a table (RFC 4180)
 
+A PostgreSQL database has no file: db and gzip are refused, bundle and tar.gz
+hold the files of its snapshot, sql is for psql (with the roles in a file
+beside it), ndjson loses nothing of a row, json is for reading.
+
 DIR is made when absent; one that holds anything but exports is refused, and
 nothing is ever overwritten. `dbkeep verify FILE` looks at what was exported.
 

@@ -20,6 +20,7 @@ mod environment;
 mod export;
 mod export_faults;
 mod export_rows;
+mod export_server;
 mod file_systems;
 mod kill;
 mod output;

@@ -92,7 +92,7 @@ struct DatabaseFacts<'s> {
     backup_hash: Id,
     error: Option<String>,
     original_size_bytes: u64,
-    original_hash: Id,
+    original_hash: Option<Id>,
     backup_size_bytes: u64,
     snapshot: Id,
     root: Id,
@@ -144,7 +144,7 @@ struct DatabaseInfo<'s> {
     table_record_counts: Counts,
     total_records: u64,
     integrity_check: bool,
-    file_hash: Id,
+    file_hash: Option<Id>,
 }
 
 #[derive(Serialize)]
@@ -335,7 +335,7 @@ impl Facts<'_> {
             backup_hash: stored.file.sha256,
             error: (!is_sound(stored)).then(|| manifest.integrity.summary()),
             original_size_bytes: stored.plain.bytes,
-            original_hash: stored.plain.sha256,
+            original_hash: (!stored.subject.is_served()).then_some(stored.plain.sha256),
             backup_size_bytes: stored.file.bytes,
             snapshot: stored.subject.entry.id,
             root: manifest.image.root,
@@ -366,12 +366,12 @@ impl Facts<'_> {
                 table_record_counts: counts(stored),
                 total_records: manifest.rows,
                 integrity_check: is_proved(stored),
-                file_hash: stored.plain.sha256,
+                file_hash: (!stored.subject.is_served()).then_some(stored.plain.sha256),
             },
             backup_path: format!("{}/{}", self.directory, stored.path),
             backup_size_bytes: stored.file.bytes,
             backup_size_mb: megabytes(stored.file.bytes),
-            compressed: self.is_compressed,
+            compressed: self.is_compressed && !stored.subject.is_served(),
             backup_hash: stored.file.sha256,
             backup_timestamp: manifest.finished,
         }

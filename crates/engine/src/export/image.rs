@@ -49,7 +49,7 @@ impl Export<'_> {
 
     /// Returns the image, and the files that belong to a raw copy, with what is added to the name for each.
     pub(super) fn images(&self, subject: &Subject) -> Result<Vec<(&'static str, Image)>> {
-        let mut images = vec![("", subject.image.clone())];
+        let mut images = vec![("", subject.image()?.clone())];
         if subject.manifest.image.raw {
             for suffix in ["-journal", "-wal"] {
                 let name = format!("{}{suffix}", subject.manifest.image.name);

@@ -351,7 +351,7 @@ fn remove_abandoned(staging: &Path) -> io::Result<()> {
 
 /// Says whether something has the name of an export: it carries the id of a session.
 fn is_export(name: &str) -> bool {
-    const ENDINGS: [&str; 7] = ["", ".db", ".db.gz", ".tar.gz", ".sql", ".json", ".ndjson"];
+    const ENDINGS: [&str; 8] = ["", ".db", ".db.gz", ".tar.gz", ".sql", "_roles.sql", ".json", ".ndjson"];
     let name = name.strip_suffix(".sha256").unwrap_or(name);
     let name = ["-wal", "-journal"]
         .into_iter()
@@ -384,6 +384,7 @@ mod tests {
             "a b_20260102_030405.db.gz.sha256",
             "app_20260102_030405.db-wal.gz",
             "app_20260102_030405.ndjson",
+            "shop_20260102_030405_roles.sql.sha256",
         ] {
             assert!(is_export(name), "{name}");
         }

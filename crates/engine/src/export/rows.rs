@@ -31,7 +31,7 @@ impl Export<'_> {
     pub(super) fn open_rows<'e>(&'e self, subject: &'e Subject) -> Result<Opened<'e>> {
         let watch = Arc::clone(self.watch);
         let first_read = Box::new(move |_: u64, bytes: &[u8]| watch.advance(bytes.len() as u64));
-        let pages = StoredPages::new(self.reader.random(&subject.image, CACHE, Some(first_read))?);
+        let pages = StoredPages::new(self.reader.random(subject.image()?, CACHE, Some(first_read))?);
         let read = || {
             let connection = open_image(Arc::clone(&pages) as Arc<_>)?;
             let contents = Contents::read(&connection)?;

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 
+use dbkeep_repo::read::Image;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Builder, Header};
 
-use super::bundle::{DATABASES, SUMS, documents, exported};
+use super::bundle::{DATABASES, SUMS, documents, exported, told_of};
 use super::facts::Stored;
 use super::place::Finished;
+use super::server::{Piece, SUMS as SERVED_SUMS};
 use super::written::{Sum, Summed, compress, other_contents, pump, sum_of, write};
 use super::{Done, Export, Exported, Subject, stop_if_cancelled};
 use crate::{Error, Result};
@@ -56,8 +58,11 @@ impl Export<'_> {
         let mut stored = Vec::new();
         for subject in self.subjects {
             stop_if_cancelled(self.watch)?;
-            self.watch.phase(&format!("export {}", subject.manifest.database), subject.image.size());
-            stored.push(self.entry(archive, subject, sums)?);
+            self.watch.phase(&format!("export {}", subject.manifest.database), subject.manifest.image.size);
+            stored.push(match subject.is_served() {
+                true => self.served_entries(archive, subject, sums)?,
+                false => self.entry(archive, subject, sums)?,
+            });
             self.watch.step("export.database-written");
         }
         let facts = self.facts(false, stored);
@@ -86,19 +91,11 @@ impl Export<'_> {
         for (suffix, image) in self.images(subject)? {
             let name = format!("{}.db{suffix}", subject.stem());
             let path = format!("{DATABASES}/{name}");
-            let mut stream = Summed::new(self.stream(&image)?);
-            let mut header = self.header(image.size());
-            let appended = archive.append_data(&mut header, format!("{directory}/{path}"), &mut stream);
-            let (stream, sum) = stream.finish();
-            if let Some(failure) = stream.failure {
-                return Err(failure.into());
-            }
-            appended?;
+            let sum = self.image_entry(archive, format!("{directory}/{path}"), &image, sums)?;
             if suffix.is_empty() {
                 self.compare(subject, sum.sha256)?;
                 main = Some((path.clone(), sum));
             }
-            sums.insert(format!("{directory}/{path}"), sum);
             self.small_entry(
                 archive,
                 format!("{directory}/{path}.sha256"),
@@ -109,6 +106,54 @@ impl Export<'_> {
         let (path, sum) = main.expect("the image itself is the first of the images");
         let notes = super::notes(subject, &Exported::default());
         Ok(Stored { subject, path, file: sum, plain: sum, notes })
+    }
+
+    /// Writes the files of a database of a server, as they are in the snapshot, and their checksums.
+    fn served_entries<'s, W: Write>(
+        &self,
+        archive: &mut Builder<W>,
+        subject: &'s Subject,
+        sums: &mut BTreeMap<String, Sum>,
+    ) -> Result<Stored<'s>, Failed> {
+        let path = format!("{DATABASES}/{}", subject.stem());
+        let below = format!("backup_{}/{path}", subject.session);
+        let (mut list, mut bytes) = (String::new(), 0);
+        for (name, piece) in self.pieces(subject)? {
+            stop_if_cancelled(self.watch)?;
+            let target = format!("{below}/{name}");
+            let sum = match piece {
+                Piece::Bytes(bytes) => {
+                    self.small_entry(archive, target, &bytes, sums)?;
+                    sum_of(&bytes)
+                }
+                Piece::Image(image) => self.image_entry(archive, target, &image, sums)?,
+            };
+            list.push_str(&sum.line(&name));
+            bytes += sum.bytes;
+        }
+        self.small_entry(archive, format!("{below}/{SERVED_SUMS}"), list.as_bytes(), sums)?;
+        let file = Sum { bytes, sha256: sum_of(list.as_bytes()).sha256 };
+        let notes = super::notes(subject, &told_of(subject));
+        Ok(Stored { subject, path, file, plain: file, notes })
+    }
+
+    /// Writes a file of any length.
+    fn image_entry<W: Write>(
+        &self,
+        archive: &mut Builder<W>,
+        path: String,
+        image: &Image,
+        sums: &mut BTreeMap<String, Sum>,
+    ) -> Result<Sum, Failed> {
+        let mut stream = Summed::new(self.stream(image)?);
+        let appended = archive.append_data(&mut self.header(image.size()), &path, &mut stream);
+        let (stream, sum) = stream.finish();
+        if let Some(failure) = stream.failure {
+            return Err(failure.into());
+        }
+        appended?;
+        sums.insert(path, sum);
+        Ok(sum)
     }
 
     fn small_entry<W: Write>(

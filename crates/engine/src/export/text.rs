@@ -26,9 +26,9 @@ pub const CSV_FORMAT: &str = "dbkeep csv 1";
 /// The largest whole number up to which JavaScript, and whoever reads JSON numbers as it does, tells all apart.
 const SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// What is said of a database beside its rows.
+/// Where an export comes from.
 #[derive(Debug, Serialize)]
-pub(super) struct Metadata<'m> {
+pub(super) struct Origin<'m> {
     format: &'static str,
     dbkeep: &'static str,
     session: &'m str,
@@ -48,6 +48,13 @@ pub(super) struct Metadata<'m> {
     integrity: String,
     bytes_source: u64,
     root: Id,
+}
+
+/// What is said of a database beside its rows.
+#[derive(Debug, Serialize)]
+pub(super) struct Metadata<'m> {
+    #[serde(flatten)]
+    origin: Origin<'m>,
     sha256: Option<Id>,
     settings: SettingsFacts<'m>,
     values: &'static str,
@@ -117,21 +124,11 @@ impl Serialize for Columns {
 }
 
 impl Export<'_> {
-    /// Says what is known of a database. `notes` are about what is not in the export.
-    pub(super) fn metadata<'m>(
-        &self,
-        subject: &'m Subject,
-        opened: &'m Opened<'_>,
-        tables: &[&Table],
-        format: (&'static str, &'static str),
-        notes: Vec<String>,
-    ) -> Result<Metadata<'m>> {
+    /// Says where an export comes from.
+    pub(super) fn origin<'m>(&self, subject: &'m Subject, format: &'static str) -> Origin<'m> {
         let manifest = &subject.manifest;
-        let contents = &opened.contents;
-        let counts = tables.iter().map(|table| Ok((table.name.clone(), opened.rows_of(table)?)));
-        let row_counts = Counts(counts.collect::<Result<_>>()?);
-        Ok(Metadata {
-            format: format.0,
+        Origin {
+            format,
             dbkeep: env!("CARGO_PKG_VERSION"),
             session: &manifest.session,
             database: &manifest.database,
@@ -150,6 +147,24 @@ impl Export<'_> {
             integrity: manifest.integrity.summary(),
             bytes_source: manifest.image.size,
             root: manifest.image.root,
+        }
+    }
+
+    /// Says what is known of a database. `notes` are about what is not in the export.
+    pub(super) fn metadata<'m>(
+        &self,
+        subject: &'m Subject,
+        opened: &'m Opened<'_>,
+        tables: &[&Table],
+        format: (&'static str, &'static str),
+        notes: Vec<String>,
+    ) -> Result<Metadata<'m>> {
+        let manifest = &subject.manifest;
+        let contents = &opened.contents;
+        let counts = tables.iter().map(|table| Ok((table.name.clone(), opened.rows_of(table)?)));
+        let row_counts = Counts(counts.collect::<Result<_>>()?);
+        Ok(Metadata {
+            origin: self.origin(subject, format.0),
             sha256: manifest.image.sha256,
             settings: SettingsFacts {
                 page_size: contents.settings.page_size,

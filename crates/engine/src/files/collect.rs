@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::content::{self, Form};
 use super::documents::{self, Document};
+use super::server;
 use super::spool::{FileImage, Unpacked, spool, unpacked};
 use crate::context::Watch;
 use crate::export::place::STAGING;
@@ -54,6 +55,8 @@ pub(super) struct Holding {
     pub(super) integrity: String,
     pub(super) findings: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// What tells whether it is what a manifest says.
+    pub(super) proof: Option<super::server::Proof>,
     /// What the file says of itself.
     pub(super) metadata: Option<super::json::Metadata>,
 }
@@ -69,6 +72,7 @@ impl Holding {
             integrity: "not run".to_owned(),
             findings: Vec::new(),
             notes: Vec::new(),
+            proof: None,
             metadata: None,
         }
     }
@@ -296,6 +300,8 @@ impl<'w> Collector<'w> {
                 Ok(None)
             }
             Form::Sql => content::sql(&mut buffered, &cancelled).map(Some),
+            Form::PostgresSql => server::sql(&mut buffered),
+            Form::Copy => server::copy(&mut buffered).map(Some),
             Form::Json => content::json(&mut buffered, name),
             Form::Ndjson => content::ndjson(&mut buffered, name).map(Some),
             Form::Csv => content::csv(&mut buffered, name).map(Some),

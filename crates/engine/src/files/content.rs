@@ -11,8 +11,9 @@ use dbkeep_sqlite::vfs::{PageSource, open_image};
 
 use super::collect::{BYTE_ORDER_MARK, Holding};
 use super::json;
+use super::server;
 use super::spool::{FileImage, Unpacked, no_room, unpacked};
-use crate::export::JSON_FORMAT;
+use crate::export::{JSON_FORMAT, SERVED_JSON_FORMAT};
 use crate::integrity::{Looked, Verify, look, look_at_image};
 use crate::manifest::IntegrityResult;
 use crate::report::TableRows;
@@ -31,6 +32,10 @@ pub(super) enum Form {
     Sqlite,
     /// SQL text.
     Sql,
+    /// SQL text for PostgreSQL.
+    PostgresSql,
+    /// Rows of a table, as PostgreSQL's COPY writes them.
+    Copy,
     /// One JSON document.
     Json,
     /// One JSON object a line.
@@ -50,7 +55,8 @@ impl Form {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Sqlite => "db",
-            Self::Sql => "sql",
+            Self::Sql | Self::PostgresSql => "sql",
+            Self::Copy => "copy",
             Self::Json => "json",
             Self::Ndjson => "ndjson",
             Self::Csv => "csv",
@@ -64,7 +70,8 @@ impl Form {
     pub(super) fn compressed(self) -> Self {
         Self::Gzip(match self {
             Self::Sqlite => "gzip",
-            Self::Sql => "sql.gz",
+            Self::Sql | Self::PostgresSql => "sql.gz",
+            Self::Copy => "copy.gz",
             Self::Json => "json.gz",
             Self::Ndjson => "ndjson.gz",
             Self::Csv => "csv.gz",
@@ -83,6 +90,10 @@ impl Form {
         }
         let text = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning).trim_ascii_start();
         let lower = text[..text.len().min(64)].to_ascii_lowercase();
+        // Rows may begin as anything does.
+        if name.ends_with(".copy") {
+            return Self::Copy;
+        }
         if lower.starts_with(b"{") {
             return if is_lines(name, text) { Self::Ndjson } else { Self::Json };
         }
@@ -91,7 +102,9 @@ impl Form {
             return Self::Csv;
         }
         let starts: [&[u8]; 7] = [b"pragma ", b"begin", b"create ", b"insert ", b"drop ", b"-- ", b"/*"];
-        match has(".sql") || (starts.iter().any(|start| lower.starts_with(start)) && !is_postgres(text)) {
+        let is_sql = has(".sql") || starts.iter().any(|start| lower.starts_with(start));
+        match is_sql {
+            true if server::is_sql(text) => Self::PostgresSql,
             true => Self::Sql,
             false => Self::Other,
         }
@@ -127,7 +140,7 @@ impl Form {
             Self::Gzip(_) => Some("it is not compressed data".to_owned()),
             Self::Tar => Some("it is not an archive".to_owned()),
             Self::Json | Self::Ndjson => Some("it is not JSON".to_owned()),
-            Self::Sql | Self::Csv | Self::Other => None,
+            Self::Sql | Self::PostgresSql | Self::Copy | Self::Csv | Self::Other => None,
         }
     }
 }
@@ -139,11 +152,6 @@ fn is_lines(name: &str, text: &[u8]) -> bool {
     }
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or(text);
     first.len() < text.len() && serde_json::from_slice::<serde::de::IgnoredAny>(first).is_ok()
-}
-
-/// Says whether SQL text is that of another engine.
-fn is_postgres(text: &[u8]) -> bool {
-    text.windows(10).any(|window| window == b"PostgreSQL")
 }
 
 /// Looks at a database file: its full integrity check, and the rows of every table.
@@ -279,7 +287,8 @@ fn heading(loaded: &Loaded) -> Option<json::Metadata> {
 pub(super) fn json(text: &mut dyn Read, name: &str) -> Result<Option<Holding>, Unpacked> {
     let document = json::document(text).map_err(unpacked)?;
     let format = document.metadata.as_ref().and_then(|metadata| metadata.format.as_deref());
-    let is_known = !document.tables.is_empty() || format == Some(JSON_FORMAT);
+    let is_ours = [JSON_FORMAT, SERVED_JSON_FORMAT].map(Some).contains(&format);
+    let is_known = !document.tables.is_empty() || is_ours;
     let says_json = Form::refusal(name).is_some() && document.problem.is_some();
     Ok((is_known || says_json).then(|| of_document(Form::Json, document)))
 }
@@ -290,13 +299,19 @@ pub(super) fn ndjson(text: &mut dyn BufRead, name: &str) -> Result<Holding, Unpa
 }
 
 fn of_document(form: Form, document: json::Document) -> Holding {
-    Holding {
+    let own = document.metadata.iter().flat_map(|metadata| metadata.notes.clone());
+    let notes = own.chain(document.notes).collect();
+    let mut holding = Holding {
         tables: document.tables,
         findings: document.problem.into_iter().collect(),
-        notes: document.metadata.iter().flat_map(|metadata| metadata.notes.clone()).collect(),
+        notes,
         metadata: document.metadata,
         ..Holding::new(form)
+    };
+    if document.is_proved {
+        "ok".clone_into(&mut holding.integrity);
     }
+    holding
 }
 
 /// Counts the records of a CSV file, whose first line has the names.
@@ -355,7 +370,10 @@ mod tests {
             ("a", b"  {\"users\":[", Form::Json),
             ("a", b"PRAGMA foreign_keys=OFF;\nBEGIN", Form::Sql),
             ("a", b"-- SQLite database app\n", Form::Sql),
-            ("a", b"-- PostgreSQL database dump\n", Form::Other),
+            ("a", b"-- PostgreSQL database dump\n", Form::PostgresSql),
+            ("globals.sql", b"SET standard_conforming_strings = on;\n", Form::PostgresSql),
+            ("public.users.copy", b"{1,2}\n", Form::Copy),
+            ("a.sql", b"CREATE TABLE a (x)", Form::Sql),
             ("users.csv", b"\"id\"\r\n", Form::Csv),
             ("letter", b"Dear friend", Form::Other),
             ("empty", b"", Form::Other),

@@ -7,7 +7,8 @@ use dbkeep_repo::Id;
 use serde::Deserialize;
 
 use super::json::{GitFacts, Metadata};
-use crate::export::CSV_FORMAT;
+use super::server;
+use crate::export::{CSV_FORMAT, SERVED_CSV_FORMAT};
 use crate::{Error, Result};
 
 /// A document that tells of other files.
@@ -23,6 +24,8 @@ pub(super) enum Document {
     Script(Box<Script>),
     /// `metadata.json` of a directory of CSV files.
     Csv(Box<Metadata>),
+    /// `manifest.json` of the files of a snapshot of a server.
+    Served(Box<crate::manifest::Manifest>),
     /// Something that says nothing about other files.
     Other,
     /// It cannot be read.
@@ -116,7 +119,7 @@ pub(super) fn is_document(path: &str) -> bool {
     let name = base(path);
     is_sums(name)
         || name.ends_with(".meta.json")
-        || matches!(name, "backup_manifest.json" | "backup_report.json" | "metadata.json")
+        || matches!(name, "backup_manifest.json" | "backup_report.json" | "metadata.json" | "manifest.json")
         || is_script_metadata(name)
 }
 
@@ -170,13 +173,16 @@ pub(super) fn read(path: &str, bytes: &[u8]) -> Document {
     if is_sums(name) {
         return sums(bytes);
     }
+    if name == crate::manifest::FILE {
+        return server::manifest(bytes);
+    }
     let parsed = match name {
         "backup_manifest.json" => {
             serde_json::from_slice(bytes).map(|manifest| Document::Manifest(Box::new(manifest)))
         }
         "backup_report.json" => serde_json::from_slice(bytes).map(|_: serde::de::IgnoredAny| Document::Other),
         "metadata.json" => match serde_json::from_slice(bytes) {
-            Ok(Marked { format }) if format == CSV_FORMAT => {
+            Ok(Marked { format }) if [CSV_FORMAT, SERVED_CSV_FORMAT].contains(&format.as_str()) => {
                 serde_json::from_slice(bytes).map(|metadata| Document::Csv(Box::new(metadata)))
             }
             // That of another program, which has its own fields.

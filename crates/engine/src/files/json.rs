@@ -12,7 +12,11 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::export::{JSON_FORMAT, NDJSON_FORMAT};
+use super::foreign::{self, Observed, Stated};
+use super::proof::{RowsOrCount, Shape, Sums};
+use crate::export::{
+    CSV_FORMAT, JSON_FORMAT, NDJSON_FORMAT, SERVED_CSV_FORMAT, SERVED_JSON_FORMAT, SERVED_NDJSON_FORMAT,
+};
 use crate::report::TableRows;
 
 /// What a document says of itself.
@@ -32,6 +36,27 @@ pub(super) struct Metadata {
     pub(super) schema: Option<Vec<IgnoredAny>>,
     pub(super) files: Option<BTreeMap<String, String>>,
     pub(super) notes: Vec<String>,
+    /// What an export of a server says of its tables; other programs have something else there.
+    pub(super) tables: Option<Value>,
+}
+
+impl Metadata {
+    /// Says whether it is of rows of a PostgreSQL database, exported by us.
+    pub(super) fn is_served(&self) -> bool {
+        let served = [SERVED_JSON_FORMAT, SERVED_NDJSON_FORMAT, SERVED_CSV_FORMAT];
+        self.format.as_deref().is_some_and(|format| served.contains(&format))
+    }
+
+    /// Says whether it is of readable JSON, which loses something of them.
+    pub(super) fn is_readable(&self) -> bool {
+        self.format.as_deref() == Some(SERVED_JSON_FORMAT)
+    }
+
+    /// Says whether it is ours.
+    fn is_ours(&self) -> bool {
+        let ours = [JSON_FORMAT, NDJSON_FORMAT, CSV_FORMAT];
+        self.is_served() || self.format.as_deref().is_some_and(|format| ours.contains(&format))
+    }
 }
 
 /// Branch and commit.
@@ -48,12 +73,20 @@ pub(super) struct Document {
     pub(super) metadata: Option<Metadata>,
     pub(super) tables: Vec<TableRows>,
     pub(super) problem: Option<String>,
+    /// Whether every row was compared with sums that the document has.
+    pub(super) is_proved: bool,
+    /// What a document of another program says of the numbers of rows.
+    stated: Stated,
+    /// What values of another program tell.
+    pub(super) notes: Vec<String>,
 }
 
 /// The most bytes of one row, or of the metadata: room for one value of the length that SQLite allows.
 const LONGEST: u64 = 1_500_000_000;
 /// The most tables of one document.
 const MOST_TABLES: usize = 100_000;
+/// The most notes about the values of a document.
+const MOST_NOTES: usize = 20;
 
 /// Reads `{"metadata":…,"tables":{"users":[{…}]}}`, or `{"users":[{…}]}`.
 pub(super) fn document(text: &mut dyn Read) -> Result<Document, io::Error> {
@@ -76,7 +109,7 @@ fn document_of(text: &mut dyn Read, longest: u64) -> Result<Document, io::Error>
         Err(error) if error.is_io() => return Err(error.into()),
         Err(error) => document.problem = Some(format!("it is not valid JSON: {error}")),
     }
-    compare(&mut document, JSON_FORMAT);
+    compare(&mut document);
     Ok(document)
 }
 
@@ -121,14 +154,22 @@ impl Reading<'_> {
 }
 
 /// Compares what was counted with what the metadata says. A document of ours says it.
-fn compare(document: &mut Document, format: &str) {
-    let Some(metadata) = &document.metadata else { return };
+fn compare(document: &mut Document) {
     if document.problem.is_some() {
         return;
     }
+    let is_ours = document.metadata.as_ref().is_some_and(Metadata::is_ours);
+    if !is_ours {
+        let (problem, notes) = document.stated.compare(&document.tables);
+        document.problem = problem;
+        document.notes.extend(notes);
+    }
+    let Some(metadata) = &document.metadata else { return };
     let Some(expected) = &metadata.row_counts else {
-        let is_ours = metadata.format.as_deref() == Some(format);
-        document.problem = is_ours.then(|| "its metadata does not say which tables there are".to_owned());
+        document.problem = document
+            .problem
+            .take()
+            .or_else(|| is_ours.then(|| "its metadata does not say which tables there are".to_owned()));
         return;
     };
     let found: BTreeMap<&str, u64> =
@@ -149,11 +190,12 @@ fn compare(document: &mut Document, format: &str) {
 }
 
 /// Returns what a value says as metadata. That of another program, which has its own fields, says nothing.
-fn metadata(value: Value, format: &str) -> Result<Option<Metadata>, serde_json::Error> {
+fn metadata(value: Value) -> Result<Option<Metadata>, serde_json::Error> {
     if !value.is_object() {
         return Ok(None);
     }
-    let is_ours = value.get("format").and_then(Value::as_str) == Some(format);
+    let format = value.get("format").and_then(Value::as_str).map(str::to_owned);
+    let is_ours = Metadata { format, ..Metadata::default() }.is_ours();
     match serde_json::from_value(value) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if is_ours => Err(error),
@@ -188,10 +230,13 @@ impl<'de> Visitor<'de> for Top<'_, '_> {
             match key.as_str() {
                 "metadata" if self.document.metadata.is_none() => {
                     let value = map.next_value()?;
-                    let metadata = metadata(value, JSON_FORMAT).map_err(serde::de::Error::custom)?;
-                    self.document.metadata = metadata;
+                    self.document.stated.take(&value);
+                    self.document.metadata = metadata(value).map_err(serde::de::Error::custom)?;
                 }
                 "metadata" => return Err(serde::de::Error::custom("the metadata is there twice")),
+                key if foreign::STATISTICS.contains(&key) && self.own() == Own::None => {
+                    self.statistics(key.to_owned(), map.next_value()?);
+                }
                 // Some scripts put the tables at the top.
                 _ => map.next_value_seed(self.rows(key, &mut tables))?,
             }
@@ -203,10 +248,40 @@ impl<'de> Visitor<'de> for Top<'_, '_> {
 impl<'r> Top<'_, 'r> {
     /// Returns what reads the value of a key: the rows of a table, or, behind `tables`, those of all of them.
     fn rows<'s>(&'s mut self, table: String, met: &'s mut BTreeSet<String>) -> Rows<'s, 'r> {
-        let is_ours = self.document.metadata.as_ref().and_then(|metadata| metadata.format.as_deref());
-        let is_sure = is_ours == Some(JSON_FORMAT);
-        Rows { document: self.document, reading: self.reading, met, table, is_sure, is_top: true }
+        let own = self.own();
+        Rows { document: self.document, reading: self.reading, met, table, own, is_top: true }
     }
+
+    /// Says whose document it is.
+    fn own(&self) -> Own {
+        let metadata = self.document.metadata.as_ref();
+        match metadata.and_then(|metadata| metadata.format.as_deref()) {
+            Some(JSON_FORMAT) => Own::File,
+            Some(SERVED_JSON_FORMAT) => Own::Server,
+            _ => Own::None,
+        }
+    }
+
+    /// Takes what may be numbers of rows, or rows of a table of that name.
+    fn statistics(&mut self, key: String, value: Value) {
+        match value {
+            Value::Array(rows) if !rows.is_empty() && rows.iter().all(Value::is_object) => {
+                self.document.tables.push(TableRows { name: key, rows: rows.len() as u64 });
+            }
+            value => self.document.stated.statistics(&value),
+        }
+    }
+}
+
+/// Whose document it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    /// Ours, of a file.
+    File,
+    /// Ours, of a database of a server.
+    Server,
+    /// That of another program.
+    None,
 }
 
 /// The rows of a table, or something else: at the top of a document, and in those of other programs.
@@ -216,8 +291,8 @@ struct Rows<'d, 'r> {
     /// The tables so far.
     met: &'d mut BTreeSet<String>,
     table: String,
-    /// Whether it is a document of ours, which holds nothing else.
-    is_sure: bool,
+    /// Whose document it is. Ours holds nothing else.
+    own: Own,
     is_top: bool,
 }
 
@@ -225,7 +300,7 @@ impl<'de> DeserializeSeed<'de> for Rows<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match (self.is_sure, self.is_top) {
+        match (self.own != Own::None, self.is_top) {
             (true, true) if self.table == "tables" => deserializer.deserialize_map(self),
             (true, false) => deserializer.deserialize_seq(self),
             _ => deserializer.deserialize_any(self),
@@ -244,17 +319,28 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
         use serde::de::Error as _;
         let mut count = 0;
         let mut are_objects = true;
+        let mut observed = Observed::default();
         self.reading.begin();
-        while let Some(row) = rows.next_element::<Value>()? {
-            match row {
-                Value::Object(row) if self.is_sure => check_row(&row).map_err(A::Error::custom)?,
-                Value::Object(_) => {}
+        loop {
+            let row = match self.own {
+                // What stands there as it is (json) may be beyond what any reader here would take.
+                Own::Server => rows.next_element::<Shape>()?.map(|Shape { is_object }| match is_object {
+                    true => Value::Object(Map::new()),
+                    false => Value::Null,
+                }),
+                Own::File | Own::None => rows.next_element::<Value>()?,
+            };
+            match (row, self.own) {
+                (None, _) => break,
+                (Some(Value::Object(row)), Own::File) => check_row(&row).map_err(A::Error::custom)?,
+                (Some(Value::Object(row)), Own::None) => observed.row(&row),
+                (Some(Value::Object(_)), Own::Server) => {}
                 _ => are_objects = false,
             }
             count += 1;
             self.reading.begin();
         }
-        if self.is_sure && !self.is_top && !are_objects {
+        if self.own != Own::None && !self.is_top && !are_objects {
             return Err(A::Error::custom(format!("table {:?} holds something that is no row", self.table)));
         }
         if !are_objects {
@@ -266,12 +352,19 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
         if !self.met.insert(self.table.clone()) {
             return Err(A::Error::custom(format!("table {:?} is there twice", self.table)));
         }
+        let notes = observed.notes(&self.table);
+        self.document
+            .notes
+            .extend(notes.into_iter().take(MOST_NOTES.saturating_sub(self.document.notes.len())));
         self.document.tables.push(TableRows { name: self.table, rows: count });
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        if !self.is_top || self.table != "tables" {
+        if !self.is_top && self.own == Own::None {
+            return self.table_object(map);
+        }
+        if !self.is_top || self.table != "tables" && (self.table != "data" || self.own != Own::None) {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
                 self.reading.begin();
             }
@@ -280,8 +373,8 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
         while let Some(table) = map.next_key::<String>()? {
             self.reading.begin();
             let (document, met) = (&mut *self.document, &mut *self.met);
-            let (reading, is_sure) = (self.reading, self.is_sure);
-            map.next_value_seed(Rows { document, reading, met, table, is_sure, is_top: false })?;
+            let (reading, own) = (self.reading, self.own);
+            map.next_value_seed(Rows { document, reading, met, table, own, is_top: false })?;
         }
         Ok(())
     }
@@ -307,6 +400,34 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+impl Rows<'_, '_> {
+    /// Reads a table that is an object: its rows are under one key, and how many there are may be under another.
+    fn table_object<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            self.reading.begin();
+            let (document, met) = (&mut *self.document, &mut *self.met);
+            if foreign::ROWS.contains(&key.as_str()) {
+                let before = document.tables.len();
+                let table = self.table.clone();
+                let rows =
+                    Rows { document, reading: self.reading, met, table, own: Own::None, is_top: false };
+                let stated = map.next_value_seed(RowsOrCount(rows))?;
+                let is_there = self.document.tables.len() > before;
+                if let Some(count) = stated.filter(|_| !is_there) {
+                    self.document.stated.table(&self.table, count);
+                }
+            } else if foreign::COUNT.contains(&key.as_str()) {
+                if let Some(count) = map.next_value::<Value>()?.as_u64() {
+                    document.stated.table(&self.table, count);
+                }
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
         Ok(())
     }
 }
@@ -368,6 +489,8 @@ struct Lines<'t> {
     /// The place of each table among those of the document.
     places: HashMap<String, usize>,
     end: Option<End>,
+    /// What the rows of each table come to, where the metadata says what they must come to.
+    sums: Option<Sums>,
 }
 
 /// The totals in the last line.
@@ -389,9 +512,13 @@ impl Lines<'_> {
         let is_ours = |value: &Value| value.get("format").is_some() || value.get("row_counts").is_some();
         let is_heading = is_first && is_one && object.get("metadata").is_some_and(is_ours);
         if let Some(value) = object.remove("metadata").filter(|_| is_heading) {
-            let metadata = metadata(value, NDJSON_FORMAT);
+            let metadata = metadata(value);
             let metadata = metadata.map_err(|error| format!("the metadata cannot be read: {error}"))?;
-            self.document.metadata = Some(metadata.unwrap_or_default());
+            let metadata = metadata.unwrap_or_default();
+            if metadata.format.as_deref() == Some(SERVED_NDJSON_FORMAT) {
+                self.sums = Some(Sums::expected(metadata.tables.as_ref())?);
+            }
+            self.document.metadata = Some(metadata);
             return Ok(());
         }
         let is_ours = self.document.metadata.is_some();
@@ -402,7 +529,10 @@ impl Lines<'_> {
         }
         match (object.get("table"), object.get("row")) {
             (Some(Value::String(table)), Some(Value::Object(row))) if is_ours => {
-                check_row(row)?;
+                match &mut self.sums {
+                    Some(sums) => sums.row(table, row)?,
+                    None => check_row(row)?,
+                }
                 self.count(table)
             }
             _ if is_ours => Err("it is no row of a table".to_owned()),
@@ -425,7 +555,7 @@ impl Lines<'_> {
     }
 
     fn finish(self) -> Document {
-        let Self { mut document, places, end, .. } = self;
+        let Self { mut document, places, end, sums, .. } = self;
         let expected = document.metadata.as_ref().and_then(|metadata| metadata.row_counts.as_ref());
         let empty = expected
             .into_iter()
@@ -434,7 +564,7 @@ impl Lines<'_> {
         let empty: Vec<TableRows> =
             empty.map(|(table, _)| TableRows { name: table.clone(), rows: 0 }).collect();
         document.tables.extend(empty);
-        compare(&mut document, NDJSON_FORMAT);
+        compare(&mut document);
         let rows: u64 = document.tables.iter().map(|table| table.rows).sum();
         if document.metadata.is_some() && document.problem.is_none() {
             document.problem = match end {
@@ -442,91 +572,13 @@ impl Lines<'_> {
                 Some(end) if (end.tables, end.rows) != (document.tables.len(), rows) => {
                     Some(format!("it has {rows} rows, its last line says otherwise"))
                 }
-                Some(_) => None,
+                Some(_) => sums.as_ref().and_then(Sums::difference),
             };
+            document.is_proved = sums.is_some() && document.problem.is_none();
         }
         document
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem_of(text: &str) -> Option<String> {
-        document(&mut text.as_bytes()).unwrap().problem
-    }
-
-    #[test]
-    fn rows_are_counted_and_compared_with_the_metadata() {
-        let text = r#"{"metadata":{"format":"dbkeep json 1","row_counts":{"a":2,"b":0}},"tables":{"a":[{"x":1},{"x":{"$blob":"AA=="}}],"b":[]}}"#;
-        let read = document(&mut text.as_bytes()).unwrap();
-        assert_eq!(read.problem, None);
-        let tables: Vec<(&str, u64)> = read.tables.iter().map(|t| (t.name.as_str(), t.rows)).collect();
-        assert_eq!(tables, [("a", 2), ("b", 0)]);
-        let fewer = text.replace(r#"{"x":1},"#, "");
-        assert_eq!(problem_of(&fewer).unwrap(), "table \"a\" has 1 rows, its metadata says 2");
-        assert!(problem_of(&text[..text.len() - 1]).unwrap().contains("not valid JSON"));
-        assert!(problem_of(&text.replace("AA==", "A!==")).unwrap().contains("cannot be read"));
-        assert!(problem_of(&format!("{text} x")).is_some());
-        assert!(problem_of(&text.replace("\"b\":[]", "\"c\":[]")).is_some());
-        assert!(problem_of(&text.replace("\"b\":[]", "\"a\":[]")).unwrap().contains("is there twice"));
-        assert!(problem_of(&text.replace("\"b\":[]", "\"b\":7")).is_some());
-        assert!(problem_of(&text.replace("row_counts", "row_sounts")).unwrap().contains("does not say"));
-        let twice = text.replace("\"tables\"", "\"metadata\":{},\"tables\"");
-        assert!(problem_of(&twice).unwrap().contains("the metadata is there twice"));
-    }
-
-    #[test]
-    fn documents_of_other_programs_are_read_for_what_they_have() {
-        let tables = |text: &str| -> Vec<(String, u64)> {
-            let read = document(&mut text.as_bytes()).unwrap();
-            assert_eq!(read.problem, None, "{text}");
-            read.tables.into_iter().map(|table| (table.name, table.rows)).collect()
-        };
-        let users = |rows: u64| vec![("users".to_owned(), rows)];
-        let text =
-            r#"{"exported":"today","users":[{"id":1}],"stats":{"users":1},"tags":[1,2],"x":{"y":[{}]}}"#;
-        assert_eq!(tables(text), users(1));
-        assert_eq!(tables(r#"{"metadata":{"database":7},"tables":{"users":[{},{"$blob":"-"}]}}"#), users(2));
-        assert_eq!(tables(r#"{"tables":["users","orders"],"users":[{}]}"#), users(1));
-        assert_eq!(tables(r#"{"tables":{"users":{"rows":[{}]}}}"#), []);
-    }
-
-    #[test]
-    fn row_that_would_fill_the_memory_is_refused_and_many_rows_are_not() {
-        let row = format!("{{\"x\":\"{}\"}}", "y".repeat(300));
-        let rows = vec![row; 100].join(",");
-        let text = format!("{{\"a\":[{rows}],\"b\":[{rows}]}}");
-        let read = document_of(&mut text.as_bytes(), 1000).unwrap();
-        assert_eq!((read.problem, read.tables.len(), read.tables[1].rows), (None, 2, 100));
-        let text = format!("{{\"a\":[{{\"x\":\"{}\"}}]}}", "y".repeat(2000));
-        let error = document_of(&mut text.as_bytes(), 1000).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        let error = lines_of(&mut text.as_bytes(), "t", 1000).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(lines_of(&mut text.as_bytes(), "t", 3000).unwrap().tables[0].rows, 1);
-    }
-
-    #[test]
-    fn lines_without_their_end_are_told() {
-        let text = "{\"metadata\":{\"row_counts\":{\"a\":1,\"b\":0}}}\n{\"table\":\"a\",\"row\":{\"x\":1}}\n{\"end\":{\"tables\":2,\"rows\":1}}\n";
-        let read = |text: &str| lines(&mut text.as_bytes(), "t").unwrap();
-        assert_eq!(read(text).problem, None);
-        let cut: String = text.split_inclusive('\n').take(2).collect();
-        assert!(read(&cut).problem.unwrap().contains("breaks off"));
-        assert!(read(&format!("{text}{{}}")).problem.unwrap().contains("more behind the end"));
-        assert!(read(&text.replace("\"tables\":2", "\"tables\":3")).problem.is_some());
-        assert!(read(&text.replace("\"row\"", "\"raw\"")).problem.unwrap().contains("no row of a table"));
-        assert!(read("{\"x\":1}\n{\"x\"").problem.unwrap().starts_with("line 2: it is not valid JSON"));
-        assert_eq!(read("{\"x\":1}\n{\"x\":2}\n").tables, [TableRows { name: "t".to_owned(), rows: 2 }]);
-    }
-
-    #[test]
-    fn lines_of_other_programs_may_have_any_columns() {
-        let text = "{\"metadata\":{\"a\":1},\"end\":\"x\"}\n{\"table\":\"u\",\"row\":{}}\n{\"end\":{\"rows\":1}}\n{\"metadata\":{}}\n";
-        let read = lines(&mut text.as_bytes(), "t").unwrap();
-        assert_eq!(read.problem, None);
-        assert_eq!(read.tables, [TableRows { name: "t".to_owned(), rows: 4 }]);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use dbkeep_repo::Id;
 use super::collect::{Collected, Holding, Item};
 use super::content::{Form, stem};
 use super::documents::{Document, Manifest, ManifestEntry, Meta, SumLine, base, directory, is_document};
+use super::{json, server};
 use crate::report::{CheckedFile, FileFacts, VerifyStatus};
 use crate::{Error, export, session};
 
@@ -21,13 +22,16 @@ pub(super) fn judge(path: &Path, found: &Collected) -> (FileFacts, Vec<CheckedFi
     let mut met = BTreeSet::new();
     for item in &found.items {
         let Some(holding) = &item.holding else { continue };
-        if judge.is_part_of_csv(item) {
+        // Rows alone are of no database that is known.
+        let is_alone = holding.form == Form::Copy || holding.form == Form::Gzip("copy.gz");
+        if judge.is_part_of_csv(item) || server::is_part(found, item) || is_alone {
             continue;
         }
         met.insert(item.path.as_str());
         checked.push(judge.database(item, holding, &facts));
     }
     checked.extend(judge.csv_exports(&mut met));
+    checked.extend(judge.snapshots(&mut met));
     checked.extend(judge.absent());
     checked.extend(judge.other_files(&met));
     (facts, checked)
@@ -243,7 +247,10 @@ impl<'f> Judge<'f> {
             let document = by.first().map_or("", |(document, _)| *document);
             absent.insert(target.clone(), (String::new(), format!("{document} names it")));
         }
-        let names: HashSet<&str> = self.found.items.iter().map(|item| base(&item.path)).collect();
+        let directories =
+            server::snapshots(self.found).map(|(path, _)| directory(path).trim_end_matches('/'));
+        let names: HashSet<&str> =
+            self.found.items.iter().map(|item| item.path.as_str()).chain(directories).map(base).collect();
         for (document, manifest) in self.manifests() {
             for (name, entry) in &manifest.databases {
                 let file = base(&entry.backup_path);
@@ -298,6 +305,52 @@ impl<'f> Judge<'f> {
         })
     }
 
+    /// Judges the files of snapshots of servers, each directory as one database.
+    fn snapshots<'s>(&'s self, met: &mut BTreeSet<&'s str>) -> Vec<CheckedFile> {
+        let mut answers = Vec::new();
+        for (path, manifest) in server::snapshots(self.found) {
+            let Some(item) = self.items.get(path) else { continue };
+            met.insert(item.path.as_str());
+            let below = directory(path);
+            let mut checked = self.row(item);
+            checked.database.clone_from(&manifest.database);
+            checked.form = "postgres".to_owned();
+            checked.integrity = manifest.integrity.summary();
+            checked.notes.extend(manifest.notes.iter().cloned());
+            let find = |path: &str| self.items.get(path).copied();
+            let mut looked_at = BTreeSet::new();
+            let (tables, findings) = server::compare(path, manifest, &find, &mut looked_at);
+            for path in &looked_at {
+                checked.findings.extend(find(path).into_iter().flat_map(|item| self.row(item).findings));
+            }
+            met.extend(looked_at);
+            checked.rows = tables.iter().map(|table| table.rows).sum();
+            checked.tables = tables;
+            checked.findings.extend(findings);
+            let directory = base(below.trim_end_matches('/'));
+            for (document, bundle) in self.manifests() {
+                let entry = bundle.databases.values().find(|entry| base(&entry.backup_path) == directory);
+                let Some(entry) = entry else { continue };
+                checked.snapshot = entry.snapshot;
+                let sums = self.items.get(format!("{below}{}", export::SERVED_SUMS).as_str());
+                let hash = sums.and_then(|item| item.sum).map(|sum| sum.sha256.to_string());
+                if hash.as_deref() != Some(entry.backup_hash.as_str()) {
+                    checked.findings.push(format!(
+                        "{below}{} is not what {document} says: its SHA-256 is another one",
+                        export::SERVED_SUMS
+                    ));
+                }
+                if entry.total_records.is_some_and(|rows| rows != checked.rows) {
+                    checked
+                        .findings
+                        .push(format!("there are {} rows, {document} says otherwise", checked.rows));
+                }
+            }
+            answers.push(settle(checked));
+        }
+        answers
+    }
+
     /// Judges directories of CSV files, each as one database.
     fn csv_exports<'s>(&'s self, met: &mut BTreeSet<&'s str>) -> Vec<CheckedFile> {
         let mut answers = Vec::new();
@@ -332,7 +385,8 @@ impl<'f> Judge<'f> {
                 checked.tables.push(crate::report::TableRows { name: table.clone(), rows: found });
             }
             checked.rows = checked.tables.iter().map(|table| table.rows).sum();
-            checked.cannot_hold = TABLES_ONLY.map(str::to_owned).into();
+            let lost: &[&str] = if metadata.is_served() { &SERVED_ROWS } else { &TABLES_ONLY };
+            checked.cannot_hold = lost.iter().map(|text| (*text).to_owned()).collect();
             answers.push(settle(checked));
         }
         answers
@@ -343,17 +397,48 @@ impl<'f> Judge<'f> {
 const TABLES_ONLY: [&str; 2] =
     ["rowids that are in no column", "the layout of the file: free pages, journal mode"];
 
+/// What rows alone do not say of a PostgreSQL database.
+const SERVED_ROWS: [&str; 2] =
+    ["large objects", "what is computed: generated columns and materialized views are made again"];
+
+/// What readable JSON loses of it besides.
+const SERVED_VALUES: [&str; 3] = [
+    "zeros at the end of decimals, and white space in json",
+    "the difference between NULL and a json value null",
+    "types: texts, timestamps, bytea and arrays are strings all alike, and only the metadata tells them apart",
+];
+
+/// What JSON of other programs cannot hold, whatever they wrote.
+const FOREIGN_JSON: [&str; 6] = [
+    "the schema: types, keys, indexes, views and triggers cannot be brought back from it",
+    "values that JSON has no word for: blobs, large whole numbers, infinities",
+    "sequences, constraints, policies, owners and rights",
+    "the precision of numbers: digits of decimals, and of whole numbers beyond 2^53 where the program had numbers of 64 bits",
+    "timestamps beyond what their texts say: microseconds, time zones, infinity",
+    "the difference between NULL and a value that was left out",
+];
+
 /// Says what no file of this form can hold.
 fn cannot_hold(holding: &Holding) -> Vec<String> {
     let texts: &[&str] = match holding.form {
+        Form::PostgresSql => &["rights on large objects"],
+        Form::Gzip("sql.gz") if matches!(holding.proof, Some(server::Proof::Objects(_))) => {
+            &["rights on large objects"]
+        }
         Form::Sql | Form::Gzip("sql.gz") => &["the layout of the file: free pages, journal mode"],
         Form::Json | Form::Ndjson | Form::Gzip("json.gz" | "ndjson.gz") => {
-            match holding.metadata.as_ref().is_some_and(|metadata| metadata.schema.is_some()) {
+            let metadata = holding.metadata.as_ref();
+            match metadata.is_some_and(|metadata| metadata.schema.is_some()) {
+                true if metadata.is_some_and(json::Metadata::is_readable) => {
+                    return [&SERVED_ROWS[..], &SERVED_VALUES]
+                        .concat()
+                        .into_iter()
+                        .map(str::to_owned)
+                        .collect();
+                }
+                true if metadata.is_some_and(json::Metadata::is_served) => &SERVED_ROWS,
                 true => &TABLES_ONLY,
-                false => &[
-                    "the schema: types, keys, indexes, views and triggers cannot be brought back from it",
-                    "values that JSON has no word for: blobs, large whole numbers, infinities",
-                ],
+                false => &FOREIGN_JSON,
             }
         }
         Form::Csv | Form::Gzip("csv.gz") => &[

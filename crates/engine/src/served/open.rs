@@ -123,7 +123,23 @@ impl<'r> Served<'r> {
         Ok(self.reader.forward(image, 0..image.chunks())?)
     }
 
-    fn image(&self, below: &str, name: &str) -> Result<Arc<Image>> {
+    /// Reads a file of the snapshot that is no longer than `limit` bytes.
+    pub(crate) fn file(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let node = self.reader.find(&self.entry.snapshot, &format!("{}/{name}", self.entry.directory()))?;
+        let node = node.ok_or_else(|| self.damaged(format!("{name} is not there")))?;
+        Ok(self.reader.file(&node, limit)?)
+    }
+
+    /// Returns the name of the file of a table's rows, which is no path: another than a backup gives is damage.
+    pub(crate) fn plain_name<'p>(&self, proof: &'p TableProof) -> Result<&'p str> {
+        match proof.file == super::file_name(&proof.table()) {
+            true => Ok(&proof.file),
+            false => Err(self.damaged(format!("{:?} is no name of a file of rows", proof.file))),
+        }
+    }
+
+    /// Finds a file of the snapshot.
+    pub(crate) fn image(&self, below: &str, name: &str) -> Result<Arc<Image>> {
         let directory = format!("{}{below}", self.entry.directory());
         let image = self.reader.image(&self.entry.snapshot, &directory, name)?;
         image.map(Arc::new).ok_or_else(|| self.damaged(format!("{name} is not there")))
