@@ -3,3 +3,5 @@
 mod system_a;
 mod system_b;
 mod system_c;
+mod system_d;
+mod system_e;
