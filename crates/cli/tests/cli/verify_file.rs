@@ -536,3 +536,53 @@ fn copies_whose_checksums_name_the_original_are_read_with_their_branch() {
     fs::write(&archive, bytes).unwrap();
     assert_eq!(verify(&environment, &archive).0, Some(4));
 }
+
+#[test]
+fn json_exports_of_postgresql_by_other_programs_say_what_they_hold_and_what_they_lost() {
+    let environment = TestEnvironment::without_password();
+    // Of a hosted project: metadata with the environment and statistics, tables with their counts, a checksum beside it.
+    let project = r#"{"metadata":{"environment":"production","timestamp":"2025-01-16T12:00:00.000Z",
+        "statistics":{"total_rows":3,"tables":{"profiles":{"row_count":2},"posts":{"row_count":1}}}},
+        "tables":{"profiles":{"count":2,"rows":[{"id":"a","joined":"2025-01-16T12:00:00.123Z","bio":null},{"id":"b","joined":null}]},
+        "posts":{"count":1,"rows":[{"id":9007199254740993,"picture":{"type":"Buffer","data":[0,255]}}]}}}"#;
+    fs::write(environment.path("project.json"), project).unwrap();
+    shell(&environment.path(""), "sha256sum project.json > project.json.sha256");
+    // Of an application: rows under `data`, counts beside them, a table that was missing.
+    let application = r#"{"exported_at":"2025-01-16","data":{"users":[{"id":"u1"}],"patients":[]},
+        "statistics":{"users":1,"patients":0,"total":1,"tables":["users","patients","sessions"]}}"#;
+    fs::write(environment.path("application.json"), application).unwrap();
+
+    let report = environment.ok_json(&["verify", "project.json", "application.json"]);
+    let [project_found, application_found] = [0, 1].map(|at| &report["checked"][at]);
+    assert_eq!((&project_found["checksum"], &project_found["rows"]), (&"ok".into(), &3.into()), "{report:#}");
+    let tables = |found: &Value| found["tables"].to_string();
+    assert_eq!(tables(project_found), r#"[{"name":"profiles","rows":2},{"name":"posts","rows":1}]"#);
+    assert_eq!(tables(application_found), r#"[{"name":"users","rows":1},{"name":"patients","rows":0}]"#);
+    let lost = project_found["cannot_hold"].to_string();
+    for what in [
+        "the schema: types, keys",
+        "sequences, constraints",
+        "precision of numbers",
+        "timestamps",
+        "left out",
+    ] {
+        assert!(lost.contains(what), "{what:?} is not in {lost}");
+    }
+    let notes = project_found["notes"].to_string();
+    for note in ["have no \\\"bio\\\"", "beyond 2^53", "times with milliseconds", "(Buffer)"] {
+        assert!(notes.contains(note), "{note:?} is not in {notes}");
+    }
+    let notes = application_found["notes"].to_string();
+    assert!(notes.contains("table \\\"sessions\\\" is named in it and has no rows there"), "{notes}");
+
+    // A row less than the document says, and a table less.
+    fs::write(environment.path("short.json"), project.replace(r#",{"id":"b","joined":null}"#, "")).unwrap();
+    let (code, report) = environment.json(&["verify", "short.json"]);
+    let finding = "table \"profiles\" has 1 rows, the document itself says 2";
+    assert_eq!((code, &report["checked"][0]["findings"][0]), (Some(4), &finding.into()), "{report:#}");
+    fs::write(environment.path("less.json"), project.replace("\"posts\":{\"count\"", "\"older\":{\"count\""))
+        .unwrap();
+    let (code, report) = environment.json(&["verify", "less.json"]);
+    let finding = "table \"posts\" should have 1 rows and is not there";
+    assert_eq!((code, &report["checked"][0]["findings"][0]), (Some(4), &finding.into()), "{report:#}");
+}
