@@ -42,7 +42,7 @@ impl<'s> Scene<'s> {
         eprintln!("filling the server");
         scene.create_database(DATABASE)?;
         let scale = scene.pgbench_scale().to_string();
-        scene.stock("pgbench", &["--initialize", "--quiet", "--scale", &scale, "--dbname", DATABASE])?;
+        scene.stock("pgbench", &["--initialize", "--quiet", "--scale", &scale, DATABASE])?;
         scene.make_events(DATABASE, scene.rows)?;
         settle();
         Ok(scene)
