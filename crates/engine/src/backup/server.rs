@@ -36,6 +36,7 @@ use crate::manifest::{
 };
 use crate::report::TableRows;
 use crate::served::{self, ObjectHash};
+use crate::source::server::jobs;
 use crate::source::{Server, Source};
 use crate::{Error, Result, name};
 
@@ -44,9 +45,6 @@ pub(super) const METHOD: &str = "copy";
 
 /// How often a backup begins again when tables change under it.
 const RESTARTS: u32 = 3;
-
-/// Connections that read rows at once.
-const JOBS: usize = 4;
 
 /// The length of chunks of what is no table.
 const TEXT_CHUNK: u32 = 16 << 10;
@@ -323,7 +321,7 @@ fn capture_options(server: &Server) -> CaptureOptions {
     CaptureOptions {
         filter: server.filter.clone(),
         exclude_data: server.exclude_data.clone(),
-        jobs: JOBS,
+        jobs: jobs(),
         tools: server.tools.clone(),
         ..CaptureOptions::default()
     }

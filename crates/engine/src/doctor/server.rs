@@ -10,10 +10,9 @@ use dbkeep_postgres::wire::Options;
 use crate::context::{Context, Watch};
 use crate::report::{Finding, Severity};
 use crate::source::Server;
+use crate::source::server::jobs;
 use crate::{Error, Result};
 
-/// The connections that a backup reads with.
-const JOBS: usize = 4;
 /// The longest time for which reading is tried.
 const SAMPLE: Duration = Duration::from_secs(5);
 
@@ -27,7 +26,7 @@ pub(super) fn examine(context: &Context, server: &Server, watch: &Watch) -> Resu
         options: &options,
         filter: &server.filter,
         without_rows: &server.exclude_data,
-        jobs: JOBS,
+        jobs: jobs(),
         programs: server.tools.as_deref(),
         path: path.as_ref(),
         sample: SAMPLE,

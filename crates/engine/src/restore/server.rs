@@ -24,12 +24,10 @@ use crate::integrity::Verify;
 use crate::manifest::{Integrity, IntegrityResult, TableProof};
 use crate::report::RestoreReport;
 use crate::served::Served;
+use crate::source::server::jobs;
 use crate::{Error, Result, name, show};
 
 pub(super) use target::ServerTarget;
-
-/// Connections that work on one restore at once.
-const JOBS: usize = 4;
 
 /// How many of the things that could not be restored are told one by one.
 const TOLD: usize = 50;
@@ -91,7 +89,7 @@ impl Restore<'_> {
         };
         let options = Options { stop, ..Options::default() };
         let request = &self.plan.request;
-        let how = RestoreOptions { jobs: JOBS, owners: request.owners, privileges: request.privileges };
+        let how = RestoreOptions { jobs: jobs(), owners: request.owners, privileges: request.privileges };
         let info = &target.server.info;
         if !matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
             let lost = self.fill_database(planned, target, served, (&options, &how), &archive)?;

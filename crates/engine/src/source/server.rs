@@ -31,6 +31,12 @@ pub(crate) struct Server {
     pub(crate) tools: Option<PathBuf>,
 }
 
+/// Returns how many connections work on a server at once: one for each processor here. The server may have more, and
+/// then waits for us; with more of ours than processors a large table is filled by several, which costs more.
+pub(crate) fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
 impl Server {
     /// Adds what the configuration says of the database.
     pub(super) fn configure(&mut self, context: &Context, database: &DatabaseConfig) -> Result<()> {
