@@ -37,6 +37,8 @@ use crate::{Error, Result, copy, git, session};
 
 pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
+pub(crate) use rows::Cutter;
+pub(crate) use server::{capture_options, identity};
 pub(crate) use snapshot::{Contents, Past, Saved};
 
 /// How much is stored before the snapshots that wait for it are made.

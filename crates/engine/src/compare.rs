@@ -2,10 +2,11 @@
 //!
 //! Chunks with the same name hold the same bytes, so what both sides have in common is not read
 //! (`docs/design/compare.md`). The live database is captured as for a backup, and only what the snapshot does not
-//! have of it is kept meanwhile.
+//! have of it is kept meanwhile. PostgreSQL databases are compared by `server`.
 
 mod live;
 mod rows;
+mod server;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -66,9 +67,11 @@ pub fn run(store: &Store, request: &CompareRequest, now: Timestamp, watch: &Watc
     }
     let reader = store.reader(&catalog)?;
     let run = Run { store, reader: &reader, request, now, watch };
-    match right {
-        Some(right) => run.snapshots(left, right),
-        None => run.live(left),
+    match (left.engine(), right) {
+        (Some(Engine::Postgres), Some(right)) => run.served(left, right),
+        (Some(Engine::Postgres), None) => run.served_live(left),
+        (_, Some(right)) => run.snapshots(left, right),
+        (_, None) => run.live(left),
     }
 }
 
@@ -169,7 +172,7 @@ impl Run<'_> {
                 hint: Some("choose another snapshot, or restore it to look into it".to_owned()),
             });
         }
-        self.refuse_missing_packs(entry, &image)?;
+        self.refuse_missing_packs(entry, image.ids().iter())?;
         let pages = ImagePages::new(self.reader.random(&image, CACHE, None)?);
         if !entry.history.damage.is_empty() {
             // Most of it would not be read, so that the damage would not be met.
@@ -187,10 +190,10 @@ impl Run<'_> {
 
     /// Refuses a snapshot that cannot be restored because packs are gone. What both sides have is not read, so
     /// nothing else would notice.
-    fn refuse_missing_packs(&self, entry: &Entry, image: &Image) -> Result<()> {
+    fn refuse_missing_packs<'i>(&self, entry: &Entry, chunks: impl Iterator<Item = &'i Id>) -> Result<()> {
         let present: HashSet<Id> = self.store.repository().names(FileKind::Pack)?.into_iter().collect();
         let index = self.reader.index().read();
-        let locations = image.ids().iter().filter_map(|id| index.get(BlobKind::Data, id));
+        let locations = chunks.filter_map(|id| index.get(BlobKind::Data, id));
         match locations.map(|location| location.pack).find(|pack| !present.contains(pack)) {
             None => Ok(()),
             Some(pack) => Err(Error::Damaged {

@@ -12,6 +12,7 @@
 //! ```
 
 mod open;
+mod original;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,7 @@ use crate::name;
 use crate::source::Source;
 
 pub(crate) use open::Served;
+pub(crate) use original::{Reached, original, reached};
 
 /// The directory of rows.
 pub(crate) const DATA: &str = "data";

@@ -18,8 +18,9 @@ compared with the live database, which is read as a backup reads it and never
 written. Equal chunks of the repository are not read, so a small difference is
 found quickly in a large database; `dbkeep verify` is what proves a snapshot.
 
-Rows of a table without a declared key are told apart by their contents and
-their rowid. Columns that one side lacks are named and not compared.
+Rows of a table without a declared key are told apart by their contents, in
+SQLite also by their rowid. Columns that one side lacks are named and not
+compared. Values of PostgreSQL are compared as the server writes them.
 
 Examples:
   dbkeep compare latest
@@ -248,6 +249,10 @@ fn shown(value: &CellValue) -> String {
         }
         CellValue::TextBytes(bytes) => format!("text {}", bytes_shown(bytes)),
         CellValue::Blob(bytes) => bytes_shown(bytes),
+        CellValue::Long { begin, bytes } => {
+            let cut = super::clipped(begin, WIDTH);
+            format!("'{}' ({} bytes)", human::visible(&cut.replace('\'', "''")), human::count(*bytes))
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod compare;
+mod compare_server;
 mod contract;
 mod copies;
 mod demo;

@@ -53,7 +53,7 @@ impl Lengths {
 
 /// Decides after which rows a stream is cut.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cutter {
+pub(crate) struct Cutter {
     /// The length of chunks on the average.
     mean: u64,
     /// Bytes of whole rows since the last cut.
@@ -63,14 +63,15 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
-    pub(super) fn new(mean: u32) -> Self {
+    /// Cuts into chunks of this length on the average.
+    pub(crate) fn new(mean: u32) -> Self {
         Self { mean: u64::from(mean.max(2)), length: 0, open: 0 }
     }
 
     /// Takes a row, or the rest of one. Returns whether the stream is to be cut behind it.
     ///
     /// From half of the length on, each byte gives the same chance to end the chunk, whatever the length of rows.
-    pub(super) fn take(&mut self, bytes: u64, hash: u64) -> bool {
+    pub(crate) fn take(&mut self, bytes: u64, hash: u64) -> bool {
         let row = std::mem::take(&mut self.open) + bytes;
         self.length += row;
         let half = self.mean / 2;
@@ -83,7 +84,7 @@ impl Cutter {
     }
 
     /// Takes bytes of a row whose end has not come.
-    pub(super) fn pass(&mut self, bytes: u64) {
+    pub(crate) fn pass(&mut self, bytes: u64) {
         self.open += bytes;
     }
 }

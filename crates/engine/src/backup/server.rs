@@ -317,7 +317,7 @@ impl Past<'_> {
 }
 
 /// Returns how a database is read, but for what a session adds.
-fn capture_options(server: &Server) -> CaptureOptions {
+pub(crate) fn capture_options(server: &Server) -> CaptureOptions {
     CaptureOptions {
         filter: server.filter.clone(),
         exclude_data: server.exclude_data.clone(),
@@ -368,7 +368,8 @@ fn is_left_out(table: &Name, gaps: &[NotCovered]) -> bool {
     gaps.iter().any(|gap| gap.what == table.quoted() && gap.why != Gap::NotAskedFor)
 }
 
-fn identity(capture: &Capture) -> Identity {
+/// Returns which database is read.
+pub(crate) fn identity(capture: &Capture) -> Identity {
     let (facts, host) = (capture.facts(), capture.host());
     Identity::Server(ServerIdentity {
         server: format!("{}:{}", host.name(), host.port),

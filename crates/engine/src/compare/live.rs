@@ -340,7 +340,7 @@ impl Kept {
 }
 
 /// Makes a file that nobody else can open, and that is gone with this process.
-fn nameless_file(directory: &Path) -> Result<File> {
+pub(super) fn nameless_file(directory: &Path) -> Result<File> {
     private_directory(directory)?;
     let path = directory.join(format!("compare-{}-{:?}", std::process::id(), std::time::Instant::now()));
     let make = || {

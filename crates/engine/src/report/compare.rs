@@ -61,7 +61,8 @@ pub struct SchemaReport {
 /// An object of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SchemaChange {
-    /// `table`, `index`, `view`, `trigger`, or `setting` (`user_version`, `application_id`).
+    /// `table`, `index`, `view`, `trigger`, or `setting` (`user_version`, `application_id`); of PostgreSQL what `pg_dump`
+    /// calls it, as `fk constraint`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its name.
@@ -167,7 +168,8 @@ pub struct ColumnChange {
 
 /// A value of a database. JSON has it without loss, written as in an export: what JSON has no word for is an object
 /// with one key, `{"$blob":"<base64>"}`, `{"$integer":"9223372036854775807"}` beyond 2^53, `{"$real":"Infinity"}`,
-/// `{"$text":"<base64>"}` for a text that is not valid.
+/// `{"$text":"<base64>"}` for a text that is not valid. Only
+/// of the long values of a server there is not all: `{"$long":{"begin":"…","bytes":100000}}`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CellValue {
     /// NULL.
@@ -182,6 +184,13 @@ pub enum CellValue {
     TextBytes(Vec<u8>),
     /// Bytes.
     Blob(Vec<u8>),
+    /// The beginning of a long text of a server.
+    Long {
+        /// What it begins with.
+        begin: String,
+        /// How many bytes it has in all.
+        bytes: u64,
+    },
 }
 
 /// From here on not every reader of JSON has whole numbers exactly.
@@ -198,6 +207,10 @@ impl Serialize for CellValue {
             }
             Self::Integer(number) if number.unsigned_abs() >= EXACT => {
                 serializer.collect_map([("$integer", number.to_string())])
+            }
+            Self::Long { begin, bytes } => {
+                let parts = serde_json::json!({ "begin": begin, "bytes": bytes });
+                serializer.collect_map([("$long", parts)])
             }
             Self::Null => serializer.serialize_unit(),
             Self::Integer(number) => serializer.serialize_i64(*number),
@@ -235,6 +248,10 @@ mod tests {
             (CellValue::Text("a\u{0}\"".to_owned()), r#""a\u0000\"""#),
             (CellValue::TextBytes(vec![0xff]), r#"{"$text":"/w=="}"#),
             (CellValue::Blob(vec![0, 0xff]), r#"{"$blob":"AP8="}"#),
+            (
+                CellValue::Long { begin: "ab".to_owned(), bytes: 70_000 },
+                r#"{"$long":{"begin":"ab","bytes":70000}}"#,
+            ),
         ];
         for (value, json) in values {
             assert_eq!(serde_json::to_string(&value).unwrap(), json);

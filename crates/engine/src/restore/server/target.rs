@@ -12,21 +12,19 @@ use crate::backup::{BackupRequest, Session};
 use crate::catalog::{Entry, PRE_RESTORE};
 use crate::integrity::Verify;
 use crate::manifest::Manifest;
+use crate::served::{self, Reached};
 use crate::source::server::{is_connection_string, is_url};
-use crate::source::{self, Place, Server, Source};
+use crate::source::{Place, Server, Source};
 use crate::{Error, Result, name};
 
 /// The longest name of a database.
 const LONGEST: usize = 63;
 
-/// A database on a server that a restore makes.
-#[derive(Clone, Debug)]
-pub(crate) struct ServerTarget {
-    /// How it is reached when it is there.
-    pub(crate) server: Server,
-    /// The same for people.
-    pub(crate) shown: String,
-}
+/// What to do where it is not known where a database goes.
+const SAY_WHERE: &str = "give the URL of the database to make with --to";
+
+/// A database on a server that a restore makes, and how it is reached when it is there.
+pub(crate) type ServerTarget = Reached;
 
 impl Planner<'_> {
     /// Plans a PostgreSQL database.
@@ -73,7 +71,7 @@ impl Planner<'_> {
         let moment = manifest.moment.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S");
         match self.request.to.as_deref() {
             Some(to) if is_url(to) || is_connection_string(to) || to.starts_with("env:") => {
-                self.resolved(&[to.to_owned()])
+                served::reached(self.store.context(), to, SAY_WHERE)
             }
             // A word is a name on the original server.
             Some(to) => Ok(renamed(self.original_server(manifest)?, to)),
@@ -89,31 +87,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns the database that was backed up: the configured one, else the one that the snapshot names.
     fn original_server(&self, manifest: &Manifest) -> Result<ServerTarget> {
-        let configured = self.store.context().config.databases.contains_key(&manifest.database);
-        let source = if configured { &manifest.database } else { &manifest.source };
-        self.resolved(std::slice::from_ref(source)).map_err(|error| match error {
-            Error::Usage { .. } | Error::UnknownSource { .. } => Error::usage(
-                format!("it is not known how the server of {} is reached", manifest.database),
-                "give the URL of the database to make with --to",
-            ),
-            error => error,
-        })
-    }
-
-    fn resolved(&self, given: &[String]) -> Result<ServerTarget> {
-        let mut found = source::resolve(self.store.context(), given, None)?;
-        match found.pop() {
-            Some(Ok(Source { place: Place::Server(server), shown, .. })) => {
-                Ok(ServerTarget { server: *server, shown })
-            }
-            Some(Err(unresolved)) => Err(*unresolved.error),
-            _ => Err(Error::usage(
-                "a PostgreSQL database is restored into a server",
-                "give the URL of the database to make with --to",
-            )),
-        }
+        served::original(self.store.context(), manifest, SAY_WHERE)
     }
 }
 
