@@ -362,15 +362,23 @@ mod tests {
         }
     }
 
+    fn is_refused(bytes: &[u8]) -> bool {
+        match read(bytes) {
+            Ok(_) => false,
+            Err(Error::Archive { .. }) => true,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     #[test]
     fn archive_that_is_cut_or_foreign_is_refused() {
         let Some(place) = Place::new("cut_archive", SQL) else { return };
         let bytes = archive_of(&place);
-        read(&bytes).unwrap();
-        for length in 0..bytes.len() {
-            let error = read(&bytes[..length]).unwrap_err();
-            assert!(matches!(error, Error::Archive { .. }), "{length}: {error}");
-        }
+        let whole = read(&bytes).unwrap();
+        // Some versions of pg_dump write the list twice, and the second one is read by nobody.
+        let enough = (0..=bytes.len()).find(|length| !is_refused(&bytes[..*length])).unwrap();
+        assert!(enough > bytes.len() / 3, "{enough} of {} bytes", bytes.len());
+        assert_eq!(format!("{:?}", read(&bytes[..enough]).unwrap()), format!("{whole:?}"));
         // No byte makes it panic or take memory without end.
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
