@@ -115,6 +115,7 @@ pub(crate) enum Command {
     Show(commands::show::ShowArgs),
     Restore(commands::restore::RestoreArgs),
     Verify(commands::verify::VerifyArgs),
+    Drill(commands::drill::DrillArgs),
     Check(commands::check::CheckArgs),
     Compare(commands::compare::CompareArgs),
     Export(commands::export::ExportArgs),

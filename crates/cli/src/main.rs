@@ -81,6 +81,7 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Show(args) => args.run(app),
         Command::Restore(args) => args.run(app),
         Command::Verify(args) => args.run(app),
+        Command::Drill(args) => args.run(app),
         Command::Check(args) => args.run(app),
         Command::Compare(args) => args.run(app),
         Command::Export(args) => args.run(app),

@@ -196,6 +196,11 @@ fn page_about_exports_of_postgresql_works_as_printed() {
 }
 
 #[test]
+fn page_about_drills_works_as_printed() {
+    Reader::new().follow("drill.md");
+}
+
+#[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
 }

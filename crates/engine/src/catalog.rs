@@ -308,6 +308,12 @@ impl Catalog {
         self.entries.iter().find(|entry| entry.database.as_deref() == Some(database))
     }
 
+    /// Returns the newest snapshot of each database, a good one where there is one.
+    pub(crate) fn newest_of_each(&self) -> Vec<&Entry> {
+        let newest = |name: &String| self.usable(name).next().or_else(|| self.newest(name));
+        self.databases().iter().filter_map(newest).collect()
+    }
+
     /// Returns the snapshot that a new one of the database follows: the newest that was no safety backup.
     pub(crate) fn parent(&self, database: &str) -> Option<&Entry> {
         let of_database = self.entries.iter().filter(|entry| entry.database.as_deref() == Some(database));

@@ -32,6 +32,8 @@ pub struct Config {
     /// What counts as healthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthConfig>,
+    /// How backups are tried.
+    pub drill: DrillConfig,
     /// Who is told.
     pub notify: BTreeMap<String, NotifyConfig>,
     /// Where events are written besides stderr.
@@ -100,8 +102,19 @@ pub struct DatabaseConfig {
     pub timeout: Option<String>,
     /// The folder of `pg_dump` and `pg_restore`; relative to the directory of the configuration.
     pub pg_bin_dir: Option<PathBuf>,
+    /// What a restored one answers in a drill, as `SELECT count(*) FROM users = 11`.
+    #[serde(rename = "assert")]
+    pub assertions: Option<Vec<String>>,
     /// What is kept; the general policy by default.
     pub retention: Option<RetentionConfig>,
+}
+
+/// How backups are tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct DrillConfig {
+    /// The PostgreSQL server for databases that are thrown away: a URL or `env:NAME`; one of our own by default.
+    pub server: Option<String>,
 }
 
 /// What is kept. A key that is absent has the value of the general policy, or else the default.

@@ -14,6 +14,7 @@ mod context;
 pub mod copy;
 pub mod doctor;
 mod dotenv;
+pub mod drill;
 mod environment;
 mod error;
 pub mod export;

@@ -7,6 +7,7 @@ mod backup;
 mod compare;
 mod copy;
 mod doctor;
+mod drill;
 mod export;
 mod forget;
 mod restore;
@@ -31,6 +32,7 @@ pub use compare::{
 };
 pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
 pub use doctor::{DoctorReport, ExaminedRepository, ExaminedSource, Finding, Health, Severity};
+pub use drill::{DrillReport, DrillStatus, Drilled, TriedAssertion};
 pub use export::{
     CheckedFile, DatabaseExport, ExportReport, ExportTotals, ExportedFile, FileFacts, FilesReport,
     MissingDatabase, MissingStatus,

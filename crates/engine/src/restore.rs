@@ -16,6 +16,7 @@ mod tables;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use dbkeep_postgres::conninfo::ConnInfo;
 use dbkeep_repo::format::snapshot::Snapshot;
 use dbkeep_repo::read::{Image, Reader};
 use dbkeep_repo::{Id, SharedLock};
@@ -234,6 +235,57 @@ fn run_from(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) ->
         (Some(session), all) => Ok(RestoreOutcome::Session(restore.session(session, all))),
         (None, [one]) => restore.one(one).map(|report| RestoreOutcome::One(Box::new(report))),
         (None, _) => Err(Error::usage("nothing is planned to be restored", "name a snapshot")),
+    }
+}
+
+/// Restores a snapshot to a new file from this repository, and from no copy of it.
+pub(crate) fn to_scratch(
+    store: &Store,
+    request: &RestoreRequest,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<RestoreReport> {
+    one_of(run_from(store, &plan::draw(store, request, now).plan?, now, watch)?)
+}
+
+/// Restores a PostgreSQL database into a new one, to be thrown away, from this repository and from no copy of it: owners
+/// and privileges are left out, every row is compared.
+pub(crate) fn to_scratch_server(
+    store: &Store,
+    entry: &Entry,
+    info: &ConnInfo,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<RestoreReport> {
+    let request = RestoreRequest { owners: false, privileges: false, ..RestoreRequest::default() };
+    let planned = PlannedRestore {
+        snapshot: entry.id,
+        database: entry.database.clone().unwrap_or_default(),
+        moment: entry.snapshot.time,
+        target: info.shown().to_owned(),
+        action: Action::CreateDatabase,
+        in_place: false,
+        tables: Vec::new(),
+        safety_backup: false,
+        bytes_image: 0,
+        bytes_free: None,
+        notes: Vec::new(),
+        copy: None,
+        error: None,
+        path: PathBuf::new(),
+        server: Some(Box::new(server::ServerTarget::of(info.clone()))),
+        from: None,
+        meant: None,
+    };
+    let plan =
+        RestorePlan { session: None, restores: vec![planned], force: false, verify: Verify::Full, request };
+    one_of(run_from(store, &plan, now, watch)?)
+}
+
+fn one_of(outcome: RestoreOutcome) -> Result<RestoreReport> {
+    match outcome {
+        RestoreOutcome::One(report) => Ok(*report),
+        RestoreOutcome::Session(_) => Err(Error::usage("one snapshot is restored", "name a snapshot")),
     }
 }
 

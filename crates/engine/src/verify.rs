@@ -81,11 +81,10 @@ fn wanted<'c>(catalog: &'c Catalog, request: &VerifyRequest) -> Result<Vec<&'c E
     if let Some(database) = database {
         return Ok(vec![catalog.choose("latest", Some(database))?]);
     }
-    let newest = |name: &String| catalog.usable(name).next().or_else(|| catalog.newest(name));
-    Ok(catalog.databases().iter().filter_map(newest).collect())
+    Ok(catalog.newest_of_each())
 }
 
-fn ours(entry: &Entry) -> Result<&Entry> {
+pub(crate) fn ours(entry: &Entry) -> Result<&Entry> {
     match entry.database {
         Some(_) => Ok(entry),
         None => Err(Error::Unsupported {
@@ -99,7 +98,7 @@ fn ours(entry: &Entry) -> Result<&Entry> {
 }
 
 /// Returns the snapshots that should be there: they are part of what was asked for, unless single ones were.
-fn lost(catalog: &Catalog, request: &VerifyRequest) -> Vec<Verified> {
+pub(crate) fn lost(catalog: &Catalog, request: &VerifyRequest) -> Vec<Verified> {
     if !request.snapshots.is_empty() || request.session.is_some() {
         return Vec::new();
     }

@@ -164,6 +164,20 @@ pub enum Error {
         /// The newest that was found.
         newest: Option<u32>,
     },
+    /// No programs are there that make and run a server.
+    #[error("no server of PostgreSQL {server} or newer can be started here{}", newest.map(|newest| format!(": the newest programs are of version {newest}")).unwrap_or_default())]
+    NoServerPrograms {
+        /// The major version that is needed.
+        server: u32,
+        /// The newest that was found.
+        newest: Option<u32>,
+    },
+    /// A server that is thrown away afterwards cannot be started.
+    #[error("could not start a server of our own: {what}")]
+    Scratch {
+        /// Why not.
+        what: String,
+    },
     /// A program of PostgreSQL failed.
     #[error("{program} failed: {what}")]
     Tool {
@@ -341,6 +355,13 @@ impl Error {
                 "install postgresql-client-{server} (Debian, Ubuntu) or postgresql{server} (Red Hat, Alpine), or name \
                  the folder of the programs with `pg-bin-dir`"
             )),
+            Self::NoServerPrograms { server, .. } => Some(format!(
+                "install postgresql-{server} (Debian, Ubuntu) or postgresql{server}-server (Red Hat), or name a server \
+                 for scratch databases with --server or `[drill] server`"
+            )),
+            Self::Scratch { .. } => {
+                Some("name a server for scratch databases with --server or `[drill] server`".to_owned())
+            }
             Self::Object { source, hint, .. } => hint.clone().or_else(|| source.advice()),
             Self::Locale { .. } => Some(
                 "`locale -a` on the server lists what its system has, `SELECT collname FROM pg_collation` what it knows"

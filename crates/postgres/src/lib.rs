@@ -23,6 +23,7 @@ pub mod plan;
 pub mod restore;
 pub mod rows;
 pub mod schema;
+pub mod scratch;
 pub mod script;
 pub mod snapshot;
 pub mod text;

@@ -32,6 +32,7 @@ use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
+pub(crate) use self::database::administration;
 pub use self::database::{Standing, Unfinished, look, remove_unfinished, unfinished};
 pub(crate) use self::objects::session as prepared_session;
 pub use self::promote::{Place, Promoted};

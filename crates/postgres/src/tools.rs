@@ -42,7 +42,7 @@ impl Tools {
     pub fn find(major: u32, folder: Option<&Path>, path: Option<&OsString>) -> Result<Self> {
         let folders = match folder {
             Some(folder) => vec![folder.to_owned()],
-            None => usual_folders(path),
+            None => usual_folders("pg_dump", path),
         };
         let found: Vec<Self> = folders.into_iter().filter_map(Self::in_folder).collect();
         let newest = found.iter().map(|tools| tools.major).max();
@@ -51,8 +51,26 @@ impl Tools {
         fitting.min_by_key(|tools| tools.major).ok_or(Error::NoTools { server: major, newest })
     }
 
+    /// Returns the programs that make and run a server of a major version or a newer one, found as [`Self::find`] finds
+    /// `pg_dump`.
+    ///
+    /// # Errors
+    /// [`Error::NoServerPrograms`] when there are none that are new enough.
+    pub fn find_server(major: u32, folder: Option<&Path>, path: Option<&OsString>) -> Result<Self> {
+        let folders = folder.map(Path::to_owned).into_iter().chain(usual_folders("postgres", path));
+        let of_server = folders.filter(|folder| folder.join("initdb").is_file());
+        let found: Vec<Self> = of_server.filter_map(|folder| Self::told_by("postgres", folder)).collect();
+        let newest = found.iter().map(|tools| tools.major).max();
+        let fitting = found.into_iter().filter(|tools| tools.major >= major);
+        fitting.min_by_key(|tools| tools.major).ok_or(Error::NoServerPrograms { server: major, newest })
+    }
+
     fn in_folder(folder: PathBuf) -> Option<Self> {
-        let program = folder.join("pg_dump");
+        Self::told_by("pg_dump", folder)
+    }
+
+    fn told_by(program: &str, folder: PathBuf) -> Option<Self> {
+        let program = folder.join(program);
         let output = Command::new(&program).arg("--version").stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let version =
@@ -79,8 +97,8 @@ impl Tools {
     }
 }
 
-/// Returns all folders in which programs may be.
-fn usual_folders(path: Option<&OsString>) -> Vec<PathBuf> {
+/// Returns all folders that have a program.
+fn usual_folders(program: &str, path: Option<&OsString>) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
     for (parent, prefix, inner) in FOLDERS {
@@ -92,7 +110,7 @@ fn usual_folders(path: Option<&OsString>) -> Vec<PathBuf> {
         });
         folders.extend(versions.map(|entry| entry.path().join(inner)));
     }
-    folders.retain(|folder| folder.join("pg_dump").is_file());
+    folders.retain(|folder| folder.join(program).is_file());
     folders
 }
 
@@ -245,6 +263,28 @@ mod tests {
         let error = Tools::find(98, Some(&place.path().join("97.1")), Some(&path)).unwrap_err();
         assert!(matches!(error, Error::NoTools { server: 98, newest: Some(97) }), "{error}");
         assert!(error.hint().unwrap().contains("postgresql-client-98"), "{error}");
+    }
+
+    #[test]
+    fn server_is_made_by_programs_that_are_all_there_and_new_enough() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |version: &str, programs: &[&str]| {
+            let folder = program(&place.path().join(version), version);
+            for name in programs {
+                fs::copy(folder.join("pg_dump"), folder.join(name)).unwrap();
+            }
+            folder
+        };
+        let only_client = folder("97.1", &[]);
+        let without_initdb = folder("98.1", &["postgres"]);
+        let whole = folder("99.1", &["postgres", "initdb"]);
+        let path = std::env::join_paths([&only_client, &without_initdb, &whole]).unwrap();
+        assert_eq!(Tools::find_server(97, None, Some(&path)).unwrap().version, "99.1");
+        let newer = folder("98.5", &["postgres", "initdb"]);
+        assert_eq!(Tools::find_server(97, Some(&newer), Some(&path)).unwrap().version, "98.5");
+        let error = Tools::find_server(100, None, Some(&path)).unwrap_err();
+        assert!(matches!(error, Error::NoServerPrograms { server: 100, newest: Some(99) }), "{error}");
+        assert!(error.hint().unwrap().contains("--server"), "{error}");
     }
 
     #[test]

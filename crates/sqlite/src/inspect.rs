@@ -129,8 +129,11 @@ pub(crate) fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<S
     })
 }
 
-/// Runs `work` and makes SQLite stop when `cancelled` says so.
-pub(crate) fn with_interrupt<T>(
+/// Runs `work` and makes SQLite stop when `cancelled` says so: its statements fail then as interrupted ones do.
+///
+/// # Errors
+/// Those of `work`; [`Error::Cancelled`] when somebody wanted to stop before it began.
+pub fn with_interrupt<T>(
     connection: &Connection,
     cancelled: &(dyn Fn() -> bool + Sync),
     work: impl FnOnce() -> Result<T>,

@@ -9,6 +9,7 @@ pub(crate) mod config;
 pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod drill;
 pub(crate) mod export;
 pub(crate) mod forget;
 pub(crate) mod init;

@@ -17,6 +17,7 @@ mod contract;
 mod copies;
 mod demo;
 mod doctor;
+mod drill;
 mod environment;
 mod export;
 mod export_faults;

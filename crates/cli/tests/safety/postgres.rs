@@ -19,8 +19,8 @@ struct Bank {
     server: Server,
 }
 
-/// Money moves from one table to the other, and each transaction leaves its number in two more. `pad` makes reading take a
-/// while.
+/// Money moves from one table to the other, and each transaction leaves its number in two more. `pad` makes reading
+/// take a while.
 const BANK: &str = "
     CREATE TABLE checking (id int PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE savings (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -51,8 +51,10 @@ const BANK: &str = "
 /// What is wrong with a bank; nothing when it is one consistent moment.
 const WRONG: &str = "
     SELECT 'sum' WHERE (SELECT sum(balance) FROM checking) + (SELECT sum(balance) FROM savings) <> 100000
-    UNION ALL SELECT 'sent' WHERE (SELECT sum(balance) FROM checking) <> 50000 - (SELECT coalesce(sum(amount), 0) FROM sent)
-    UNION ALL SELECT 'received' WHERE (SELECT sum(balance) FROM savings) <> 50000 + (SELECT coalesce(sum(amount), 0) FROM received)
+    UNION ALL SELECT 'sent' WHERE (SELECT sum(balance) FROM checking)
+        <> 50000 - (SELECT coalesce(sum(amount), 0) FROM sent)
+    UNION ALL SELECT 'received' WHERE (SELECT sum(balance) FROM savings)
+        <> 50000 + (SELECT coalesce(sum(amount), 0) FROM received)
     UNION ALL SELECT 'only sent ' || count(*) FROM (TABLE sent EXCEPT TABLE received) one HAVING count(*) > 0
     UNION ALL SELECT 'only received ' || count(*) FROM (TABLE received EXCEPT TABLE sent) one HAVING count(*) > 0
     UNION ALL SELECT 'pad' WHERE (SELECT count(*) FROM pad) <> 20000";
@@ -94,7 +96,8 @@ impl Bank {
         command
     }
 
-    /// Restores a snapshot beside the original and makes sure that it is one moment. Returns how many transactions it has.
+    /// Restores a snapshot beside the original and makes sure that it is one moment. Returns how many transactions it
+    /// has.
     #[track_caller]
     fn expect_one_moment(&self, snapshot: &str) -> u64 {
         let report = self.run(&["restore", snapshot, "--to", "restored"]).success().json();

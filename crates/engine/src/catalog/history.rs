@@ -82,7 +82,7 @@ pub(super) fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) 
                 history.inspected |= ![COPIED, READ].contains(&level.as_str());
                 history.damage.retain(|finding| !clears(level, finding));
             }),
-            Fact::Drilled { snapshot, passed: true } => {
+            Fact::Drilled { snapshot, passed: true, .. } => {
                 change(snapshot, &|history| history.drilled = Some(time));
             }
             Fact::Pinned { snapshot, .. } => change(snapshot, &|history| {

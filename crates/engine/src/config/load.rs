@@ -9,6 +9,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::{Command, Config, CopyConfig, RetentionConfig};
+use crate::drill::Assertion;
 use crate::environment::Environment;
 use crate::state::plain;
 use crate::suggest::nearest;
@@ -135,7 +136,15 @@ fn validate(config: &Config, warnings: &mut Vec<String>) -> Result<(), Complaint
             ));
         }
         duration(database.timeout.as_deref(), &format!("databases.{name}.timeout"))?;
+        for text in database.assertions.iter().flatten() {
+            if let Err(error) = text.parse::<Assertion>() {
+                return Err((format!("`databases.{name}.assert`: {error}"), error.hint()));
+            }
+        }
         retention(database.retention.as_ref(), &format!("databases.{name}.retention"))?;
+    }
+    if has_password(config.drill.server.as_deref()) {
+        warnings.push("[drill] holds a password: keep it in a variable and write \"env:NAME\"".to_owned());
     }
     copies(&config.copies)?;
     retention(config.retention.as_ref(), "retention")?;
@@ -343,6 +352,9 @@ mod tests {
             complaint("[databases.a]\n").0,
             "dbkeep.toml: [databases.a] needs one of `sqlite` and `postgres`"
         );
+        let (message, hint) = complaint("[databases.a]\nsqlite = \"x\"\nassert = [\"SELECT 1\"]\n");
+        assert_eq!(message, "dbkeep.toml: `databases.a.assert`: \"SELECT 1\" is no query with its answer");
+        assert!(hint.unwrap().contains("QUERY=EXPECTED"));
         assert_eq!(
             complaint("[retention]\nwithin = \"soon\"\n").0,
             "dbkeep.toml: `retention.within` is no duration"

@@ -21,7 +21,7 @@ pub(super) fn at(info: &ConnInfo, database: &str) -> ConnInfo {
 }
 
 /// Opens a session in a database that is not about to be renamed.
-pub(super) fn administration(info: &ConnInfo, options: &Options, avoid: &str) -> Result<Connection> {
+pub(crate) fn administration(info: &ConnInfo, options: &Options, avoid: &str) -> Result<Connection> {
     let mut refused = None;
     let usual = ["postgres", "template1", &info.database];
     for database in usual.iter().filter(|database| **database != avoid) {

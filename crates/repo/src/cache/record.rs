@@ -98,10 +98,11 @@ pub fn encode_fact(file: &FactFile) -> Option<Vec<u8>> {
             out.list(snapshots, Out::reference);
             out.texts(findings);
         }
-        Fact::Drilled { snapshot, passed } => {
+        Fact::Drilled { snapshot, passed, duration_ms } => {
             out.byte(5);
             out.reference(snapshot);
             out.byte(u8::from(*passed));
+            out.long(*duration_ms);
         }
         Fact::Pinned { snapshot, reason } => {
             out.byte(6);
@@ -230,6 +231,10 @@ impl Out {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
+    fn long(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
     fn id(&mut self, id: &Id) {
         self.0.extend_from_slice(id.as_bytes());
     }
@@ -307,6 +312,10 @@ impl<'b> In<'b> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    fn long(&mut self) -> FormatResult<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
     fn flag(&mut self) -> FormatResult<bool> {
         match self.array()? {
             [0] => Ok(false),
@@ -370,7 +379,9 @@ impl<'b> In<'b> {
             [3] => Fact::Verified { snapshot: self.reference()?, level: self.text()? },
             [9] => Fact::Cleared { snapshots: self.references()?, why: self.text()? },
             [4] => Fact::Damaged { snapshots: self.references()?, findings: self.texts()? },
-            [5] => Fact::Drilled { snapshot: self.reference()?, passed: self.flag()? },
+            [5] => {
+                Fact::Drilled { snapshot: self.reference()?, passed: self.flag()?, duration_ms: self.long()? }
+            }
             [6] => Fact::Pinned { snapshot: self.reference()?, reason: self.text()? },
             [7] => Fact::Unpinned { snapshot: self.reference()? },
             [8] => Fact::Accepted { snapshots: self.references()?, why: self.text()? },

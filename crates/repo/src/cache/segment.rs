@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::format::{FormatError, FormatResult};
 
 /// The version of this layout and of everything in it. Another one is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"dbkcache";
 const HEADER: usize = 8 + 4 + 1 + 32;

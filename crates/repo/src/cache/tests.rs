@@ -173,7 +173,7 @@ fn every_kind_of_fact() -> Vec<Fact> {
         Fact::Forgotten { snapshots: vec![snapshot(), snapshot()], reason: text() },
         Fact::Verified { snapshot: snapshot(), level: text() },
         Fact::Damaged { snapshots: vec![snapshot()], findings: vec![text(), text()] },
-        Fact::Drilled { snapshot: snapshot(), passed: true },
+        Fact::Drilled { snapshot: snapshot(), passed: true, duration_ms: 1234 },
         Fact::Pinned { snapshot: snapshot(), reason: text() },
         Fact::Unpinned { snapshot: snapshot() },
         Fact::Accepted { snapshots: vec![snapshot()], why: text() },

@@ -77,6 +77,8 @@ pub enum Fact {
         snapshot: SnapshotRef,
         /// Whether everything was as it should be.
         passed: bool,
+        /// How long it took, in milliseconds; 0 where nobody measured it.
+        duration_ms: u64,
     },
     /// The snapshot is kept whatever the retention says.
     Pinned {
@@ -112,15 +114,43 @@ pub enum Fact {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Known {
-    Acknowledged { session: String, snapshots: Vec<SnapshotRef> },
-    Forgotten { snapshots: Vec<SnapshotRef>, reason: String },
-    Verified { snapshot: SnapshotRef, level: String },
-    Damaged { snapshots: Vec<SnapshotRef>, findings: Vec<String> },
-    Drilled { snapshot: SnapshotRef, passed: bool },
-    Pinned { snapshot: SnapshotRef, reason: String },
-    Unpinned { snapshot: SnapshotRef },
-    Accepted { snapshots: Vec<SnapshotRef>, why: String },
-    Cleared { snapshots: Vec<SnapshotRef>, why: String },
+    Acknowledged {
+        session: String,
+        snapshots: Vec<SnapshotRef>,
+    },
+    Forgotten {
+        snapshots: Vec<SnapshotRef>,
+        reason: String,
+    },
+    Verified {
+        snapshot: SnapshotRef,
+        level: String,
+    },
+    Damaged {
+        snapshots: Vec<SnapshotRef>,
+        findings: Vec<String>,
+    },
+    Drilled {
+        snapshot: SnapshotRef,
+        passed: bool,
+        #[serde(default)]
+        duration_ms: u64,
+    },
+    Pinned {
+        snapshot: SnapshotRef,
+        reason: String,
+    },
+    Unpinned {
+        snapshot: SnapshotRef,
+    },
+    Accepted {
+        snapshots: Vec<SnapshotRef>,
+        why: String,
+    },
+    Cleared {
+        snapshots: Vec<SnapshotRef>,
+        why: String,
+    },
 }
 
 const KNOWN_KINDS: [&str; 9] = [
@@ -142,7 +172,9 @@ impl Serialize for Fact {
             Self::Forgotten { snapshots, reason } => Known::Forgotten { snapshots, reason },
             Self::Verified { snapshot, level } => Known::Verified { snapshot, level },
             Self::Damaged { snapshots, findings } => Known::Damaged { snapshots, findings },
-            Self::Drilled { snapshot, passed } => Known::Drilled { snapshot, passed },
+            Self::Drilled { snapshot, passed, duration_ms } => {
+                Known::Drilled { snapshot, passed, duration_ms }
+            }
             Self::Pinned { snapshot, reason } => Known::Pinned { snapshot, reason },
             Self::Unpinned { snapshot } => Known::Unpinned { snapshot },
             Self::Accepted { snapshots, why } => Known::Accepted { snapshots, why },
@@ -168,7 +200,9 @@ impl<'de> Deserialize<'de> for Fact {
             Known::Forgotten { snapshots, reason } => Self::Forgotten { snapshots, reason },
             Known::Verified { snapshot, level } => Self::Verified { snapshot, level },
             Known::Damaged { snapshots, findings } => Self::Damaged { snapshots, findings },
-            Known::Drilled { snapshot, passed } => Self::Drilled { snapshot, passed },
+            Known::Drilled { snapshot, passed, duration_ms } => {
+                Self::Drilled { snapshot, passed, duration_ms }
+            }
             Known::Pinned { snapshot, reason } => Self::Pinned { snapshot, reason },
             Known::Unpinned { snapshot } => Self::Unpinned { snapshot },
             Known::Accepted { snapshots, why } => Self::Accepted { snapshots, why },
@@ -219,7 +253,7 @@ mod tests {
             Fact::Forgotten { snapshots: vec![snapshot()], reason: text() },
             Fact::Verified { snapshot: snapshot(), level: text() },
             Fact::Damaged { snapshots: vec![snapshot()], findings: vec![text()] },
-            Fact::Drilled { snapshot: snapshot(), passed: true },
+            Fact::Drilled { snapshot: snapshot(), passed: true, duration_ms: 1234 },
             Fact::Pinned { snapshot: snapshot(), reason: text() },
             Fact::Unpinned { snapshot: snapshot() },
             Fact::Accepted { snapshots: vec![snapshot()], why: text() },
@@ -239,6 +273,15 @@ mod tests {
         let file = FactFile::decode(json).unwrap();
         assert!(matches!(&file.fact, Fact::Other(value) if value["to"] == "x"));
         assert_eq!(FactFile::decode(&file.encode()).unwrap(), file);
+    }
+
+    #[test]
+    fn drill_of_an_older_program_has_no_duration() {
+        let drilled = Fact::Drilled { snapshot: snapshot(), passed: true, duration_ms: 0 };
+        let json = String::from_utf8(file(drilled.clone()).encode()).unwrap();
+        let older = json.replace(",\"duration_ms\":0", "");
+        assert_ne!(older, json);
+        assert_eq!(FactFile::decode(older.as_bytes()).unwrap().fact, drilled);
     }
 
     #[test]

@@ -26,6 +26,16 @@ const SAY_WHERE: &str = "give the URL of the database to make with --to";
 /// A database on a server that a restore makes, and how it is reached when it is there.
 pub(crate) type ServerTarget = Reached;
 
+impl ServerTarget {
+    /// Returns a database that nobody configured anything for.
+    pub(in crate::restore) fn of(info: dbkeep_postgres::conninfo::ConnInfo) -> Self {
+        let shown = info.shown().to_owned();
+        let filter = dbkeep_postgres::schema::Filter::default();
+        let server = Server { info, filter, exclude_data: Vec::new(), timeout: None, tools: None };
+        Self { server, shown }
+    }
+}
+
 impl Planner<'_> {
     /// Plans a PostgreSQL database.
     pub(in crate::restore) fn server(&self, entry: &Entry, manifest: &Manifest) -> Result<PlannedRestore> {

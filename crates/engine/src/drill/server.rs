@@ -1,0 +1,137 @@
+//! The drill of a PostgreSQL database: on a server of our own, or on one that was named for it.
+
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::sync::Arc;
+
+use dbkeep_postgres::conninfo::ConnInfo;
+use dbkeep_postgres::scratch::{self, Cluster, Place};
+use dbkeep_postgres::tools::Tools;
+use dbkeep_postgres::wire::Options;
+use dbkeep_repo::Id;
+
+use super::assertion::{Answer, Assertion};
+use super::scratch::Scratch;
+use super::{Findings, Run};
+use crate::catalog::Entry;
+use crate::manifest::Manifest;
+use crate::source::{self, Place as SourcePlace};
+use crate::{Error, Result, restore};
+
+/// A server for a drill.
+struct Server {
+    info: ConnInfo,
+    /// One of our own, which ends before its folder goes.
+    _own: Option<(Cluster, Scratch)>,
+}
+
+impl Run<'_> {
+    /// Restores to a database that is thrown away, where every row is read again and summed up, and asks.
+    pub(super) fn attempt_server(
+        &self,
+        entry: &Entry,
+        manifest: &Manifest,
+        assertions: &[Assertion],
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let stop = {
+            let watch = Arc::clone(self.watch);
+            Arc::new(move || watch.cancelled())
+        };
+        let options = Options { stop, ..Options::default() };
+        let tried = self.attempt_on_server(entry, manifest, assertions, findings, &options);
+        tried.map_err(|error| match error {
+            Error::Postgres(dbkeep_postgres::Error::Stopped) => Error::Cancelled,
+            error => error,
+        })
+    }
+
+    fn attempt_on_server(
+        &self,
+        entry: &Entry,
+        manifest: &Manifest,
+        assertions: &[Assertion],
+        findings: &mut Findings,
+        options: &Options,
+    ) -> Result<()> {
+        let server = match self.named_server()? {
+            Some(info) => Server { info, _own: None },
+            None => self.own_server(manifest, options)?,
+        };
+        self.watch.step("drill.server-started");
+        let unique = format!("{} {} {}", std::process::id(), self.clock.now(), entry.id);
+        let unique = Id::of(unique.as_bytes()).to_string();
+        let place = Place::begin(&server.info, options, &unique[..16])?;
+        let restored =
+            restore::to_scratch_server(self.store, entry, place.info(), self.clock.now(), self.watch)?;
+        self.watch.step("drill.restored");
+        findings.rows = restored.rows;
+        findings.notes.extend(restored.notes);
+        if !restored.verified {
+            findings.damage("not every row could be compared with the manifest".to_owned());
+        }
+        for assertion in assertions {
+            let answer = match place.ask(&assertion.sql) {
+                Ok(scratch::Answer::Value(value)) => Answer::Value(value),
+                Ok(scratch::Answer::Nothing) => Answer::Not("no row".to_owned()),
+                Ok(scratch::Answer::Several) => Answer::Not("several rows or columns".to_owned()),
+                Err(error @ dbkeep_postgres::Error::Server(_)) => Answer::Not(error.to_string()),
+                Err(error) => return Err(error.into()),
+            };
+            findings.assertions.push(assertion.judge(answer));
+        }
+        self.watch.step("drill.asked");
+        if let Err(error) = place.finish() {
+            self.watch.warn(&format!(
+                "the database of the drill could not be dropped, the next drill will try it again: {}",
+                Error::from(error).full_message()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the server that was named for drills.
+    fn named_server(&self) -> Result<Option<ConnInfo>> {
+        let context = self.store.context();
+        let configured = context.config.drill.server.as_ref();
+        let Some(text) = self.request.server.as_ref().or(configured) else { return Ok(None) };
+        let found = source::resolve(context, std::slice::from_ref(text), None)?.pop();
+        match found {
+            Some(Ok(source)) => match source.place {
+                SourcePlace::Server(server) => Ok(Some(server.info)),
+                SourcePlace::File(_) => Err(no_server(&source.shown)),
+            },
+            Some(Err(unresolved)) => Err(*unresolved.error),
+            None => Err(no_server(text)),
+        }
+    }
+
+    /// Starts a server of our own, of the version that was backed up or the next newer one.
+    fn own_server(&self, manifest: &Manifest, options: &Options) -> Result<Server> {
+        let context = self.store.context();
+        let major = manifest.postgres.as_ref().map_or(0, |facts| facts.server.major());
+        let configured = context.config.databases.get(&manifest.database);
+        let folder = configured.and_then(|database| database.pg_bin_dir.as_ref());
+        let folder = folder.map(|folder| context.environment.resolve(folder, &context.config_base()));
+        let path = context.environment.variable("PATH").map(std::ffi::OsString::from);
+        let tools = Tools::find_server(major, folder.as_deref(), path.as_ref())?;
+        let owner = scratch::owner(rustix::process::geteuid().is_root())?;
+        let scratch = Scratch::make(&std::env::temp_dir())?;
+        if let Some((user, group)) = owner {
+            give(scratch.path(), user, group)?;
+        }
+        let cluster = Cluster::start(&tools, scratch.path(), owner, options)?;
+        Ok(Server { info: cluster.info().clone(), _own: Some((cluster, scratch)) })
+    }
+}
+
+fn give(folder: &Path, user: u32, group: u32) -> Result<()> {
+    chown(folder, Some(user), Some(group)).map_err(Error::io("give away", folder))
+}
+
+fn no_server(shown: &str) -> Error {
+    Error::usage(
+        format!("{shown} is no PostgreSQL server"),
+        "give a URL, or env:NAME of a variable that holds one",
+    )
+}

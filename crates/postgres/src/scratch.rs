@@ -1,0 +1,127 @@
+//! Places for a database that is thrown away: a server of our own, or a database with a name of ours on a server that was
+//! named for that.
+//!
+//! Whatever ends us, nothing stays for good. A server of ours ends with this process: a shell waits for the end of a pipe
+//! that only we hold. A database of ours has a session of ours on its server for as long as it is wanted, and
+//! [`Place::begin`] drops those that have none.
+
+mod cluster;
+
+use crate::conninfo::ConnInfo;
+use crate::restore::administration;
+use crate::snapshot::identifier;
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+pub use cluster::{Cluster, owner};
+
+/// How the names of databases begin that are thrown away. Behind it stand [`DIGITS`] digits.
+const PREFIX: &str = "dbkeep_drill_";
+/// How many hexadecimal digits tell one from another.
+const DIGITS: usize = 16;
+
+/// A name on a server, for a database that is thrown away.
+#[derive(Debug)]
+pub struct Place {
+    info: ConnInfo,
+    options: Options,
+    /// Tells others that the database is wanted.
+    guard: Option<Connection>,
+}
+
+impl Place {
+    /// Takes a name that nobody has, and drops what others of its kind left behind. `unique` tells it from others: 16
+    /// hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the server cannot be reached. What cannot be dropped is left.
+    pub fn begin(server: &ConnInfo, options: &Options, unique: &str) -> Result<Self> {
+        let database = format!("{PREFIX}{unique}");
+        let mut guard = administration(server, options, "")?;
+        // A connection string may say what connections call themselves.
+        guard.query("SELECT pg_catalog.set_config('application_name', $1, false)", &[Some(&database)])?;
+        for left in abandoned(&mut guard)? {
+            match guard.execute(&format!("DROP DATABASE {} WITH (FORCE)", identifier(&left))) {
+                Ok(()) => tracing::info!(event = "scratch-dropped", database = left, "an abandoned drill"),
+                Err(error) => tracing::warn!(event = "scratch-stays", database = left, %error, "not dropped"),
+            }
+        }
+        Ok(Self { info: server.with_database(&database), options: options.clone(), guard: Some(guard) })
+    }
+
+    /// Returns the way to the database. It is not there before somebody makes it.
+    pub fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Asks the database for one value, as text.
+    ///
+    /// # Errors
+    /// When the server says no.
+    pub fn ask(&self, sql: &str) -> Result<Answer> {
+        let mut connection = Connection::open(&self.info, &self.options)?;
+        let rows = connection.query(sql, &[])?;
+        Ok(match rows.as_slice() {
+            [] => Answer::Nothing,
+            [row] if row.len() == 1 => Answer::Value(row[0].clone()),
+            _ => Answer::Several,
+        })
+    }
+
+    /// Drops the database, and one that is unfinished.
+    ///
+    /// # Errors
+    /// When the server cannot be asked; the next drill tries it again.
+    pub fn finish(mut self) -> Result<()> {
+        self.drop_all()
+    }
+
+    fn drop_all(&mut self) -> Result<()> {
+        if self.guard.take().is_none() {
+            return Ok(());
+        }
+        // It may be that somebody stopped us, and this has to be done even so.
+        let options = Options { stop: std::sync::Arc::new(|| false), ..self.options.clone() };
+        let mut connection = administration(&self.info, &options, &self.info.database)?;
+        let sql = "SELECT datname FROM pg_catalog.pg_database WHERE pg_catalog.starts_with(datname, $1)";
+        for row in connection.query(sql, &[Some(&self.info.database)])? {
+            let name = row.into_iter().next().flatten();
+            let name = name.ok_or_else(|| Error::protocol("a database without a name"))?;
+            connection.execute(&format!("DROP DATABASE {} WITH (FORCE)", identifier(&name)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What stays is dropped by the next drill.
+        if let Err(error) = self.drop_all() {
+            tracing::warn!(event = "scratch-stays", database = self.info.database, %error, "not dropped");
+        }
+    }
+}
+
+/// What a question for one value came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// One value; none where it is NULL.
+    Value(Option<String>),
+    /// No row.
+    Nothing,
+    /// Several rows or columns.
+    Several,
+}
+
+/// Returns the databases of ours for which nobody has a session any more.
+fn abandoned(connection: &mut Connection) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT d.datname FROM pg_catalog.pg_database d
+         WHERE d.datname ~ '^{PREFIX}[0-9a-f]{{{DIGITS}}}' AND NOT EXISTS (
+             SELECT FROM pg_catalog.pg_stat_activity a
+             WHERE a.application_name = pg_catalog.left(d.datname, {}))",
+        PREFIX.len() + DIGITS
+    );
+    let rows = connection.query(&sql, &[])?;
+    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}

@@ -1,0 +1,294 @@
+//! A server of our own, for as long as this process lives: on a socket in a folder that nobody else may enter, without a
+//! port, and without caring for power cuts.
+//!
+//! A database that is restored may hold functions that run while it is restored. So it is restored by a role that is no
+//! superuser: such a one may not run programs or read files of this machine.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::conninfo::{ConnInfo, Surroundings};
+use crate::tools::{self, Tools};
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one may take to end before it is killed.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
+/// The role that the server belongs to.
+const SUPERUSER: &str = "dbkeep_owner";
+/// The role that restores.
+const ROLE: &str = "dbkeep_drill";
+/// Names the socket; no network port is opened.
+const PORT: u16 = 5432;
+/// The longest path of a socket that systems take.
+const LONGEST_SOCKET: usize = 100;
+
+/// A server of our own. It ends when this goes.
+#[derive(Debug)]
+pub struct Cluster {
+    info: ConnInfo,
+    server: Child,
+    watchdog: Child,
+    pipe: Option<ChildStdin>,
+}
+
+/// Returns the user and the group that a server must belong to: none where this process may run one itself. PostgreSQL
+/// refuses to run as root, and belongs to the user `postgres` there.
+///
+/// # Errors
+/// [`Error::Scratch`] when this is root, and there is no such user.
+pub fn owner(is_root: bool) -> Result<Option<(u32, u32)>> {
+    if !is_root {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let mut numbers = fields.skip(1).map(str::parse);
+        (name == "postgres").then_some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let found = users.lines().find_map(of_line);
+    let what = || "PostgreSQL does not run as root, and there is no user postgres".to_owned();
+    found.map(Some).ok_or_else(|| Error::Scratch { what: what() })
+}
+
+impl Cluster {
+    /// Makes a server in a folder and starts it. The folder is empty but for files of the caller's, belongs to `owner`
+    /// where there is one, and nobody else may enter it. It is removed when this process is killed.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`] or [`Error::Tool`] with what the programs said.
+    pub fn start(tools: &Tools, folder: &Path, owner: Option<(u32, u32)>, options: &Options) -> Result<Self> {
+        if folder.as_os_str().len() > LONGEST_SOCKET - ".s.PGSQL.5432".len() {
+            let what = format!("the path {} is too long for a socket", folder.display());
+            return Err(Error::Scratch { what });
+        }
+        let data = folder.join("data");
+        let mut initdb = as_owner(tools.offline("initdb"), owner);
+        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", SUPERUSER, "-D"]);
+        initdb.arg(&data);
+        tools::run(initdb, temporary()?, &options.stop)?;
+        let (watchdog, pipe) = start_watchdog(folder, owner)?;
+        let log = folder.join("log");
+        let server = start_server(tools, &data, folder, &log, owner)?;
+        let mut cluster = Self { info: info(folder, SUPERUSER)?, server, watchdog, pipe: Some(pipe) };
+        let id = cluster.server.id();
+        cluster.tell(&format!("{id}\n"));
+        cluster.wait(&log, options)?;
+        Ok(cluster)
+    }
+
+    /// Returns the way to it, for a role that may make databases and nothing else.
+    pub fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Waits until it answers, and makes the role.
+    fn wait(&mut self, log: &Path, options: &Options) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if (options.stop)() {
+                return Err(Error::Stopped);
+            }
+            let ended = self.has_ended();
+            match Connection::open(&self.info, options) {
+                Ok(mut connection) => {
+                    connection.execute(&format!("CREATE ROLE {ROLE} LOGIN CREATEDB"))?;
+                    self.info.user = ROLE.to_owned();
+                    return Ok(());
+                }
+                Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(_) if !ended && Instant::now() < until => thread::sleep(Duration::from_millis(50)),
+                Err(error) => {
+                    let said = fs::read_to_string(log).unwrap_or_default();
+                    let last = said.lines().last().map_or_else(|| error.to_string(), str::to_owned);
+                    return Err(Error::Scratch { what: last });
+                }
+            }
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.server.try_wait().ok().flatten().is_some()
+    }
+
+    /// Tells the watchdog something.
+    fn tell(&mut self, line: &str) {
+        // When it is gone, the next drill cleans up.
+        if let Some(pipe) = &mut self.pipe {
+            let _ = pipe.write_all(line.as_bytes());
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            self.tell("done\n");
+        }
+        // The watchdog ends it so that it gives back what the system lends to it, as its shared memory. A process that
+        // nobody waited for keeps its number, so no other one can be meant.
+        drop(self.pipe.take());
+        let until = Instant::now() + LAST_PATIENCE;
+        while !self.has_ended() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// Starts what ends the server and removes the folder when this process is killed.
+fn start_watchdog(folder: &Path, owner: Option<(u32, u32)>) -> Result<(Child, ChildStdin)> {
+    let script = "read -r server || exit; read -r word; [ \"$word\" = done ] && exit
+        kill -QUIT \"$server\"; tries=0
+        while [ $tries -lt 200 ] && [ -e \"$0/data/postmaster.pid\" ] && kill -0 \"$server\" 2>/dev/null
+        do sleep 0.1; tries=$((tries + 1)); done; rm -rf \"$0\"";
+    let mut shell = as_owner(Command::new("/bin/sh"), owner);
+    shell.args(["-c", script]).arg(folder).stdin(Stdio::piped());
+    let mut shell = detached(shell, None)?;
+    let pipe = shell.stdin.take();
+    let pipe = pipe.ok_or_else(|| Error::Scratch { what: "a shell without input".to_owned() })?;
+    Ok((shell, pipe))
+}
+
+fn start_server(
+    tools: &Tools,
+    data: &Path,
+    folder: &Path,
+    log: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<Child> {
+    let log = fs::File::create(log).map_err(|source| Error::System { what: "write a log", source })?;
+    let mut server = as_owner(tools.offline("postgres"), owner);
+    server.arg("-D").arg(data);
+    let folders = format!("unix_socket_directories=\"{}\"", folder.display());
+    let port = format!("port={PORT}");
+    let settings = [
+        "listen_addresses=",
+        &folders,
+        &port,
+        "unix_socket_permissions=0700",
+        "fsync=off",
+        "full_page_writes=off",
+        "synchronous_commit=off",
+        "wal_level=minimal",
+        "max_wal_senders=0",
+        "max_connections=20",
+        "max_prepared_transactions=0",
+        "max_locks_per_transaction=1024",
+        "shared_buffers=64MB",
+        "maintenance_work_mem=64MB",
+        "max_wal_size=1GB",
+        "logging_collector=off",
+        "jit=off",
+    ];
+    for setting in settings {
+        server.args(["-c", setting]);
+    }
+    detached(server, Some(log))
+}
+
+/// Starts a program that no Ctrl-C reaches: whoever started it ends it.
+fn detached(mut command: Command, log: Option<fs::File>) -> Result<Child> {
+    command.process_group(0).stdout(Stdio::null()).stderr(log.map_or_else(Stdio::null, Stdio::from));
+    command.spawn().map_err(|source| Error::System { what: "start a program", source })
+}
+
+/// Has a program run as the user that servers belong to.
+fn as_owner(mut command: Command, owner: Option<(u32, u32)>) -> Command {
+    if let Some((user, group)) = owner {
+        command.uid(user).gid(group);
+    }
+    command.current_dir("/");
+    command
+}
+
+fn info(folder: &Path, user: &str) -> Result<ConnInfo> {
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: Some(user) };
+    let quoted = folder.display().to_string().replace('\\', "\\\\").replace('\'', "\\'");
+    let text = format!("host='{quoted}' port={PORT} user={user} dbname=postgres");
+    Ok(ConnInfo::resolve(&text, &surroundings)?)
+}
+
+fn temporary() -> Result<fs::File> {
+    tempfile::tempfile().map_err(|source| Error::System { what: "make a temporary file", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use dbkeep_testkit::postgres;
+
+    use super::super::{Answer, Place};
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Option<(u32, u32)>) {
+        let folder = tempfile::Builder::new().prefix("dbkeep-drill-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        // The owner of a folder that was just made is who runs this.
+        let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata(folder.path()).unwrap()) == 0;
+        let owner = owner(is_root).unwrap();
+        if let Some((user, group)) = owner {
+            chown(folder.path(), Some(user), Some(group)).unwrap();
+        }
+        (folder, owner)
+    }
+
+    #[test]
+    fn server_of_our_own_has_no_port_and_no_power_and_leaves_nothing() {
+        let Some(programs) = postgres::Programs::newest() else { return println!("{}", postgres::SKIPPED) };
+        let tools = Tools::find_server(programs.major, Some(&programs.program("")), None).unwrap();
+        let (folder, owner) = folder();
+        let cluster = Cluster::start(&tools, folder.path(), owner, &Options::default()).unwrap();
+        let place = Place::begin(cluster.info(), &Options::default(), "0123456789abcdef").unwrap();
+        let mut connection = Connection::open(cluster.info(), &Options::default()).unwrap();
+        connection.execute("CREATE DATABASE dbkeep_drill_0123456789abcdef").unwrap();
+        let ask = |sql: &str| place.ask(sql);
+        let value = |text: &str| Answer::Value(Some(text.to_owned()));
+        assert_eq!(ask("SHOW listen_addresses").unwrap(), value(""));
+        assert_eq!(ask("SELECT usesuper FROM pg_user WHERE usename = current_user").unwrap(), value("f"));
+        assert_eq!(ask("SELECT NULL").unwrap(), Answer::Value(None));
+        assert_eq!(ask("SELECT 1 WHERE false").unwrap(), Answer::Nothing);
+        assert_eq!(ask("SELECT 1, 2").unwrap(), Answer::Several);
+        let refused = ask("COPY pg_class TO PROGRAM 'true'").unwrap_err();
+        assert_eq!(refused.code(), Some("42501"));
+        place.finish().unwrap();
+        let names = connection.query("SELECT 1 FROM pg_database WHERE datname LIKE 'dbkeep%'", &[]).unwrap();
+        assert!(names.is_empty());
+        let process = cluster.server.id();
+        drop(cluster);
+        assert!(!Path::new(&format!("/proc/{process}")).exists());
+    }
+
+    #[test]
+    fn abandoned_databases_are_dropped_and_those_at_work_are_not() {
+        let Some(programs) = postgres::Programs::newest() else { return println!("{}", postgres::SKIPPED) };
+        let server = postgres::Server::start(&programs, &postgres::Settings::default());
+        let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+        let info = ConnInfo::resolve(&server.url("postgres"), &surroundings).unwrap();
+        for name in ["dbkeep_drill_00000000000000aa", "dbkeep_drill_mine", "dbkeep_drill_00000000000000bb_x"]
+        {
+            server.create_database(name);
+        }
+        let first = Place::begin(&info, &Options::default(), "00000000000000bb").unwrap();
+        let second = Place::begin(&info, &Options::default(), "00000000000000cc").unwrap();
+        let left = || {
+            server.sql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'dbkeep%' ORDER BY 1")
+        };
+        assert_eq!(left(), "dbkeep_drill_00000000000000bb_x\ndbkeep_drill_mine");
+        drop(first);
+        assert_eq!(left(), "dbkeep_drill_mine");
+        second.finish().unwrap();
+    }
+}
