@@ -9,7 +9,7 @@
 //! (PostgreSQL 17 and 18) of the format.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use crate::snapshot::identifier;
@@ -77,15 +77,26 @@ pub enum Stage {
     Last,
 }
 
+fn unreadable(error: &io::Error) -> Error {
+    Error::Archive { what: error.to_string() }
+}
+
 impl Archive {
     /// Reads the table of contents of a file.
     ///
     /// # Errors
     /// [`Error::Archive`] when it is none, or of a version that is not known.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| Error::Archive { what: error.to_string() };
-        let file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
+        Self::of(&File::open(path).map_err(|error| unreadable(&error))?)
+    }
+
+    /// Reads the table of contents of a file that is open, from its begin.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] when it is none, or of a version that is not known.
+    pub fn of(mut file: &File) -> Result<Self> {
+        file.rewind().map_err(|error| unreadable(&error))?;
+        let size = file.metadata().map_err(|error| unreadable(&error))?.len();
         Self::read(BufReader::new(file), size)
     }
 

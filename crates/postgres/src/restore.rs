@@ -19,7 +19,6 @@ mod settings;
 mod tables;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
@@ -98,16 +97,15 @@ impl<'a> Restore<'a> {
     /// `catalog` is that of the backup; `id` tells this restore from others and becomes part of names.
     ///
     /// # Errors
-    /// When the archive cannot be read or the server cannot be reached.
+    /// When the server cannot be reached.
     pub fn begin(
         info: &ConnInfo,
         options: &Options,
         how: &RestoreOptions,
-        archive: &Path,
+        archive: Archive,
         catalog: &'a Catalog,
         id: &str,
     ) -> Result<Self> {
-        let archive = Archive::open(archive)?;
         let name = info.database.clone();
         let mut admin = database::administration(info, options, &name)?;
         let staging = database::staging_name(&mut admin, &name, id)?;

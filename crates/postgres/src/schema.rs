@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -109,12 +108,12 @@ pub(crate) fn dump_within(
     run(command, archive, &options.stop)
 }
 
-/// Returns an archive as SQL text, for people.
+/// Returns an archive, from where it is read next, as SQL text for people.
 ///
 /// # Errors
 /// When `pg_restore` fails, with what it said.
-pub fn render(tools: &Tools, archive: &Path, text: File, options: &Options) -> Result<()> {
+pub fn render(tools: &Tools, archive: File, text: File, options: &Options) -> Result<()> {
     let mut command: Command = tools.offline("pg_restore");
-    command.arg("--file=-").arg(archive);
+    command.arg("--file=-").stdin(archive);
     run(command, text, &options.stop)
 }

@@ -65,7 +65,8 @@ struct Taken {
     tables: Vec<Option<StoredRows>>,
     /// What large objects hold and whose they are, where there are any.
     large_objects: Vec<(Name, StoredRows)>,
-    archive: tempfile::NamedTempFile,
+    /// Its objects, in a file without a name: whatever ends this process, nothing is left.
+    archive: File,
     globals: Globals,
     tools: Tools,
     notes: Vec<String>,
@@ -187,12 +188,13 @@ impl Session<'_> {
         nodes: &mut Vec<Node>,
         total: &mut StoredStream,
     ) -> Result<Id> {
-        let path = taken.archive.path();
-        let text = tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?;
+        let path = &std::env::temp_dir();
+        let text = tempfile::tempfile().map_err(Error::io("make", path))?;
         let into = text.try_clone().map_err(Error::io("open", path))?;
-        schema::render(&taken.tools, path, into, &Options::default())?;
-        let archive = File::open(path).map_err(Error::io("open", path))?;
-        for (name, file) in [(served::ARCHIVE, archive), (served::TEXT, rewound(&text, path)?)] {
+        schema::render(&taken.tools, rewound(&taken.archive, path)?, into, &Options::default())?;
+        // One after the other: the two share where they are read.
+        for (name, file) in [(served::ARCHIVE, &taken.archive), (served::TEXT, &text)] {
+            let file = rewound(file, path)?;
             let stream = store_text(writer, file, path)?;
             nodes.extend(writer.save_stream_nodes(&stream, name, meta)?);
             total.bytes_added += stream.bytes_added;
@@ -247,8 +249,8 @@ fn take_moment(
     watch: &Watch,
 ) -> Result<Taken> {
     let (facts, catalog) = (capture.facts().clone(), capture.catalog().clone());
-    let archive = tempfile::NamedTempFile::new().map_err(Error::io("make", &std::env::temp_dir()))?;
-    let into = archive.reopen().map_err(Error::io("open", archive.path()))?;
+    let archive = tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?;
+    let into = archive.try_clone().map_err(Error::io("open", &std::env::temp_dir()))?;
     let bytes = catalog.with_rows().map(|table| table.bytes).sum();
     let lengths = Lengths::of(facts.bytes.max(bytes));
     let objects = [large_objects::contents(), large_objects::owners()];

@@ -81,8 +81,7 @@ impl Restore<'_> {
         served: &Served<'_>,
         id: &str,
     ) -> Result<(Vec<String>, bool)> {
-        let archive = tempfile::NamedTempFile::new().map_err(Error::io("make", &std::env::temp_dir()))?;
-        served.archive(archive.as_file())?;
+        let archive = served.objects()?;
         let stop = {
             let watch = Arc::clone(self.watch);
             Arc::new(move || watch.cancelled())
@@ -96,7 +95,7 @@ impl Restore<'_> {
             self.watch.step("restore.promoted");
             return Ok((losses(&lost), true));
         }
-        let mut server = Server::begin(info, &options, &how, archive.path(), &served.catalog, id)?;
+        let mut server = Server::begin(info, &options, &how, archive, &served.catalog, id)?;
         server.create(&served.facts.server.properties)?;
         self.watch.step("restore.staged");
         let filled = match planned.tables.is_empty() {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::Catalog;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_repo::read::{Forward, Image, Reader};
@@ -62,6 +63,14 @@ impl<'r> Served<'r> {
             return Err(self.damaged(format!("{} has other chunks than the manifest says", proof.file)));
         }
         Ok(image)
+    }
+
+    /// Reads the list of objects.
+    pub(crate) fn objects(&self) -> Result<Archive> {
+        // It has no name: whatever ends this process, nothing is left.
+        let file = tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?;
+        self.archive(&file)?;
+        Ok(Archive::of(&file)?)
     }
 
     /// Writes the archive of objects into a file.

@@ -56,7 +56,8 @@ fn archive_text(capture: &Capture) -> Result<String> {
     let archive = tempfile::NamedTempFile::new().unwrap();
     capture.objects(archive.reopen().unwrap())?;
     let text = tempfile::NamedTempFile::new().unwrap();
-    schema::render(capture.tools(), archive.path(), text.reopen().unwrap(), &Options::default()).unwrap();
+    schema::render(capture.tools(), archive.reopen().unwrap(), text.reopen().unwrap(), &Options::default())
+        .unwrap();
     Ok(fs::read_to_string(text.path()).unwrap())
 }
 

@@ -74,7 +74,7 @@ fn objects_of_every_size_with_owners_and_rights_come_back_on_every_version() {
         let (options, file) = (Options::default(), archive.reopen().unwrap());
         schema::dump(&tools, &place.info, &host, &options, holder.id(), &Filter::default(), file).unwrap();
         let text = tempfile::NamedTempFile::new().unwrap();
-        schema::render(&tools, archive.path(), text.reopen().unwrap(), &options).unwrap();
+        schema::render(&tools, archive.reopen().unwrap(), text.reopen().unwrap(), &options).unwrap();
         let text = std::fs::read_to_string(text.path()).unwrap();
         assert!(
             !text.to_lowercase().contains("large object") && !text.contains("lo_"),

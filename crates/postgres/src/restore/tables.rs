@@ -6,7 +6,6 @@
 //! (views, foreign keys of other tables) would have to be dropped too, and is a reason to refuse.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::live::{dependents, missing, relation, sum};
 use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as, session};
@@ -69,10 +68,10 @@ pub fn restore_tables(
     info: &ConnInfo,
     options: &Options,
     how: &RestoreOptions,
-    archive: &Path,
+    archive: &Archive,
     wanted: &Wanted<'_>,
 ) -> Result<Vec<Loss>> {
-    run(info, options, how, &Archive::open(archive)?, wanted, false)
+    run(info, options, how, archive, wanted, false)
 }
 
 /// Does the same in a database that has nothing yet: what the tables need is made too, but no other table.

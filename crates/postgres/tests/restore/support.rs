@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Mutex;
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Catalog, Table};
 use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
 use dbkeep_postgres::dump::{Dump, PartReceiver, Receiver, plan};
@@ -134,7 +135,8 @@ impl Backup {
     /// Begins to restore into a database.
     pub(crate) fn begin(&self, info: &ConnInfo) -> Result<Restore<'_>> {
         let how = RestoreOptions { jobs: 3, ..RestoreOptions::default() };
-        Restore::begin(info, &Options::default(), &how, self.archive.path(), &self.catalog, "4f2a")
+        let archive = Archive::open(self.archive.path())?;
+        Restore::begin(info, &Options::default(), &how, archive, &self.catalog, "4f2a")
     }
 
     /// Does everything up to the last step.

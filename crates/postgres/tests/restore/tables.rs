@@ -1,5 +1,6 @@
 //! Some tables, or their rows alone, into databases that are in use.
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
 use dbkeep_postgres::load::Giver;
 use dbkeep_postgres::restore::{Loss, Place, RestoreOptions, Wanted, restore_rows, restore_tables};
@@ -35,7 +36,13 @@ impl<'a> Ask<'a> {
     fn restore(&self, server: &Server, database: &str, replace: bool) -> Result<Vec<Loss>> {
         let (how, options) = (RestoreOptions::default(), Options::default());
         let wanted = self.wanted(&self.backup.rows, replace);
-        restore_tables(&info(server, database), &options, &how, self.backup.archive.path(), &wanted)
+        restore_tables(
+            &info(server, database),
+            &options,
+            &how,
+            &Archive::open(self.backup.archive.path())?,
+            &wanted,
+        )
     }
 
     fn rows(&self, server: &Server, database: &str, replace: bool) -> Result<()> {
@@ -121,8 +128,14 @@ fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
         let broken = Broken(&backup);
         let wanted = ask.wanted(&broken, true);
         let place = info(&server, "shop");
-        let error =
-            restore_tables(&place, &Options::default(), &how, backup.archive.path(), &wanted).unwrap_err();
+        let error = restore_tables(
+            &place,
+            &Options::default(),
+            &how,
+            &Archive::open(backup.archive.path()).unwrap(),
+            &wanted,
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "the repository is gone");
         assert_eq!(server.sql("shop", "SELECT sum(n) FROM app.events"), "6");
         assert_eq!(ask.restore(&server, "shop", true).unwrap(), []);

@@ -1,5 +1,6 @@
 //! Restores by users who may not do everything.
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::restore::{Place, Restore, RestoreOptions};
 use dbkeep_postgres::wire::Options;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
@@ -20,9 +21,9 @@ fn user_who_may_only_make_databases_restores_all_but_what_is_listed() {
         let backup = back_up(&server, "origin", &tools(programs));
         let place = info_as(&server, "brought back", "modest");
         let how = RestoreOptions { jobs: 2, owners: false, privileges: true };
-        let archive = backup.archive.path();
+        let archive = || Archive::open(backup.archive.path()).unwrap();
         let mut restore =
-            Restore::begin(&place, &Options::default(), &how, archive, &backup.catalog, "1").unwrap();
+            Restore::begin(&place, &Options::default(), &how, archive(), &backup.catalog, "1").unwrap();
         backup.fill(&mut restore, &backup.rows).unwrap();
         let promoted = restore.promote(&Place::New).unwrap();
         let lost: Vec<&str> = promoted.losses.iter().map(|loss| loss.what.as_str()).collect();
@@ -38,7 +39,7 @@ fn user_who_may_only_make_databases_restores_all_but_what_is_listed() {
             &place,
             &Options::default(),
             &RestoreOptions { owners: true, ..how },
-            archive,
+            archive(),
             &backup.catalog,
             "1",
         )

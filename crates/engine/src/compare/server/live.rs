@@ -114,9 +114,10 @@ impl Live {
         wish.watch.phase(&format!("read {}", facts.database), bytes);
         wish.watch.step("compare.captured");
         let has_large_objects = !capture.not_covered().iter().any(|gap| gap.why == Gap::NotAskedFor);
-        let file = tempfile::NamedTempFile::new().map_err(Error::io("make", &std::env::temp_dir()))?;
-        capture.objects(file.reopen().map_err(Error::io("open", file.path()))?)?;
-        let archive = Archive::open(file.path())?;
+        let temporary = std::env::temp_dir();
+        let file = tempfile::tempfile().map_err(Error::io("make", &temporary))?;
+        capture.objects(file.try_clone().map_err(Error::io("open", &temporary))?)?;
+        let archive = Archive::of(&file)?;
         let rows = Kept::new(wish, &catalog);
         let sums = capture.rows(&rows)?;
         let large_objects = match wish.large_objects && catalog.large_objects > 0 {

@@ -1,5 +1,6 @@
 //! Some tables of a PostgreSQL database, or rows alone.
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
 use dbkeep_postgres::restore::{
     Loss, Restore as Server, RestoreOptions, Wanted, restore_rows, restore_tables,
@@ -60,7 +61,7 @@ impl Restore<'_> {
         target: &ServerTarget,
         served: &Served<'_>,
         (options, how): (&Options, &RestoreOptions),
-        archive: &tempfile::NamedTempFile,
+        archive: &Archive,
     ) -> Result<Vec<Loss>> {
         let info = &target.server.info;
         self.with_wanted(planned, served, &|wanted, rows| {
@@ -68,7 +69,7 @@ impl Restore<'_> {
                 Action::FillTables | Action::ReplaceRows => {
                     restore_rows(info, options, wanted).map(|()| vec![])
                 }
-                _ => restore_tables(info, options, how, archive.path(), wanted),
+                _ => restore_tables(info, options, how, archive, wanted),
             };
             // Why rows could not be read is told by the repository: the server knows only that they ended.
             restored.map_err(|error| rows.failure().unwrap_or_else(|| error.into()))
