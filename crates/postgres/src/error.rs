@@ -350,6 +350,10 @@ impl Error {
                 Some(direct) => format!("use the address without the pooler: {direct}"),
                 None => "use the address of the server itself, or of a pooler in session mode".to_owned(),
             }),
+            Self::Login { what, .. } => what.contains("none is known").then(|| {
+                "a snapshot keeps no password: name the database in the configuration, or give its URL, as env:NAME"
+                    .to_owned()
+            }),
             Self::SeveralServers { .. } => Some("use the address of one server".to_owned()),
             Self::NoTools { server, .. } => Some(format!(
                 "install postgresql-client-{server} (Debian, Ubuntu) or postgresql{server} (Red Hat, Alpine), or name \
@@ -398,7 +402,6 @@ impl Error {
             Self::Missing { .. }
             | Self::Certificates { .. }
             | Self::Tool { .. }
-            | Self::Login { .. }
             | Self::TooOld { .. }
             | Self::Nothing { .. }
             | Self::Protocol { .. }
