@@ -20,8 +20,26 @@ pub const FORMAT: u32 = 1;
 /// The name of the file.
 pub const FILE: &str = "manifest.json";
 
-/// The largest manifest that is read; a hundred thousand tables fit.
-pub const LIMIT: u64 = 32 << 20;
+/// The largest manifest, and the largest catalog of a server, that is read and so that is written: two hundred thousand
+/// tables fit.
+pub const LIMIT: u64 = 128 << 20;
+
+/// Makes sure that what is written about a database can be read again.
+///
+/// # Errors
+/// [`Error::Unsupported`] when it is too long.
+pub(crate) fn ensure_readable(text: &[u8]) -> Result<()> {
+    if text.len() as u64 <= LIMIT {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!(
+            "the database has so many tables that {} MiB would have to tell of them",
+            text.len() >> 20
+        ),
+        hint: Some("back it up in several parts: `schemas` of the configuration narrows each".to_owned()),
+    })
+}
 
 /// What a snapshot is, and the proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -430,6 +448,35 @@ pub(crate) mod tests {
     fn manifest_survives_writing_and_reading() {
         let manifest = sample();
         assert_eq!(Manifest::decode(&manifest.encode(), "it").unwrap(), manifest);
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let table = |number: usize| TableProof {
+            schema: "public".to_owned(),
+            name: format!("table_{number}"),
+            file: format!("public.table_{number}.copy"),
+            rows: 1_000_000,
+            hash: "0".repeat(32),
+            size: 100_000_000,
+            chunk_size: 1536,
+            root: Id::of(b"root"),
+        };
+        let facts = |tables: usize| PostgresFacts {
+            server: Facts::default(),
+            tools: "16.4".to_owned(),
+            objects: Id::of(b"objects"),
+            tables: (0..tables).map(table).collect(),
+            large_objects: vec![],
+            not_covered: vec![],
+        };
+        let text = |tables: usize| Manifest { postgres: Some(facts(tables)), ..sample() }.encode();
+        ensure_readable(&text(200_000)).unwrap();
+        let error = ensure_readable(&text(600_000)).unwrap_err();
+        assert!(
+            error.to_string().contains("so many tables") && error.hint().unwrap().contains("schemas"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ use super::rows::{Cutter, Lengths, Rows};
 use super::snapshot::{Contents, Past, Saved, meta};
 use crate::context::Watch;
 use crate::manifest::{
-    Identity, ImageFacts, Integrity, IntegrityResult, PostgresFacts, ServerIdentity, TableProof,
+    self, Identity, ImageFacts, Integrity, IntegrityResult, PostgresFacts, ServerIdentity, TableProof,
 };
 use crate::report::TableRows;
 use crate::served::{self, ObjectHash};
@@ -165,11 +165,9 @@ impl Session<'_> {
         {
             nodes.push(writer.save_file(name, text.as_bytes(), &meta)?);
         }
-        nodes.push(writer.save_file(
-            served::CATALOG,
-            &served::encode_catalog(&taken.catalog, &proofs),
-            &meta,
-        )?);
+        let catalog = served::encode_catalog(&taken.catalog, &proofs);
+        manifest::ensure_readable(&catalog)?;
+        nodes.push(writer.save_file(served::CATALOG, &catalog, &meta)?);
         let contents = contents(taken, proofs, large_objects, objects, &total);
         nodes.push(writer.save_file(
             served::README,

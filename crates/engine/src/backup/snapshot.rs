@@ -197,7 +197,9 @@ impl<'s> Session<'s> {
         manifest.notes.extend(losses.iter().map(Loss::note));
         let meta = meta(source, manifest.moment);
         let encoded = name::encode(&source.name);
-        nodes.push(writer.save_file(manifest::FILE, &manifest.encode(), &meta)?);
+        let text = manifest.encode();
+        manifest::ensure_readable(&text)?;
+        nodes.push(writer.save_file(manifest::FILE, &text, &meta)?);
         let directory = writer.save_tree(&Tree { nodes })?;
         let root = writer.save_tree(&Tree { nodes: vec![meta.directory(&encoded, directory)] })?;
         let environment = &self.store.context().environment;
