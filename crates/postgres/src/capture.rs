@@ -113,8 +113,6 @@ pub struct Capture {
     /// What the connections of `pg_dump` call themselves.
     program: String,
     snapshot: String,
-    /// Whether a pooler shares our connections with others.
-    shared: bool,
     /// Whether all tables are locked.
     locked: AtomicBool,
     host: Host,
@@ -135,16 +133,17 @@ impl Capture {
     ///
     /// # Errors
     /// [`Error::Denied`] when something that is wanted cannot be read; [`Error::Nothing`] when nothing of what is wanted
-    /// is there; [`Error::Locked`], [`Error::Changed`] and [`Error::Yielded`] when somebody changes tables just now.
+    /// is there; [`Error::Locked`], [`Error::Changed`] and [`Error::Yielded`] when somebody changes tables just now;
+    /// [`Error::Pooler`] where connections are shared with others: these would get what `pg_dump` sets, and who makes
+    /// way ends connections.
     pub fn begin(info: &ConnInfo, how: &CaptureOptions) -> Result<Self> {
         let made_way = Arc::new(AtomicBool::new(false));
         let backends = Arc::new(Backends::default());
         let options = stopped_by(&how.options, &made_way, &backends);
         let mut connection = Connection::open(info, &options)?;
-        let shared = is_shared(info, &how.options, &mut connection)?;
-        if shared && how.locks == Locks::Yield {
-            // Who makes way ends connections, and these may be those of others.
-            return Err(refused(connection.host()));
+        if is_shared(info, &how.options, &mut connection)? {
+            let host = connection.host();
+            return Err(Error::Pooler { place: host.place(), direct: pooler::direct(host) });
         }
         let program = program_name(info, &options, connection.process());
         // The others have to reach the server that holds the moment.
@@ -168,7 +167,6 @@ impl Capture {
             how: CaptureOptions { filter: seen.filter, ..how.clone() },
             program,
             snapshot,
-            shared,
             locked: AtomicBool::new(seen.locked),
             host,
             facts,
@@ -254,12 +252,8 @@ impl Capture {
     /// Writes the archive of what everything looks like.
     ///
     /// # Errors
-    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done;
-    /// [`Error::Pooler`] where its settings would reach others.
+    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done.
     pub fn objects(&self, archive: File) -> Result<()> {
-        if self.shared {
-            return Err(refused(&self.host));
-        }
         let mut info = self.info.clone();
         info.application_name = Some(self.program.clone());
         let dumped = schema::dump_within(
@@ -408,10 +402,6 @@ fn is_shared(info: &ConnInfo, options: &Options, connection: &mut Connection) ->
         Pooler::Unknown => info.pooled,
         Pooler::None | Pooler::Session => false,
     })
-}
-
-fn refused(host: &Host) -> Error {
-    Error::Pooler { place: host.place(), direct: pooler::direct(host) }
 }
 
 /// Connections that stop also when way is made, and that are known.
