@@ -11,6 +11,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ pub enum Gap {
 #[derive(Debug)]
 pub struct Capture {
     info: ConnInfo,
-    /// How our connections behave: they stop as well when way is made.
+    /// How our connections behave: they stop as well when the moment is over.
     options: Options,
     how: CaptureOptions,
     /// What the connections of `pg_dump` call themselves.
@@ -115,6 +116,8 @@ pub struct Capture {
     snapshot: String,
     /// Whether all tables are locked.
     locked: AtomicBool,
+    /// Set when way is made, or the moment came to nothing: all that still reads it stops.
+    over: Arc<AtomicBool>,
     host: Host,
     facts: Facts,
     catalog: Catalog,
@@ -137,9 +140,9 @@ impl Capture {
     /// [`Error::Pooler`] where connections are shared with others: these would get what `pg_dump` sets, and who makes
     /// way ends connections.
     pub fn begin(info: &ConnInfo, how: &CaptureOptions) -> Result<Self> {
-        let made_way = Arc::new(AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
         let backends = Arc::new(Backends::default());
-        let options = stopped_by(&how.options, &made_way, &backends);
+        let options = stopped_by(&how.options, &over, &backends);
         let mut connection = Connection::open(info, &options)?;
         if is_shared(info, &how.options, &mut connection)? {
             let host = connection.host();
@@ -154,7 +157,7 @@ impl Capture {
         let tools = Tools::find(facts.major(), how.tools.as_deref(), how.path.as_ref())?;
         let watch = match how.locks {
             Locks::Strict => None,
-            Locks::Yield => Some(Watch::begin(&info, &how.options, backends, program.clone(), made_way)?),
+            Locks::Yield => Some(Watch::begin(&info, &how.options, backends, program.clone(), over.clone())?),
         };
         let begun = Self::look(&mut holder, &info, &options, how, &facts);
         let seen = begun.map_err(|error| watch.as_ref().and_then(Watch::why).unwrap_or(error))?;
@@ -168,6 +171,7 @@ impl Capture {
             program,
             snapshot,
             locked: AtomicBool::new(seen.locked),
+            over,
             host,
             facts,
             catalog: seen.catalog,
@@ -214,14 +218,20 @@ impl Capture {
 
     /// Locks all tables where that was left until `pg_dump` has given its own locks back.
     fn lock_at_last(&self) -> Result<()> {
-        if self.how.locks == Locks::Yield || self.locked.swap(true, Ordering::SeqCst) {
+        let (mut holder, patience) = (self.holder(), self.how.lock_timeout);
+        if self.how.locks == Locks::Yield || self.is_locked() {
             return Ok(());
         }
-        let (mut holder, patience) = (self.holder(), self.how.lock_timeout);
         let tables = lockable(&self.catalog);
         patiently(&mut holder, &self.info, &self.options, patience, |connection| {
             lock_all(connection, &tables)
-        })
+        })?;
+        self.locked.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::SeqCst)
     }
 
     /// Returns what the server says of itself, of the database and of the user.
@@ -249,15 +259,72 @@ impl Capture {
         &self.tools
     }
 
+    /// Writes the archive of what everything looks like, and reads the rows of all tables and large objects meanwhile.
+    /// Returns their sums, those of tables as the catalog has them. Where the server has not locks enough for both, one
+    /// comes after the other.
+    ///
+    /// # Errors
+    /// The first that either met, as [`Self::objects`], [`Self::rows`] and [`Self::large_objects`]; the other is ended
+    /// then, and so is the moment.
+    pub fn read(&self, archive: File, receiver: &dyn Receiver) -> Result<(Vec<RowSum>, Sums)> {
+        let failed = Mutex::default();
+        let objects = || self.noting(&failed, self.make_archive(archive));
+        let rows = || {
+            let read = self.read_rows(receiver);
+            self.noting(&failed, read.and_then(|sums| Ok((sums, self.dump().large_objects(receiver)?))))
+        };
+        let sums = match self.how.locks == Locks::Yield || self.is_locked() {
+            true => thread::scope(|scope| {
+                let dumping = thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, objects);
+                let dumping = dumping.map_err(|source| Error::System { what: "start a thread", source });
+                let dumping = self.noting(&failed, dumping);
+                let sums = rows();
+                if dumping.is_some_and(|dumping| dumping.join().is_err()) {
+                    self.fail(&failed, Error::Receiver("the thread of pg_dump panicked".into()));
+                }
+                sums
+            }),
+            false => objects().and_then(|()| rows()),
+        };
+        match (failed.into_inner().unwrap_or_else(PoisonError::into_inner), sums) {
+            (Some(error), _) => Err(error),
+            (None, sums) => sums.ok_or_else(|| Error::protocol("rows that did not come")),
+        }
+    }
+
+    fn noting<T>(&self, failed: &Mutex<Option<Error>>, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.fail(failed, error)).ok()
+    }
+
+    /// Takes note of why the moment came to nothing, and ends it. What fails later fails because of that.
+    fn fail(&self, failed: &Mutex<Option<Error>>, error: Error) {
+        let mut first = failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = self.explained::<()>(Err(error)).err();
+        }
+        drop(first);
+        self.end_moment();
+    }
+
     /// Writes the archive of what everything looks like.
     ///
     /// # Errors
-    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done.
+    /// [`Error::Tool`] with what `pg_dump` said; [`Error::Changed`] when something was changed before it was done;
+    /// [`Error::Yielded`] and [`Error::Locked`] when it waited in vain for a lock.
     pub fn objects(&self, archive: File) -> Result<()> {
+        let made = self.make_archive(archive);
+        if matches!(&made, Err(Error::Yielded { .. })) {
+            self.end_moment();
+        }
+        self.explained(made)
+    }
+
+    fn make_archive(&self, archive: File) -> Result<()> {
         let mut info = self.info.clone();
         info.application_name = Some(self.program.clone());
+        let patience = self.patience_of_pg_dump();
         let dumped = schema::dump_within(
-            self.patience_of_pg_dump(),
+            patience,
             &self.tools,
             &info,
             &self.host,
@@ -267,28 +334,27 @@ impl Capture {
             archive,
         );
         // What was dropped under its hands is the reason for whatever it said.
-        let same = self.check_marks();
-        match (dumped, same) {
-            (Ok(()), same) => self.explained(same.and_then(|()| self.lock_at_last())),
-            (Err(Error::Tool { what, .. }), _)
-                if self.how.locks == Locks::Strict
-                    && what.contains("LOCK TABLE")
-                    && what.contains("timeout") =>
-            {
-                self.end_moment();
-                Err(Error::Yielded {
+        match (dumped, self.check_marks()) {
+            (Ok(()), same) => same.and_then(|()| self.lock_at_last()),
+            (Err(_), Err(error @ Error::Changed { .. })) => Err(error),
+            (Err(Error::Tool { what, .. }), _) if waited_in_vain(&what) => Err(match self.is_locked() {
+                true => Error::Yielded {
                     to: "somebody who changes a table that pg_dump had yet to lock".to_owned(),
-                })
-            }
-            (Err(_), Err(error @ Error::Changed { .. })) | (Err(error), _) => self.explained(Err(error)),
+                },
+                false => {
+                    Error::Locked { table: "a table".to_owned(), by: "somebody".to_owned(), after: patience }
+                }
+            }),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// Where we have locked all tables, `pg_dump` waits only for who waits for us, and that would never end.
     fn patience_of_pg_dump(&self) -> Duration {
-        match self.how.locks {
-            Locks::Strict => Duration::from_secs(2),
-            Locks::Yield => schema::LOCK_TIMEOUT,
+        match (self.how.locks, self.is_locked()) {
+            (Locks::Strict, true) => Duration::from_secs(2),
+            (Locks::Strict, false) => self.how.lock_timeout,
+            (Locks::Yield, _) => schema::LOCK_TIMEOUT,
         }
     }
 
@@ -304,12 +370,16 @@ impl Capture {
     /// # Errors
     /// As [`Dump::run`]; nothing of what was received counts then.
     pub fn rows(&self, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
-        self.explained(self.lock_at_last().and_then(|()| self.parts()).and_then(
-            |parts| match self.how.locks {
-                Locks::Strict => self.dump().run_locked(parts, &self.holder, receiver),
-                Locks::Yield => self.dump().run(parts, receiver),
-            },
-        ))
+        self.explained(self.read_rows(receiver))
+    }
+
+    fn read_rows(&self, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
+        self.lock_at_last()?;
+        let parts = self.parts()?;
+        match self.how.locks {
+            Locks::Strict => self.dump().run_locked(parts, &self.holder, receiver),
+            Locks::Yield => self.dump().run(parts, receiver),
+        }
     }
 
     /// Returns all parts of all tables, the largest first: what [`Self::rows`] reads.
@@ -359,8 +429,9 @@ impl Capture {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the moment that came to nothing, so that nobody waits until the caller has noticed.
+    /// Ends the moment that came to nothing and what still reads it, so that nobody waits until the caller has noticed.
     fn end_moment(&self) {
+        self.over.store(true, Ordering::SeqCst);
         // A connection that is lost holds nothing.
         let _ = self.holder().connection().execute("ROLLBACK");
     }
@@ -404,11 +475,16 @@ fn is_shared(info: &ConnInfo, options: &Options, connection: &mut Connection) ->
     })
 }
 
-/// Connections that stop also when way is made, and that are known.
-fn stopped_by(options: &Options, made_way: &Arc<AtomicBool>, backends: &Arc<Backends>) -> Options {
-    let (stop, made_way) = (options.stop.clone(), made_way.clone());
+/// Returns whether `pg_dump` says that it did not get a lock in time.
+fn waited_in_vain(what: &str) -> bool {
+    what.contains("LOCK TABLE") && what.contains("timeout")
+}
+
+/// Connections that stop also when the moment is over, and that are known.
+fn stopped_by(options: &Options, over: &Arc<AtomicBool>, backends: &Arc<Backends>) -> Options {
+    let (stop, over) = (options.stop.clone(), over.clone());
     Options {
-        stop: Arc::new(move || stop() || made_way.load(Ordering::SeqCst)),
+        stop: Arc::new(move || stop() || over.load(Ordering::SeqCst)),
         backends: Some(backends.clone()),
         ..options.clone()
     }

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use dbkeep_postgres::Error as Postgres;
@@ -254,20 +253,8 @@ fn take_moment(
     let objects = [large_objects::contents(), large_objects::owners()];
     let known = catalog.tables.iter().chain(&objects).map(|table| past.last_chunk_size(&table.name));
     let rows = Rows::new(writer.streams()?, lengths, known, watch);
-    let (sums, dumped) = thread::scope(|scope| {
-        let dumping =
-            thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, || capture.objects(into));
-        let sums = capture.rows(&rows).and_then(|sums| {
-            let has_objects = catalog.large_objects > 0;
-            Ok((sums, has_objects.then(|| capture.large_objects(&rows)).transpose()?))
-        });
-        let dumped = dumping
-            .map_err(Error::io("start a thread for", Path::new("pg_dump")))
-            .and_then(|dumping| dumping.join().unwrap_or_else(|_| Err(panicked())).map_err(Error::from));
-        (sums, dumped)
-    });
-    let (sums, of_objects) = sums?;
-    dumped?;
+    let (sums, of_objects) = capture.read(into, &rows)?;
+    let of_objects = (catalog.large_objects > 0).then_some(of_objects);
     let globals = capture.globals()?;
     let tools = capture.tools().clone();
     let missing = capture.missing().iter().map(|what| told_missing(what)).collect();
@@ -404,10 +391,6 @@ fn store_rows(
 
 fn did_not_come(table: &Name) -> Error {
     dbkeep_postgres::Error::Receiver(format!("rows of {} did not come", table.quoted()).into()).into()
-}
-
-fn panicked() -> dbkeep_postgres::Error {
-    dbkeep_postgres::Error::Receiver("the thread of pg_dump panicked".into())
 }
 
 /// Returns the begin of a file that was written.

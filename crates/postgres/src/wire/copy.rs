@@ -73,6 +73,10 @@ impl CopyOut<'_> {
         if self.done {
             return Ok(None);
         }
+        // A server that sends without a pause gives no other occasion.
+        if (self.connection.stop)() {
+            return Err(Error::Stopped);
+        }
         self.connection.input.start = self.connection.input.start.max(self.piece.end);
         loop {
             if self.take_unread()? {
