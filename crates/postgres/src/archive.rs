@@ -73,7 +73,8 @@ pub enum Stage {
     AfterRows,
     /// Who may use what: after everything that the owner has to be able to do.
     Privileges,
-    /// What asks queries of everything else, or watches: materialized views and event triggers.
+    /// What hides rows (so they are verified before), asks queries of everything else, or watches: row security,
+    /// materialized views and event triggers.
     Last,
 }
 
@@ -175,7 +176,7 @@ fn stage(kind: &str, tag: &str, section: Stage) -> Stage {
     match kind {
         _ if section == Stage::Rows => Stage::Rows,
         "ACL" | "ACL LANGUAGE" | "DEFAULT ACL" => Stage::Privileges,
-        "EVENT TRIGGER" | "MATERIALIZED VIEW DATA" => Stage::Last,
+        "EVENT TRIGGER" | "MATERIALIZED VIEW DATA" | "ROW SECURITY" => Stage::Last,
         "COMMENT" | "SECURITY LABEL" if tag.starts_with("EVENT TRIGGER ") => Stage::Last,
         _ => section,
     }

@@ -9,6 +9,7 @@
 //! may use what, then what asks queries of everything else or watches (materialized views, event triggers).
 
 mod database;
+mod leave;
 mod live;
 mod objects;
 mod pick;

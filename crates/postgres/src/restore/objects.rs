@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::leave::{Essential, goes_with_another, is_beside_a_table, is_from_outside};
 use super::schedule::Schedule;
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Entry};
@@ -70,10 +71,13 @@ pub(super) fn read_strings_as(connection: &mut Connection, archive: &Archive) ->
 pub(super) struct Maker<'a> {
     pub(super) connection: Connection,
     how: &'a RestoreOptions,
+    essential: Essential,
     tablespace: Option<String>,
     access_method: Option<String>,
     /// Whether all of it is one transaction, which has to go on when an object is left.
     within: bool,
+    /// Whether the database is one that is in use, so that only whole tables are brought back.
+    in_use: bool,
 }
 
 /// What became of an object that was not made as it was.
@@ -96,12 +100,18 @@ impl<'a> Maker<'a> {
         let mut connection = session(info, options)?;
         raise_memory(&mut connection, how.jobs)?;
         read_strings_as(&mut connection, archive)?;
-        Ok(Self { connection, how, tablespace: None, access_method: None, within: false })
+        Ok(Self { within: false, ..Self::within(connection, archive, how, false) })
     }
 
     /// Makes objects in the transaction of a session.
-    pub(super) fn within(connection: Connection, how: &'a RestoreOptions) -> Self {
-        Self { connection, how, tablespace: None, access_method: None, within: true }
+    pub(super) fn within(
+        connection: Connection,
+        archive: &Archive,
+        how: &'a RestoreOptions,
+        in_use: bool,
+    ) -> Self {
+        let essential = Essential::of(archive);
+        Self { connection, how, essential, tablespace: None, access_method: None, within: true, in_use }
     }
 
     /// Makes an object.
@@ -116,14 +126,11 @@ impl<'a> Maker<'a> {
         ) {
             return Ok(Made::Whole);
         }
-        let not_placed = self.place(entry)?;
-        if let Err(error) = self.execute(&entry.definition) {
-            let error = server_error(error)?;
-            return match can_be_left(&entry.kind, &entry.tag, &error.code) {
-                true => Ok(Made::Left(Loss::of(entry, error.message))),
-                false => Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None }),
-            };
-        }
+        let placed = self.place(entry);
+        let not_placed = match placed.and_then(|lost| self.define(entry).map(|()| lost)) {
+            Ok(lost) => lost,
+            Err(error) => return self.refused(entry, error).map(Made::Left),
+        };
         if !self.how.owners {
             return Ok(not_placed.map_or(Made::Whole, Made::NotGiven));
         }
@@ -132,7 +139,7 @@ impl<'a> Maker<'a> {
             Ok(()) => Ok(not_placed.map_or(Made::Whole, Made::NotGiven)),
             Err(error) => {
                 let error = server_error(error)?;
-                if !is_refusal(&error.code) {
+                if is_from_outside(&error.code) {
                     return Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None });
                 }
                 let mut loss = Loss::of(entry, error.message);
@@ -140,6 +147,32 @@ impl<'a> Maker<'a> {
                 Ok(Made::NotGiven(loss))
             }
         }
+    }
+
+    /// Returns the loss of an object that the server refuses.
+    fn refused(&self, entry: &Entry, error: Error) -> Result<Loss> {
+        let error = server_error(error)?;
+        let left = self.essential.can_be_left(entry, &error.code)
+            && (!self.in_use || is_beside_a_table(&entry.kind));
+        match left {
+            true if entry.kind == "MATERIALIZED VIEW DATA" => {
+                Ok(Loss::of(entry, format!("it is there and empty: {}", error.message)))
+            }
+            true => Ok(Loss::of(entry, error.message)),
+            false => Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None }),
+        }
+    }
+
+    /// Carries out what makes an object.
+    fn define(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != "MATERIALIZED VIEW DATA" {
+            return self.execute(&entry.definition);
+        }
+        // It gets the rows that its owner sees, as on any other day: where policies hide some, that is no error.
+        self.connection.execute("SET row_security = on")?;
+        let made = self.execute(&entry.definition);
+        self.connection.execute("SET row_security = off")?;
+        made
     }
 
     fn execute(&mut self, definition: &str) -> Result<()> {
@@ -187,10 +220,7 @@ impl<'a> Maker<'a> {
         }
         if entry.access_method.is_some() && entry.access_method != self.access_method {
             let name = entry.access_method.as_deref().unwrap_or_default();
-            self.set("default_table_access_method", name).map_err(|error| match error {
-                Error::Server(source) => Error::Object { object: entry.title(), source, hint: None },
-                error => error,
-            })?;
+            self.set("default_table_access_method", name)?;
             self.access_method.clone_from(&entry.access_method);
         }
         Ok(lost)
@@ -211,52 +241,6 @@ fn server_error(error: Error) -> Result<ServerError> {
         Error::Server(error) => Ok(*error),
         error => Err(error),
     }
-}
-
-/// Returns whether a code says that this user may not do it, or that what it takes is not there.
-fn is_refusal(code: &str) -> bool {
-    matches!(code, "42501" | "42704" | "0LP01" | "0L000" | "0P000" | "2F000")
-}
-
-/// Returns whether a database is of use without an object that the server refuses with this code. Judged by what it is,
-/// never by what the server says: that is in the language of the server.
-pub(super) fn can_be_left(kind: &str, tag: &str, code: &str) -> bool {
-    match kind {
-        // Not installed (58P01, 0A000, 22023), or not for this user.
-        "EXTENSION" => matches!(code, "58P01" | "0A000" | "22023" | "42501" | "42704" | "0P000"),
-        "EVENT TRIGGER"
-        | "PUBLICATION"
-        | "PUBLICATION TABLE"
-        | "PUBLICATION TABLES IN SCHEMA"
-        | "SUBSCRIPTION"
-        | "SUBSCRIPTION TABLE"
-        | "FOREIGN DATA WRAPPER"
-        | "SERVER"
-        | "USER MAPPING"
-        | "TRANSFORM"
-        | "ACL"
-        | "DEFAULT ACL"
-        | "ACL LANGUAGE" => is_refusal(code),
-        "COMMENT" => is_refusal(code) && tag.starts_with("EXTENSION "),
-        // The module that knows the label is not loaded.
-        "SECURITY LABEL" => is_refusal(code) || code == "22023",
-        _ => false,
-    }
-}
-
-/// Returns whether an object only says something of another one, so that it goes where that one goes.
-fn goes_with_another(kind: &str) -> bool {
-    matches!(
-        kind,
-        "COMMENT"
-            | "SECURITY LABEL"
-            | "ACL"
-            | "PUBLICATION TABLE"
-            | "PUBLICATION TABLES IN SCHEMA"
-            | "SUBSCRIPTION TABLE"
-            | "SERVER"
-            | "USER MAPPING"
-    )
 }
 
 /// What was not made so far.

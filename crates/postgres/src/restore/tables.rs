@@ -98,7 +98,7 @@ pub(super) fn run(
     let mut losses = Losses::default();
     losses.all.extend(of_publications(archive, &picked));
     read_strings_as(&mut connection, archive)?;
-    let mut maker = Maker::within(connection, how);
+    let mut maker = Maker::within(connection, archive, how, !with_needs);
     let stage = |stage| picked.entries.iter().copied().filter(move |entry| entry.stage == stage);
     make_in_order(&mut maker, stage(Stage::BeforeRows), &mut losses)?;
     maker.connection.execute("SET LOCAL standard_conforming_strings = on")?;
@@ -115,12 +115,13 @@ pub(super) fn run(
     if how.privileges {
         make_in_order(&mut maker, stage(Stage::Privileges), &mut losses)?;
     }
-    let mut connection = maker.connection;
     for (table, _) in &rows {
-        connection.execute(&format!("ANALYZE {}", table.name.quoted()))?;
+        maker.connection.execute(&format!("ANALYZE {}", table.name.quoted()))?;
     }
-    verify(&mut connection, &rows)?;
-    connection.execute("COMMIT")?;
+    verify(&mut maker.connection, &rows)?;
+    // From here on policies may hide rows even from us.
+    make_in_order(&mut maker, stage(Stage::Last), &mut losses)?;
+    maker.connection.execute("COMMIT")?;
     Ok(losses.all)
 }
 

@@ -86,7 +86,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Returns the way to it, for a role that may make databases and nothing else.
+    /// Returns the way to it, for a role that may make databases, sees all rows in them, and may do nothing else.
     pub fn info(&self) -> &ConnInfo {
         &self.info
     }
@@ -101,7 +101,7 @@ impl Cluster {
             let ended = self.has_ended();
             match Connection::open(&self.info, options) {
                 Ok(mut connection) => {
-                    connection.execute(&format!("CREATE ROLE {ROLE} LOGIN CREATEDB"))?;
+                    connection.execute(&format!("CREATE ROLE {ROLE} LOGIN CREATEDB BYPASSRLS"))?;
                     self.info.user = ROLE.to_owned();
                     return Ok(());
                 }
