@@ -5,6 +5,7 @@
 //! is bounded and never trusted further than its own snapshot.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use dbkeep_postgres::facts::Facts;
 use dbkeep_repo::Id;
@@ -169,7 +170,7 @@ impl Identity {
     }
 }
 
-impl std::fmt::Display for Identity {
+impl fmt::Display for Identity {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (what, place) = match self {
             Self::File(file) => (&file.path, &file.host),
@@ -227,6 +228,58 @@ pub struct PostgresFacts {
     /// What of the database is not in the snapshot, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_covered: Vec<String>,
+    /// What of the database was asked for.
+    #[serde(default, skip_serializing_if = "Selection::is_everything")]
+    pub selection: Selection,
+}
+
+/// The part of a database that was asked for, by names as people write them; everything when all lists are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// These schemas only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
+    /// These tables only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
+    /// Not these tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl Selection {
+    /// Says whether nothing of the database was left out.
+    pub fn is_everything(&self) -> bool {
+        self.schemas.is_empty() && self.tables.is_empty() && self.exclude.is_empty()
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        for (what, names) in [("schemas", &self.schemas), ("tables", &self.tables)] {
+            if !names.is_empty() {
+                parts.push(format!("{what} {}", some_of(names)));
+            }
+        }
+        if parts.is_empty() {
+            parts.push("everything".to_owned());
+        }
+        if !self.exclude.is_empty() {
+            parts.push(format!("without {}", some_of(&self.exclude)));
+        }
+        formatter.write_str(&parts.join(", "))
+    }
+}
+
+/// Names the first few.
+fn some_of(names: &[String]) -> String {
+    const TOLD: usize = 5;
+    let told = names.iter().take(TOLD).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(TOLD) {
+        Some(more @ 1..) => format!("{told} and {more} more"),
+        _ => told,
+    }
 }
 
 /// The proof of a table: what a restored one must come to.
@@ -469,6 +522,7 @@ pub(crate) mod tests {
             tables: (0..tables).map(table).collect(),
             large_objects: vec![],
             not_covered: vec![],
+            selection: Selection::default(),
         };
         let text = |tables: usize| Manifest { postgres: Some(facts(tables)), ..sample() }.encode();
         ensure_readable(&text(200_000)).unwrap();
@@ -477,6 +531,16 @@ pub(crate) mod tests {
             error.to_string().contains("so many tables") && error.hint().unwrap().contains("schemas"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn selection_names_the_first_few_of_what_was_asked_for() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut selection = Selection { exclude: names(&["public.log"]), ..Selection::default() };
+        assert_eq!(selection.to_string(), "everything, without public.log");
+        selection.schemas = names(&["a", "b", "c", "d", "e", "f", "g"]);
+        assert_eq!(selection.to_string(), "schemas a, b, c, d, e and 2 more, without public.log");
+        assert!(!selection.is_everything() && Selection::default().is_everything());
     }
 
     #[test]

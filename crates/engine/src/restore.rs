@@ -13,7 +13,7 @@ mod server;
 mod sink;
 mod tables;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 
 use dbkeep_postgres::conninfo::ConnInfo;
@@ -230,6 +230,7 @@ fn run_from(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) ->
         watch,
         writing_reader: OnceCell::new(),
         safety_session: OnceCell::new(),
+        kept: Cell::new(None),
     };
     match (&plan.session, plan.restores.as_slice()) {
         (Some(session), all) => Ok(RestoreOutcome::Session(restore.session(session, all))),
@@ -317,6 +318,8 @@ struct Restore<'r> {
     writing_reader: OnceCell<Reader>,
     /// The session of all safety backups of this restore.
     safety_session: OnceCell<String>,
+    /// The safety backup of the restore under way.
+    kept: Cell<Option<Id>>,
 }
 
 /// What is restored: a snapshot and its image.
@@ -354,10 +357,11 @@ impl Restored {
 impl<'r> Restore<'r> {
     fn one(&self, planned: &PlannedRestore) -> Result<RestoreReport> {
         let began = self.clock.now();
-        let report = match &planned.server {
-            Some(target) => self.restore_server(planned, target, began)?,
-            None => self.restore_file(planned, began)?,
+        let restored = match &planned.server {
+            Some(target) => self.restore_server(planned, target, began),
+            None => self.restore_file(planned, began),
         };
+        let report = restored.inspect_err(|_| self.tell_of_what_is_kept())?;
         tracing::info!(
             job = "restore",
             event = "restored",
@@ -369,6 +373,13 @@ impl<'r> Restore<'r> {
             "restored"
         );
         Ok(report)
+    }
+
+    /// A report has the safety backup; an error has none.
+    fn tell_of_what_is_kept(&self) {
+        if let Some(kept) = self.kept.take() {
+            self.watch.warn(&format!("what was there before is kept as snapshot {}", kept.short()));
+        }
     }
 
     /// Restores a SQLite database.

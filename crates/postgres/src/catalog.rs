@@ -238,6 +238,21 @@ impl Catalog {
     }
 }
 
+/// Returns these tables and all of their partitions, whatever the depth, as any of the catalogs knows them.
+pub fn with_partitions(catalogs: &[&Catalog], names: impl IntoIterator<Item = Name>) -> BTreeSet<Name> {
+    let mut all: BTreeSet<Name> = names.into_iter().collect();
+    loop {
+        let partitions = catalogs.iter().flat_map(|catalog| &catalog.tables).filter(|table| table.partition);
+        let of_these = partitions.filter(|table| table.parents.iter().any(|parent| all.contains(parent)));
+        let new: Vec<Name> =
+            of_these.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
+        if new.is_empty() {
+            return all;
+        }
+        all.extend(new);
+    }
+}
+
 impl Table {
     /// Returns whether rows of its own have to be read.
     pub fn has_rows(&self) -> bool {

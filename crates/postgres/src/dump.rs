@@ -112,7 +112,8 @@ impl Dump<'_> {
         for part in work.left_over() {
             let mut holder = holder.lock().unwrap_or_else(PoisonError::into_inner);
             let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver);
-            work.note(read.map(|sum| work.add(part.table, sum.unwrap_or_default())));
+            let read = read.and_then(|sum| sum.ok_or_else(|| Error::protocol("a table that was not locked")));
+            work.note(read.map(|sum| work.add(part.table, sum)));
         }
         work.end()
     }

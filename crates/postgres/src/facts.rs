@@ -150,16 +150,20 @@ pub struct Properties {
     /// Who knows the order of text, where that is not the C library: `icu` or `builtin`, and the locale there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<(String, String)>,
+    /// What was added to the rules of an ICU locale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icu_rules: Option<String>,
 }
 
 impl Properties {
     /// Reads those of the database of a connection.
     pub fn read(connection: &mut Connection) -> Result<Self> {
-        // The columns came with version 15; the second got another name with 17.
+        // The columns came with versions 15 and 16; the second got another name with 17.
         let provider = match version(connection)? {
-            ..150_000 => "NULL, NULL",
-            150_000..170_000 => "datlocprovider, daticulocale",
-            _ => "datlocprovider, datlocale",
+            ..150_000 => "NULL, NULL, NULL",
+            150_000..160_000 => "datlocprovider, daticulocale, NULL",
+            160_000..170_000 => "datlocprovider, daticulocale, daticurules",
+            _ => "datlocprovider, datlocale, daticurules",
         };
         let sql = format!(
             "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, {provider}
@@ -174,7 +178,8 @@ impl Properties {
             _ => None,
         };
         let provider = name.map(str::to_owned).zip(value(4));
-        Ok(Self { encoding: said(0)?, collate: said(1)?, character_type: said(2)?, provider })
+        let (encoding, collate, character_type) = (said(0)?, said(1)?, said(2)?);
+        Ok(Self { encoding, collate, character_type, provider, icu_rules: value(5) })
     }
 }
 

@@ -102,6 +102,11 @@ fn page_ranges(pages: u64, wanted: u64) -> Vec<Range> {
 }
 
 impl Part {
+    /// Returns all rows of a table, in one part.
+    pub(crate) fn of_all() -> Self {
+        Self { table: 0, number: 0, parts: 1, bytes: 0, range: Range::Whole }
+    }
+
     /// Returns the statement that reads it.
     pub fn statement(&self, table: &Table) -> String {
         let columns = table.stored_columns();
@@ -116,7 +121,8 @@ impl Part {
         statement + ") TO STDOUT"
     }
 
-    fn condition(&self, table: &Table) -> String {
+    /// Returns which rows of the table these are, behind what names it; nothing for all.
+    pub(crate) fn condition(&self, table: &Table) -> String {
         let first = table.key.as_ref().and_then(|key| key.columns.first());
         let type_name = table.columns.iter().find(|column| Some(&column.name) == first);
         let type_name = type_name.map_or("pg_catalog.text", |column| &column.type_name);

@@ -84,7 +84,7 @@ pub fn dump(
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Does the same, and waits for locks for another time.
-#[allow(clippy::too_many_arguments)] // those of `dump`, and one
+#[expect(clippy::too_many_arguments, reason = "those of `dump`, and one")]
 pub(crate) fn dump_within(
     lock_timeout: Duration,
     tools: &Tools,

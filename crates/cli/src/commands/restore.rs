@@ -139,9 +139,9 @@ impl RestoreArgs {
         match &outcome {
             RestoreOutcome::One(report) => {
                 show_one(app, report);
-                say_way_back(app, store.context(), report);
+                say_way_back(app, store.context(), &plan, report);
             }
-            RestoreOutcome::Session(report) => show_session(app, store.context(), report),
+            RestoreOutcome::Session(report) => show_session(app, store.context(), &plan, report),
         }
         app.output.document(&outcome);
         Ok(Exit::from_code(outcome.exit_code()))
@@ -359,21 +359,32 @@ fn show_one(app: &App, report: &RestoreReport) {
 }
 
 /// Prints how to undo a restore in place.
-fn say_way_back(app: &App, context: &Context, report: &RestoreReport) {
+fn say_way_back(app: &App, context: &Context, plan: &RestorePlan, report: &RestoreReport) {
     if let Some(safety) = &report.safety_snapshot {
         // It was stored where the restore came from.
         let copy = report.copy.as_deref().and_then(|name| context.of_copy(name));
         let context = copy.as_ref().unwrap_or(context);
-        let words = ["restore", &short(safety), "--in-place"];
+        let mut words = vec!["restore".to_owned(), short(safety), "--in-place".to_owned()];
+        let planned = plan.restores.iter().find(|planned| planned.snapshot == report.snapshot);
+        words.extend(planned.into_iter().flat_map(narrowing));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         app.output.line("what was there before is kept; back to it with:");
         app.output.line(format_args!("  {}", app.command_line(context, &words)));
     }
 }
 
-fn show_session(app: &App, context: &Context, report: &SessionRestoreReport) {
+/// Returns what keeps the way back from going over more of a server than was replaced.
+fn narrowing(planned: &PlannedRestore) -> Vec<String> {
+    let rows = (planned.action == Action::ReplaceRows).then(|| "--data-only".to_owned());
+    let partly = matches!(planned.action, Action::ReplaceRows | Action::ReplaceTables);
+    let tables = planned.tables.iter().filter(|_| partly);
+    rows.into_iter().chain(tables.flat_map(|table| ["--table".to_owned(), table.clone()])).collect()
+}
+
+fn show_session(app: &App, context: &Context, plan: &RestorePlan, report: &SessionRestoreReport) {
     for one in &report.restores {
         show_one(app, one);
-        say_way_back(app, context, one);
+        say_way_back(app, context, plan, one);
     }
     let done = report.restores.iter().filter(|one| one.error.is_none()).count();
     app.output.line(format_args!(

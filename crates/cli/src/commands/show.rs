@@ -84,6 +84,17 @@ fn show_manifest(app: &App, manifest: &Manifest) {
             ),
         );
     }
+    if let Some(postgres) = &manifest.postgres {
+        let tables = human::counted(postgres.tables.len() as u64, "table");
+        let engine = format!(
+            "PostgreSQL {}, {tables} with rows, objects by pg_dump {}",
+            postgres.server.version, postgres.tools
+        );
+        field("engine", &engine);
+        if !postgres.selection.is_everything() {
+            field("holds", &postgres.selection.to_string());
+        }
+    }
     let image = &manifest.image;
     field(
         "size",

@@ -18,7 +18,7 @@ use dbkeep_postgres::globals::Globals;
 use dbkeep_postgres::large_objects;
 use dbkeep_postgres::locks::Locks;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
-use dbkeep_postgres::schema;
+use dbkeep_postgres::schema::{self, Filter};
 use dbkeep_postgres::tools::Tools;
 use dbkeep_postgres::wire::{Options, Stop};
 use dbkeep_repo::Id;
@@ -31,7 +31,8 @@ use super::rows::{Cutter, Lengths, Rows};
 use super::snapshot::{Contents, Past, Saved, meta};
 use crate::context::Watch;
 use crate::manifest::{
-    self, Identity, ImageFacts, Integrity, IntegrityResult, PostgresFacts, ServerIdentity, TableProof,
+    self, Identity, ImageFacts, Integrity, IntegrityResult, PostgresFacts, Selection, ServerIdentity,
+    TableProof,
 };
 use crate::report::TableRows;
 use crate::served::{self, ObjectHash};
@@ -70,6 +71,7 @@ struct Taken {
     tools: Tools,
     notes: Vec<String>,
     not_covered: Vec<String>,
+    selection: Selection,
 }
 
 impl Session<'_> {
@@ -127,7 +129,8 @@ impl Session<'_> {
         let bytes = capture.catalog().with_rows().map(|table| table.bytes).sum();
         watch.phase(&format!("backup {}", source.name), bytes);
         watch.step("backup.captured");
-        let taken = take_moment(writer, capture, identity, past, watch);
+        let selection = selection(&server.filter);
+        let taken = take_moment(writer, capture, (identity, selection), past, watch);
         // Why the storage failed is told by the storage: a thread that stored rows knows only that it did.
         let taken = taken.or_else(|error| writer.check().map_err(Error::from).and(Err(error)))?;
         watch.step("backup.rows-read");
@@ -241,7 +244,7 @@ impl<'w> Limit<'w> {
 fn take_moment(
     writer: &Writer<'_>,
     capture: Capture,
-    identity: Identity,
+    (identity, selection): (Identity, Selection),
     past: &Past<'_>,
     watch: &Watch,
 ) -> Result<Taken> {
@@ -290,7 +293,18 @@ fn take_moment(
         tools,
         notes: missing,
         not_covered,
+        selection,
     })
+}
+
+/// Returns what of a database was asked for, for the manifest.
+fn selection(filter: &Filter) -> Selection {
+    let names = |names: &[Name]| names.iter().map(served::shown).collect();
+    Selection {
+        schemas: filter.schemas.clone(),
+        tables: names(&filter.tables),
+        exclude: names(&filter.without),
+    }
 }
 
 impl Past<'_> {
@@ -454,7 +468,7 @@ fn contents(
         chunk_size: 0,
         chunks: total.pieces.len() as u64,
         parts: 0,
-        root: Id::new(digest.finish().as_ref().try_into().unwrap_or_default()),
+        root: Id::new(digest.finish().as_ref().try_into().expect("a SHA-256 has 32 bytes")),
         sha256: None,
         method: METHOD.to_owned(),
         raw: false,
@@ -468,6 +482,7 @@ fn contents(
             tables: proofs,
             large_objects,
             not_covered: taken.not_covered.clone(),
+            selection: taken.selection.clone(),
         }),
         image,
         tables,

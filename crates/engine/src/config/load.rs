@@ -135,7 +135,7 @@ fn validate(config: &Config, warnings: &mut Vec<String>) -> Result<(), Complaint
                 "[databases.{name}] holds a password: keep it in a variable and write \"env:NAME\""
             ));
         }
-        duration(database.timeout.as_deref(), &format!("databases.{name}.timeout"))?;
+        fixed_duration(database.timeout.as_deref(), &format!("databases.{name}.timeout"))?;
         for text in database.assertions.iter().flatten() {
             if let Err(error) = text.parse::<Assertion>() {
                 return Err((format!("`databases.{name}.assert`: {error}"), error.hint()));
@@ -219,6 +219,18 @@ fn duration(text: Option<&str>, place: &str) -> Result<(), Complaint> {
             format!("`{place}` is no duration"),
             Some("write it as \"30m\", \"26h\" or \"14d\"".to_owned()),
         )),
+    }
+}
+
+/// A month is longer than another: what is waited for has to have one length.
+fn fixed_duration(text: Option<&str>, place: &str) -> Result<(), Complaint> {
+    duration(text, place)?;
+    match text {
+        Some(text) if crate::source::server::duration(text).is_none() => Err((
+            format!("`{place}` has no fixed length"),
+            Some("write it in days at most, as \"30m\", \"26h\" or \"14d\"".to_owned()),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -3,17 +3,21 @@
 //! It is a session of its own with the reason `pre-restore`: stored, verified before upload, acknowledged. It
 //! never stands for the latest snapshot.
 
-use dbkeep_repo::Id;
 use dbkeep_repo::read::Reader;
+use dbkeep_repo::write::Writer;
+use dbkeep_repo::{Id, SharedLock};
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use dbkeep_sqlite::identify::{Kind, kind_of};
 
 use super::{Lock, PlannedRestore, Restore};
-use crate::backup::{BackupRequest, Session};
+use crate::backup::{BackupRequest, Past, Saved, Session};
 use crate::catalog::PRE_RESTORE;
 use crate::integrity::Verify;
 use crate::source::{Place, Source};
 use crate::{Error, Result};
+
+/// Stores what is there, without its snapshot.
+pub(super) type Save<'s> = dyn Fn(&Session<'_>, &mut Writer<'_>, &Source, &Past<'_>) -> Result<Saved> + 's;
 
 impl Restore<'_> {
     /// Backs up the target as SQLite reads it. The caller holds its write lock, so nothing is committed between this
@@ -29,21 +33,28 @@ impl Restore<'_> {
     }
 
     fn back_up(&self, planned: &PlannedRestore, method: Option<Method>) -> Result<Option<Id>> {
-        let Some(lock) = self.writing_lock() else { return Ok(None) };
-        if !planned.safety_backup {
-            return Ok(None);
-        }
-        let saved = self.save(planned, lock, method);
-        let id = saved.map_err(|error| match error {
+        let place = Place::File(planned.path.clone());
+        self.keep(planned, place, &|session, writer, source, past| {
+            let options = CaptureOptions { force_method: method, ..session.capture_options() };
+            let capture = Capture::open(&planned.path, &options)?;
+            session.save(writer, source, past, capture, self.watch)
+        })
+    }
+
+    /// Backs up what `save` reads, when the plan has a safety backup.
+    pub(super) fn keep(&self, planned: &PlannedRestore, place: Place, save: &Save<'_>) -> Result<Option<Id>> {
+        let Some(lock) = self.writing_lock().filter(|_| planned.safety_backup) else { return Ok(None) };
+        let id = self.commit(planned, place, lock, save).map_err(|error| match error {
             error if error.kind() == "interrupted" => Error::Cancelled,
             error => Error::SafetyBackup { source: Box::new(error) },
         })?;
+        self.kept.set(Some(id));
         self.watch.step("restore.safety-backup");
         Ok(Some(id))
     }
 
     /// Returns the lock by which safety backups are written.
-    pub(super) fn writing_lock(&self) -> Option<&dbkeep_repo::SharedLock> {
+    fn writing_lock(&self) -> Option<&SharedLock> {
         match self.lock {
             Lock::Writing(lock) => Some(lock),
             Lock::Reading { .. } => None,
@@ -51,18 +62,19 @@ impl Restore<'_> {
     }
 
     /// Returns the index to store by; it is loaded for the first safety backup.
-    pub(super) fn writing_reader(&self) -> Result<&Reader> {
+    fn writing_reader(&self) -> Result<&Reader> {
         if self.writing_reader.get().is_none() {
             let _ = self.writing_reader.set(self.store.writing_reader(self.catalog)?);
         }
         Ok(self.writing_reader.get().expect("it was set just now"))
     }
 
-    fn save(
+    fn commit(
         &self,
         planned: &PlannedRestore,
-        lock: &dbkeep_repo::SharedLock,
-        method: Option<Method>,
+        place: Place,
+        lock: &SharedLock,
+        save: &Save<'_>,
     ) -> Result<Id> {
         let request = BackupRequest {
             reason: Some(PRE_RESTORE.to_owned()),
@@ -76,14 +88,12 @@ impl Restore<'_> {
         let mut writer = session.writer(lock, self.watch)?;
         let source = Source {
             name: planned.database.clone(),
-            place: Place::File(planned.path.clone()),
+            place,
             shown: planned.target.clone(),
             environment: None,
         };
-        let options = CaptureOptions { force_method: method, ..session.capture_options() };
         let past = session.past(&source.name);
-        let capture = Capture::open(&planned.path, &options)?;
-        let saved = session.save(&mut writer, &source, &past, capture, self.watch)?;
+        let saved = save(&session, &mut writer, &source, &past)?;
         let snapshot = writer.commit(saved.snapshot.clone())?;
         let id = snapshot.id.unwrap_or(Id::NULL);
         session.acknowledge(&[saved.reference(id)])?;

@@ -11,19 +11,22 @@ mod target;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
 use dbkeep_postgres::large_objects::{Restorer, What};
 use dbkeep_postgres::load::Difference;
 use dbkeep_postgres::restore::{Loss, Place, Restore as Server, RestoreOptions};
 use dbkeep_postgres::rows::RowSum;
 use dbkeep_postgres::wire::Options;
+use dbkeep_repo::Id;
 use jiff::Timestamp;
 
+use self::tables::Filled;
 use super::{Action, PlannedRestore, Restore, Restored};
 use crate::integrity::Verify;
 use crate::manifest::{Integrity, IntegrityResult, TableProof};
-use crate::report::RestoreReport;
-use crate::served::Served;
+use crate::report::{RestoreReport, TableRows};
+use crate::served::{Served, shown};
 use crate::source::server::jobs;
 use crate::{Error, Result, name, show};
 
@@ -44,43 +47,33 @@ impl Restore<'_> {
         let manifest = show::manifest(self.reader, entry)?;
         let served = Served::open(self.reader, entry, manifest)?;
         self.watch.step("restore.begun");
-        let safety_snapshot = match planned.safety_backup {
-            true => self.server_safety_backup(planned, &target.server)?,
-            false => None,
-        };
-        let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
-        let (notes, verified) = self.fill(planned, target, &served, &id).map_err(|error| match error {
+        let done = self.fill(planned, target, &served).map_err(|error| match error {
             Error::Postgres(dbkeep_postgres::Error::Stopped) => Error::Cancelled,
             error => error,
         })?;
         let integrity = Integrity {
-            result: if verified { IntegrityResult::Ok } else { IntegrityResult::NotRun },
+            result: if done.verified { IntegrityResult::Ok } else { IntegrityResult::NotRun },
             level: "rows".to_owned(),
             problems: Vec::new(),
         };
-        let tables = match planned.tables.is_empty() {
-            true => Vec::new(),
+        let written: Vec<&TableProof> = match planned.tables.is_empty() {
+            true => served.facts.tables.iter().chain(&served.facts.large_objects).collect(),
             false => tables::restored(&served, &tables::named(&served.facts, &planned.tables)?),
         };
+        let named = written.iter().filter(|_| !planned.tables.is_empty());
         let restored = Restored {
-            bytes_written: served.manifest.image.size,
-            safety_snapshot,
-            tables,
-            notes,
+            bytes_written: written.iter().map(|proof| proof.size).sum(),
+            safety_snapshot: done.safety_snapshot,
+            tables: named.map(|proof| TableRows { name: shown(&proof.table()), rows: proof.rows }).collect(),
+            notes: done.notes,
             ..Restored::new(integrity)
         };
         Ok(self.report(planned, entry, &served.manifest, restored, began))
     }
 
     /// Makes the database under a name of its own, fills and proves it, and gives it its name; or puts tables into one
-    /// that is there. Returns what a person should know, and whether every row was compared.
-    fn fill(
-        &self,
-        planned: &PlannedRestore,
-        target: &ServerTarget,
-        served: &Served<'_>,
-        id: &str,
-    ) -> Result<(Vec<String>, bool)> {
+    /// that is there.
+    fn fill(&self, planned: &PlannedRestore, target: &ServerTarget, served: &Served<'_>) -> Result<Done> {
         let archive = served.objects()?;
         let stop = {
             let watch = Arc::clone(self.watch);
@@ -89,17 +82,31 @@ impl Restore<'_> {
         let options = Options { stop, ..Options::default() };
         let request = &self.plan.request;
         let how = RestoreOptions { jobs: jobs(), owners: request.owners, privileges: request.privileges };
-        let info = &target.server.info;
-        if !matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
-            let lost = self.fill_database(planned, target, served, (&options, &how), &archive)?;
-            self.watch.step("restore.promoted");
-            return Ok((losses(&lost), true));
+        if matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
+            return self.fill_new(planned, target, served, (&options, &how), archive);
         }
-        let mut server = Server::begin(info, &options, &how, archive, &served.catalog, id)?;
+        let filled = self.fill_database(planned, target, served, (&options, &how), &archive)?;
+        self.watch.step("restore.promoted");
+        let Filled { losses, safety_snapshot } = filled;
+        Ok(Done { notes: told(&losses), verified: true, safety_snapshot })
+    }
+
+    /// Fills a new database, which gets its name last.
+    fn fill_new(
+        &self,
+        planned: &PlannedRestore,
+        target: &ServerTarget,
+        served: &Served<'_>,
+        (options, how): (&Options, &RestoreOptions),
+        archive: Archive,
+    ) -> Result<Done> {
+        let safety_snapshot = self.server_safety_backup(planned, &target.server, served)?;
+        let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
+        let mut server = Server::begin(&target.server.info, options, how, archive, &served.catalog, &id)?;
         server.create(&served.facts.server.properties)?;
         self.watch.step("restore.staged");
         let filled = match planned.tables.is_empty() {
-            true => self.fill_staged(&mut server, served, &how),
+            true => self.fill_staged(&mut server, served, how),
             false => self.only(&mut server, planned, served).map(|()| true),
         };
         let promoted = filled.and_then(|verified| {
@@ -118,14 +125,14 @@ impl Restore<'_> {
             }
         };
         self.watch.step("restore.promoted");
-        let mut notes = losses(&promoted.losses);
+        let mut notes = told(&promoted.losses);
         if let Some(before) = promoted.before {
             notes.push(format!(
                 "the database that was there is kept as {}; drop it when nothing of it is wanted any more",
                 name::printable(&format!("{before:?}"))
             ));
         }
-        Ok((notes, verified))
+        Ok(Done { notes, verified, safety_snapshot })
     }
 
     /// Does everything but giving the name. Returns whether every row was compared.
@@ -177,10 +184,19 @@ impl Restore<'_> {
 
     /// Drops what was made. What stays is told: its name says that it is unfinished.
     fn discard(&self, server: Server<'_>, error: &Error) {
-        if matches!(error, Error::Postgres(dbkeep_postgres::Error::Undecided { .. })) {
-            return;
-        }
         let staging = server.staging().database;
+        match error {
+            Error::Postgres(dbkeep_postgres::Error::Undecided { .. }) => return,
+            // All of it was restored and compared by then, which may have taken hours.
+            Error::Postgres(dbkeep_postgres::Error::InUse { .. }) => {
+                let staging = name::printable(&format!("{staging:?}"));
+                self.watch.warn(&format!(
+                    "the restored database is complete and is kept as {staging}: rename it yourself, or drop it"
+                ));
+                return;
+            }
+            _ => {}
+        }
         if let Err(why) = server.discard() {
             self.watch.warn(&format!(
                 "the unfinished database {} could not be dropped: {}",
@@ -221,11 +237,20 @@ fn problem(first: &Difference, count: usize) -> String {
     if count > 1 { format!("{what}, and {} more tables differ", count - 1) } else { what }
 }
 
+/// What a restore came to.
+struct Done {
+    /// What a person should know.
+    notes: Vec<String>,
+    /// Whether every row was compared.
+    verified: bool,
+    safety_snapshot: Option<Id>,
+}
+
 /// Tells what could not be restored.
-fn losses(losses: &[Loss]) -> Vec<String> {
-    let told = losses.iter().take(TOLD);
+fn told(losses: &[Loss]) -> Vec<String> {
+    let first = losses.iter().take(TOLD);
     let mut notes: Vec<String> =
-        told.map(|loss| name::printable(&format!("not restored: {} ({})", loss.what, loss.why))).collect();
+        first.map(|loss| name::printable(&format!("not restored: {} ({})", loss.what, loss.why))).collect();
     if losses.len() > TOLD {
         notes.push(format!("and {} more could not be restored", losses.len() - TOLD));
     }

@@ -157,8 +157,8 @@ pub(super) fn from_text(context: &Context, text: &str, shown: &str) -> Result<So
     }
 }
 
-/// Reads a duration that the configuration was checked for: a day has 24 hours.
-fn duration(text: &str) -> Option<Duration> {
+/// Reads a duration of one length: a day has 24 hours, and what is longer has none.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let span: jiff::Span = text.parse().ok()?;
     span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }

@@ -7,8 +7,8 @@ use std::thread;
 use super::{Findings, Run};
 use crate::catalog::Entry;
 use crate::finding::{finding, is_damage};
-use crate::manifest::{Manifest, TableProof};
-use crate::served::{ObjectHash, Served};
+use crate::manifest::{self, Manifest, TableProof};
+use crate::served::{self, ObjectHash, Served};
 use crate::{Error, Result};
 
 /// Tables that are read at once.
@@ -33,12 +33,18 @@ impl Run<'_> {
             findings.damage("its objects have another hash than the manifest says".to_owned());
         }
         served.archive(&tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?)?;
+        // Their hashes are compared as they are read.
+        for name in [served::GLOBALS, served::SETTINGS, served::README] {
+            served.file(name, manifest::LIMIT)?;
+        }
         for what in self.sums(&served)? {
             findings.damage(what);
         }
         findings.bytes_read = served.manifest.image.size;
         findings.was_checked = true;
-        findings.integrity = Some("ok".to_owned());
+        if findings.findings.is_empty() {
+            findings.integrity = Some("ok".to_owned());
+        }
         Ok(())
     }
 

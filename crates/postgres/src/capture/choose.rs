@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{CaptureOptions, Gap, NotCovered};
-use crate::catalog::{Catalog, Kind, Name, Sequence};
+use crate::catalog::{Catalog, Kind, Name, Sequence, with_partitions};
 use crate::facts::Facts;
 use crate::marks::Marks;
 use crate::schema::Filter;
@@ -32,12 +32,13 @@ impl Seen {
         schemas: &BTreeSet<String>,
     ) -> Result<Self> {
         let missing = missing(&catalog, &how.filter, schemas)?;
+        let whole = |names: &[Name]| with_partitions(&[&catalog], names.iter().cloned());
         let filter = Filter {
             schemas: how.filter.schemas.clone(),
-            tables: with_partitions(&catalog, &how.filter.tables),
-            without: with_partitions(&catalog, &how.filter.without),
+            tables: whole(&how.filter.tables).into_iter().collect(),
+            without: whole(&how.filter.without).into_iter().collect(),
         };
-        let without_rows = with_partitions(&catalog, &how.exclude_data);
+        let without_rows = whole(&how.exclude_data);
         let mut seen = Self {
             catalog,
             filter,
@@ -91,20 +92,6 @@ fn takes_sequence(filter: &Filter, tables: &BTreeSet<&Name>, sequence: &Sequence
         return true;
     }
     !sequence.identity && filter.takes(&sequence.name)
-}
-
-/// Returns these tables and all that are parts of them, whatever the depth.
-fn with_partitions(catalog: &Catalog, names: &[Name]) -> Vec<Name> {
-    let mut all = names.to_vec();
-    let mut next = 0;
-    while let Some(parent) = all.get(next).cloned() {
-        let parts = catalog.tables.iter().filter(|table| table.partition && table.parents.contains(&parent));
-        let new: Vec<Name> =
-            parts.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
-        all.extend(new);
-        next += 1;
-    }
-    all
 }
 
 /// Returns what was asked for and is not there.

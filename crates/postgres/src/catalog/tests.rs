@@ -160,3 +160,25 @@ fn catalog_of_a_newer_version_is_read_and_one_that_lacks_something_is_not() {
     }
     assert!(serde_json::from_str::<Catalog>("{}").is_err());
 }
+
+#[test]
+fn partitions_come_with_what_they_are_part_of() {
+    let public = |text: &str| name("public", text);
+    let table = |name: &str, parent: Option<&str>, partition| Table {
+        name: public(name),
+        parents: parent.map(public).into_iter().collect(),
+        partition,
+        ..Table::default()
+    };
+    let catalog = Catalog {
+        tables: vec![
+            table("all", None, false),
+            table("part", Some("all"), true),
+            table("deep", Some("part"), true),
+            table("child", Some("all"), false),
+        ],
+        ..Catalog::default()
+    };
+    let found = with_partitions(&[&catalog], [public("all")]);
+    assert_eq!(found, ["all", "deep", "part"].map(public).into());
+}

@@ -1,7 +1,7 @@
 //! The database that a restore fills: its name, how it is made, listed and dropped.
 
 use super::objects::{comment_on_database, session};
-use crate::conninfo::ConnInfo;
+use crate::conninfo::{ConnInfo, Host};
 use crate::error::Session;
 use crate::facts::{Facts, Properties};
 use crate::snapshot::{identifier, literal, version};
@@ -73,12 +73,14 @@ pub(super) fn oid(connection: &mut Connection, name: &str) -> Result<Option<Stri
 /// # Errors
 /// [`Error::Locale`] when the server has no such order of text.
 pub(super) fn create(connection: &mut Connection, name: &str, properties: &Properties) -> Result<()> {
-    let Properties { encoding, collate, character_type, provider } = properties;
+    let Properties { encoding, collate, character_type, provider, icu_rules } = properties;
     let what = || {
         let provider = provider.as_ref().map(|(provider, locale)| format!(", {provider} locale {locale}"));
+        let rules = icu_rules.as_ref().map(|rules| format!(" with the rules {rules}"));
         format!(
-            "encoding {encoding}, collation {collate}, character type {character_type}{}",
-            provider.unwrap_or_default()
+            "encoding {encoding}, collation {collate}, character type {character_type}{}{}",
+            provider.unwrap_or_default(),
+            rules.unwrap_or_default()
         )
     };
     let mut statement = format!(
@@ -88,12 +90,27 @@ pub(super) fn create(connection: &mut Connection, name: &str, properties: &Prope
         literal(collate),
         literal(character_type)
     );
-    if let Some((provider, locale)) = provider {
-        let since = if provider == "builtin" { 170_000 } else { 150_000 };
-        if version(connection)? < since {
-            return Err(Error::Locale { what: what(), source: None });
+    let server = version(connection)?;
+    let since = match provider.as_ref().map(|(provider, _)| provider.as_str()) {
+        Some("builtin") => 170_000,
+        Some(_) if icu_rules.is_some() => 160_000,
+        Some(_) => 150_000,
+        None => 0,
+    };
+    if server < since {
+        return Err(Error::Locale { what: what(), source: None });
+    }
+    match provider {
+        Some((provider, locale)) => {
+            let locale = literal(locale);
+            statement += &format!(" LOCALE_PROVIDER {} {provider}_LOCALE {locale}", literal(provider));
         }
-        statement += &format!(" LOCALE_PROVIDER {} {provider}_LOCALE {}", literal(provider), literal(locale));
+        // What is not said is taken from the template, and that may be another one.
+        None if server >= 150_000 => statement += " LOCALE_PROVIDER libc",
+        None => {}
+    }
+    if let Some(rules) = icu_rules {
+        statement += &format!(" ICU_RULES {}", literal(rules));
     }
     connection.execute(&statement).map_err(|error| match error {
         Error::Server(error) if matches!(error.code.as_str(), "42809" | "22023" | "42704" | "0A000") => {
@@ -134,8 +151,12 @@ pub fn unfinished(info: &ConnInfo, options: &Options) -> Result<Vec<Unfinished>>
 pub struct Standing {
     /// The server, and the user of the restore.
     pub facts: Facts,
-    /// Whether a database of the name is there.
-    pub is_there: bool,
+    /// Where the server was reached.
+    pub host: Host,
+    /// The number of the database of the name, where it is there.
+    pub oid: Option<u32>,
+    /// Who is connected to it.
+    pub sessions: Vec<Session>,
     /// Databases that earlier restores left behind.
     pub unfinished: Vec<Unfinished>,
 }
@@ -146,9 +167,13 @@ pub struct Standing {
 /// When the server cannot be reached.
 pub fn look(info: &ConnInfo, options: &Options) -> Result<Standing> {
     let mut connection = administration(info, options, &info.database)?;
+    let number = oid(&mut connection, &info.database)?.map(|oid| oid.parse());
+    let number = number.transpose().map_err(|_| Error::protocol("the number of a database is none"))?;
     Ok(Standing {
         facts: Facts::read(&mut connection)?,
-        is_there: oid(&mut connection, &info.database)?.is_some(),
+        host: connection.host().clone(),
+        oid: number,
+        sessions: sessions(&mut connection, &info.database)?,
         unfinished: unfinished_on(&mut connection)?,
     })
 }

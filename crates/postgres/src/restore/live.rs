@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::pick::name;
 use crate::archive::Entry;
-use crate::catalog::{Name, Table};
-use crate::plan::{Part, Range};
+use crate::catalog::{ExtensionRows, Name, Table};
+use crate::plan::Part;
 use crate::rows::{RowSum, RowSummer};
 use crate::wire::{Connection, Row};
 use crate::{Error, Result};
@@ -107,13 +107,64 @@ pub(super) fn array(numbers: &[String]) -> String {
     format!("{{{}}}", numbers.join(","))
 }
 
+/// A table that is there, and what its rows must come to.
+pub(super) struct Filled<'a> {
+    /// As it was backed up; which rows of an extension's table are the user's is what the server says.
+    pub(super) table: Table,
+    /// Its number.
+    pub(super) oid: String,
+    pub(super) expected: RowSum,
+    /// Where it comes from.
+    pub(super) stored: &'a Table,
+}
+
+/// Looks at tables that are there. Those that are not are left out.
+pub(super) fn filled<'a>(
+    connection: &mut Connection,
+    rows: &[(&'a Table, RowSum)],
+) -> Result<Vec<Filled<'a>>> {
+    let sql = "SELECT e.extname, coalesce(e.extcondition[pg_catalog.array_position(e.extconfig, $1::pg_catalog.oid)], '')
+               FROM pg_catalog.pg_extension e WHERE $1::pg_catalog.oid = ANY (e.extconfig)";
+    let mut found = Vec::new();
+    for (stored, expected) in rows {
+        let Some(oid) = relation(connection, &stored.name)? else { continue };
+        let extension = connection.query(sql, &[Some(&oid)])?.pop();
+        let extension = extension.map(|row| -> Result<ExtensionRows> {
+            Ok(ExtensionRows { name: text(&row, 0)?, condition: text(&row, 1)? })
+        });
+        let table = Table { key: None, extension: extension.transpose()?, ..(*stored).clone() };
+        found.push(Filled { table, oid, expected: *expected, stored });
+    }
+    Ok(found)
+}
+
+/// Deletes the rows of a table that a backup has. Returns whether that left an empty file, which rows may be put into that
+/// nobody has to look at again.
+pub(super) fn empty(connection: &mut Connection, table: &Table, may_truncate: bool) -> Result<bool> {
+    let name = table.name.quoted();
+    if table.extension.is_some() {
+        // What the extension itself put there stays.
+        let condition = Part::of_all().condition(table);
+        connection.execute(&format!("DELETE FROM ONLY {name}{condition}"))?;
+        return Ok(false);
+    }
+    if may_truncate {
+        connection.execute(&format!("TRUNCATE ONLY {name}"))?;
+    }
+    Ok(may_truncate)
+}
+
+/// Says whether a table has rows that a backup would have.
+pub(super) fn has_rows(connection: &mut Connection, table: &Table) -> Result<bool> {
+    let condition = Part::of_all().condition(table);
+    let sql = format!("SELECT FROM ONLY {}{condition} LIMIT 1", table.name.quoted());
+    Ok(!connection.query(&sql, &[])?.is_empty())
+}
+
 /// Returns what a table holds, as the transaction of the session sees it. The columns are those of `table`, in that
 /// order.
 pub(super) fn sum(connection: &mut Connection, table: &Table) -> Result<RowSum> {
-    // In no order, and all rows.
-    let table = Table { key: None, extension: None, ..table.clone() };
-    let part = Part { table: 0, number: 0, parts: 1, bytes: 0, range: Range::Whole };
-    let mut rows = connection.copy_out(&part.statement(&table))?;
+    let mut rows = connection.copy_out(&Part::of_all().statement(table))?;
     let mut summer = RowSummer::default();
     while let Some(piece) = rows.next_piece()? {
         summer.update(piece);

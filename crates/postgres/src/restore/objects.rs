@@ -27,6 +27,7 @@ SET lock_timeout = 0;\
 SET idle_in_transaction_session_timeout = 0;\
 SET client_encoding = 'UTF8';\
 SET search_path = '';\
+SET standard_conforming_strings = on;\
 SET check_function_bodies = false;\
 SET xmloption = 'content';\
 SET client_min_messages = warning;\

@@ -17,21 +17,6 @@ pub(super) struct Pick<'a> {
     pub(super) needs: Vec<&'a Entry>,
 }
 
-/// Returns the tables with all of their partitions.
-pub(super) fn with_partitions(catalog: &Catalog, tables: &[Name]) -> BTreeSet<Name> {
-    let mut all: BTreeSet<Name> = tables.iter().cloned().collect();
-    loop {
-        let partitions = catalog.tables.iter().filter(|table| table.partition);
-        let of_these = partitions.filter(|table| table.parents.iter().any(|parent| all.contains(parent)));
-        let new: Vec<Name> =
-            of_these.map(|table| table.name.clone()).filter(|name| !all.contains(name)).collect();
-        if new.is_empty() {
-            return all;
-        }
-        all.extend(new);
-    }
-}
-
 /// Returns what belongs to tables. With `needs`, also everything that they need, but no other table.
 pub(super) fn pick<'a>(
     archive: &'a Archive,
@@ -132,7 +117,7 @@ fn alters(definition: &str, table: &Entry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Sequence, Table};
+    use crate::catalog::Sequence;
 
     fn entry(id: i32, kind: &str, tag: &str, definition: &str, needs: &[i32]) -> Entry {
         Entry {
@@ -193,26 +178,5 @@ mod tests {
         let found = pick(&archive, &catalog, &only("a"), true);
         assert_eq!(ids(&found.entries), [1, 2, 3, 4, 6, 10, 12, 14, 15]);
         assert_eq!(ids(&found.needs), [5, 11], "no other table");
-    }
-
-    #[test]
-    fn partitions_come_with_what_they_are_part_of() {
-        let table = |name: &str, parent: Option<&str>, partition| Table {
-            name: named(name),
-            parents: parent.map(named).into_iter().collect(),
-            partition,
-            ..Table::default()
-        };
-        let catalog = Catalog {
-            tables: vec![
-                table("all", None, false),
-                table("part", Some("all"), true),
-                table("deep", Some("part"), true),
-                table("child", Some("all"), false),
-            ],
-            ..Catalog::default()
-        };
-        let found = with_partitions(&catalog, &[named("all")]);
-        assert_eq!(found, ["all", "deep", "part"].map(named).into());
     }
 }

@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::Wanted;
-use super::live::{array, relation, text};
+use super::live::{Filled, array, empty, filled, has_rows, relation, text};
 use super::objects::session;
-use super::tables::{LOCK_TIMEOUT, verify};
+use super::tables::{keep_all_out, keep_writers_out, verify};
 use crate::catalog::{Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::load::{put, set_sequences};
@@ -27,23 +27,27 @@ use crate::{Error, Result};
 /// any other error.
 pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> Result<()> {
     let names = wanted.all()?;
-    let rows = wanted.rows(&names);
     let mut connection = session(info, options)?;
     connection.execute("BEGIN")?;
     connection.execute(SETTINGS)?;
     connection.execute("SET LOCAL synchronous_commit = on")?;
-    let tables = lock_tables(&mut connection, &names, &rows)?;
+    let rows = lock_tables(&mut connection, &names, &wanted.rows(&names))?;
+    let tables = numbers(&mut connection, &names)?;
+    refuse_newer_partitions(&mut connection, &tables)?;
     let may_truncate = make_room(&mut connection, &tables, &rows, wanted.replace)?;
+    if wanted.replace {
+        (wanted.before)()?;
+    }
+    if !names.is_empty() {
+        let all: Vec<String> = names.iter().map(|name| format!("ONLY {}", name.quoted())).collect();
+        keep_all_out(&mut connection, &all.join(", "))?;
+    }
     let keys = drop_foreign_keys(&mut connection, &tables)?;
     let triggers = silence_triggers(&mut connection, &tables)?;
-    if may_truncate && !rows.is_empty() {
-        let all: Vec<String> =
-            rows.iter().map(|(table, _)| format!("ONLY {}", table.name.quoted())).collect();
-        connection.execute(&format!("TRUNCATE {}", all.join(", ")))?;
-    }
-    for (table, _) in &rows {
-        let pieces = 0..wanted.giver.pieces(table);
-        put(&mut connection, table, pieces, wanted.giver, may_truncate)?;
+    for one in &rows {
+        let freeze = empty(&mut connection, &one.table, may_truncate)?;
+        let pieces = 0..wanted.giver.pieces(one.stored);
+        put(&mut connection, one.stored, pieces, wanted.giver, freeze)?;
     }
     set_owned_sequences(&mut connection, &wanted.catalog.sequences, &names)?;
     triggers.iter().chain(&keys).try_for_each(|statement| connection.execute(statement))?;
@@ -51,33 +55,61 @@ pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> 
     connection.execute("COMMIT")
 }
 
-/// Locks the tables, and makes sure that they have the columns. Returns their numbers.
-fn lock_tables(
+/// Locks the tables against writers, and makes sure that they have the columns.
+fn lock_tables<'a>(
     connection: &mut Connection,
     names: &BTreeSet<Name>,
-    rows: &[(&Table, RowSum)],
-) -> Result<Vec<String>> {
-    let (mut tables, mut missing) = (Vec::new(), Vec::new());
+    rows: &[(&'a Table, RowSum)],
+) -> Result<Vec<Filled<'a>>> {
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        let Some(oid) = relation(connection, name)? else {
-            missing.push(format!("table {}.{}", name.schema, name.name));
-            continue;
-        };
-        if let Some((table, _)) = rows.iter().find(|(table, _)| table.name == *name) {
-            missing.extend(missing_columns(connection, table, &oid)?);
+        match relation(connection, name)? {
+            Some(_) => there.push(format!("ONLY {}", name.quoted())),
+            None => missing.push(format!("table {}.{}", name.schema, name.name)),
         }
-        tables.push(oid);
     }
-    if !missing.is_empty() {
-        return Err(Error::Missing { place: "the database", what: missing });
+    if !there.is_empty() {
+        keep_writers_out(connection, &there.join(", "))?;
     }
-    if !names.is_empty() {
-        connection.execute(LOCK_TIMEOUT)?;
-        let names: Vec<String> = names.iter().map(|name| format!("ONLY {}", name.quoted())).collect();
-        connection.execute(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")))?;
-        connection.execute("SET LOCAL lock_timeout = 0")?;
+    // By the lock they are what they will be.
+    let rows = filled(connection, rows)?;
+    for one in &rows {
+        missing.extend(missing_columns(connection, &one.table, &one.oid)?);
     }
-    Ok(tables)
+    match missing.is_empty() {
+        true => Ok(rows),
+        false => Err(Error::Missing { place: "the database", what: missing }),
+    }
+}
+
+fn numbers(connection: &mut Connection, names: &BTreeSet<Name>) -> Result<Vec<String>> {
+    let found: Result<Vec<_>> = names.iter().map(|name| relation(connection, name)).collect();
+    Ok(found?.into_iter().flatten().collect())
+}
+
+/// Refuses partitions that the backup does not have and that have rows: these would be neither those of the backup nor
+/// gone.
+fn refuse_newer_partitions(connection: &mut Connection, tables: &[String]) -> Result<()> {
+    let sql = "WITH RECURSIVE down AS (
+                   SELECT pg_catalog.unnest($1::pg_catalog.oid[]) AS oid
+                   UNION
+                   SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN down ON i.inhparent = down.oid
+                   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition)
+               SELECT n.nspname, c.relname FROM down JOIN pg_catalog.pg_class c ON c.oid = down.oid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind IN ('r', 'f') AND c.oid <> ALL ($1::pg_catalog.oid[]) ORDER BY 1, 2";
+    let mut by = Vec::new();
+    for row in connection.query(sql, &[Some(&array(tables))])? {
+        let name = Name { schema: text(&row, 0)?, name: text(&row, 1)? };
+        if !connection.query(&format!("SELECT FROM {} LIMIT 1", name.quoted()), &[])?.is_empty() {
+            by.push(format!("partition {}.{}, which the backup does not have", name.schema, name.name));
+        }
+    }
+    if by.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Needed { what: "rows of a partitioned table".to_owned(), by })
+    }
 }
 
 fn missing_columns(connection: &mut Connection, table: &Table, oid: &str) -> Result<Vec<String>> {
@@ -96,13 +128,12 @@ fn missing_columns(connection: &mut Connection, table: &Table, oid: &str) -> Res
 fn make_room(
     connection: &mut Connection,
     tables: &[String],
-    rows: &[(&Table, RowSum)],
+    rows: &[Filled<'_>],
     replace: bool,
 ) -> Result<bool> {
     let mut filled = Vec::new();
-    for (table, _) in rows {
-        let sql = format!("SELECT FROM ONLY {} LIMIT 1", table.name.quoted());
-        if !connection.query(&sql, &[])?.is_empty() {
+    for Filled { table, .. } in rows {
+        if has_rows(connection, table)? {
             filled.push(format!("{}.{}", table.name.schema, table.name.name));
         }
     }

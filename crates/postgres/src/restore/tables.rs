@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use super::live::{dependents, missing, relation, sum};
+use super::live::{Filled, dependents, empty, filled, missing, relation, sum};
 use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as, session};
-use super::pick::{Pick, pick, with_partitions};
+use super::pick::{Pick, pick};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Stage};
-use crate::catalog::{Catalog, Name, Table};
+use crate::catalog::{Catalog, Name, Table, with_partitions};
 use crate::conninfo::ConnInfo;
 use crate::load::{Difference, Giver, put, set_sequences};
 use crate::rows::RowSum;
@@ -21,7 +21,7 @@ use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
 /// So long readers may let the lock of a table wait: everybody who comes later waits behind it.
-pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// Some tables of a backup, and where their rows are.
 #[derive(Clone, Copy)]
@@ -36,6 +36,9 @@ pub struct Wanted<'a> {
     pub giver: &'a dyn Giver,
     /// Whether tables that are there are replaced; else they are an error.
     pub replace: bool,
+    /// Called once, before tables that are there are replaced, while nobody else can write to them: what is read then is
+    /// what is replaced. Nothing is changed when it fails.
+    pub before: &'a dyn Fn() -> Result<()>,
 }
 
 impl<'a> Wanted<'a> {
@@ -48,7 +51,7 @@ impl<'a> Wanted<'a> {
         let absent = self.names.iter().filter(|name| !there.contains(name));
         let absent: Vec<String> = absent.map(|name| format!("table {}.{}", name.schema, name.name)).collect();
         match absent.is_empty() {
-            true => Ok(with_partitions(self.catalog, self.names)),
+            true => Ok(with_partitions(&[self.catalog], self.names.iter().cloned())),
             false => Err(Error::Missing { place: "the backup", what: absent }),
         }
     }
@@ -94,7 +97,7 @@ pub(super) fn run(
     if !lacking.is_empty() {
         return Err(Error::Missing { place: "the database", what: lacking });
     }
-    make_room(&mut connection, &names, wanted.replace)?;
+    make_room(&mut connection, &names, wanted)?;
     let mut losses = Losses::default();
     losses.all.extend(of_publications(archive, &picked));
     read_strings_as(&mut connection, archive)?;
@@ -103,9 +106,10 @@ pub(super) fn run(
     make_in_order(&mut maker, stage(Stage::BeforeRows), &mut losses)?;
     maker.connection.execute("SET LOCAL standard_conforming_strings = on")?;
     let rows = wanted.rows(&names);
-    for (table, _) in &rows {
-        maker.connection.execute(&format!("TRUNCATE ONLY {}", table.name.quoted()))?;
-        put(&mut maker.connection, table, 0..wanted.giver.pieces(table), wanted.giver, true)?;
+    let rows = filled(&mut maker.connection, &rows)?;
+    for one in &rows {
+        let freeze = empty(&mut maker.connection, &one.table, true)?;
+        put(&mut maker.connection, one.stored, 0..wanted.giver.pieces(one.stored), wanted.giver, freeze)?;
     }
     let sequences = wanted.catalog.sequences.iter();
     let owned = sequences.filter(|it| it.owned_by.as_ref().is_some_and(|table| names.contains(table)));
@@ -115,8 +119,8 @@ pub(super) fn run(
     if how.privileges {
         make_in_order(&mut maker, stage(Stage::Privileges), &mut losses)?;
     }
-    for (table, _) in &rows {
-        maker.connection.execute(&format!("ANALYZE {}", table.name.quoted()))?;
+    for one in &rows {
+        maker.connection.execute(&format!("ANALYZE {}", one.table.name.quoted()))?;
     }
     verify(&mut maker.connection, &rows)?;
     // From here on policies may hide rows even from us.
@@ -134,8 +138,24 @@ fn of_publications(archive: &Archive, picked: &Pick<'_>) -> Vec<Loss> {
     members.map(|entry| Loss::of(entry, why.to_owned())).collect()
 }
 
+/// Locks tables against everybody who would write to them.
+pub(super) fn keep_writers_out(connection: &mut Connection, tables: &str) -> Result<()> {
+    lock(connection, tables, "SHARE ROW EXCLUSIVE")
+}
+
+/// Locks tables against everybody.
+pub(super) fn keep_all_out(connection: &mut Connection, tables: &str) -> Result<()> {
+    lock(connection, tables, "ACCESS EXCLUSIVE")
+}
+
+fn lock(connection: &mut Connection, tables: &str, mode: &str) -> Result<()> {
+    connection.execute(LOCK_TIMEOUT)?;
+    connection.execute(&format!("LOCK TABLE {tables} IN {mode} MODE"))?;
+    connection.execute("SET LOCAL lock_timeout = 0")
+}
+
 /// Drops tables that are there, or says that they are in the way.
-fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, replace: bool) -> Result<()> {
+fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, wanted: &Wanted<'_>) -> Result<()> {
     let mut there = Vec::new();
     for name in names {
         there.extend(relation(connection, name)?.map(|_| name.quoted()));
@@ -144,21 +164,15 @@ fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, replace: bool)
         return Ok(());
     }
     let tables = there.join(", ");
-    if !replace {
+    if !wanted.replace {
         return Err(Error::Exists { what: format!("table {tables}") });
     }
-    connection.execute(LOCK_TIMEOUT)?;
-    connection.execute(&format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))?;
-    connection.execute("SET LOCAL lock_timeout = 0")?;
-    // By the lock they are what they will be.
-    let mut numbers = Vec::new();
-    for name in names {
-        numbers.extend(relation(connection, name)?);
-    }
-    let by = dependents(connection, &numbers)?;
-    if !by.is_empty() {
-        return Err(Error::Needed { what: tables, by });
-    }
+    keep_writers_out(connection, &tables)?;
+    refuse_needed(connection, names, &tables)?;
+    (wanted.before)()?;
+    keep_all_out(connection, &tables)?;
+    // A view may have come meanwhile.
+    refuse_needed(connection, names, &tables)?;
     connection.execute(&format!("DROP TABLE {tables}")).map_err(|error| match error {
         Error::Server(error) if error.code == "2BP01" => {
             Error::Needed { what: tables.clone(), by: error.detail.into_iter().collect() }
@@ -167,12 +181,22 @@ fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, replace: bool)
     })
 }
 
+/// Makes sure that nothing else needs tables that are locked.
+fn refuse_needed(connection: &mut Connection, names: &BTreeSet<Name>, tables: &str) -> Result<()> {
+    let mut numbers = Vec::new();
+    for name in names {
+        numbers.extend(relation(connection, name)?);
+    }
+    let by = dependents(connection, &numbers)?;
+    if by.is_empty() { Ok(()) } else { Err(Error::Needed { what: tables.to_owned(), by }) }
+}
+
 /// Reads rows again, before anybody else can.
 ///
 /// # Errors
 /// [`Error::Differs`] with the first table that does not hold what it should.
-pub(super) fn verify(connection: &mut Connection, rows: &[(&Table, RowSum)]) -> Result<()> {
-    for (table, expected) in rows {
+pub(super) fn verify(connection: &mut Connection, rows: &[Filled<'_>]) -> Result<()> {
+    for Filled { table, expected, .. } in rows {
         let found = sum(connection, table)?;
         if found != *expected {
             let difference =

@@ -161,6 +161,48 @@ fn order_of_text_that_the_server_does_not_have_is_told_before_anything_is_made()
 }
 
 #[test]
+fn order_of_text_is_the_one_of_the_backup_whatever_the_server_takes_for_the_usual_one() {
+    for programs in Programs::all().into_iter().filter(|programs| programs.major >= 15) {
+        let server = Server::start(&programs, &Settings::default());
+        let icu = "CREATE DATABASE template_icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LC_COLLATE 'C' LC_CTYPE 'C'";
+        if !server.psql("postgres", icu).unwrap().status.success() {
+            println!("skipped: PostgreSQL {} has no ICU", programs.major);
+            continue;
+        }
+        server.create_database("shop");
+        let rules = if programs.major >= 16 { " ICU_RULES '&a < g'" } else { "" };
+        server.sql("postgres", &format!(
+            "CREATE DATABASE shop_icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'{rules} LC_COLLATE 'C' LC_CTYPE 'C'"
+        ));
+        // From here on a database is ordered by ICU where nothing else is said.
+        server.sql(
+            "postgres",
+            "UPDATE pg_database SET datistemplate = false WHERE datname IN ('template0', 'template_icu')",
+        );
+        server.sql("postgres", "ALTER DATABASE template0 RENAME TO template_before");
+        server.sql("postgres", "ALTER DATABASE template_icu RENAME TO template0");
+        server.sql(
+            "postgres",
+            "UPDATE pg_database SET datistemplate = true, datallowconn = false, datcollversion = NULL WHERE datname = 'template0'",
+        );
+        let properties = |database: &str| {
+            server.sql("postgres", &format!(
+                "SELECT to_jsonb(d) - '{{oid,datname,datfrozenxid,datminmxid,dathasloginevt,datcollversion}}'::text[]
+                 FROM pg_database d WHERE datname = '{database}'"
+            ))
+        };
+        for database in ["shop", "shop_icu"] {
+            let backup = back_up(&server, database, &tools(&programs));
+            let new = format!("{database}_new");
+            let mut restore = backup.begin(&info(&server, &new)).unwrap();
+            restore.create(&backup.properties).unwrap();
+            restore.promote(&Place::New).unwrap();
+            assert_eq!(properties(&new), properties(database), "{}", programs.major);
+        }
+    }
+}
+
+#[test]
 fn server_that_is_too_old_for_an_object_is_named() {
     let versions = Programs::all();
     let (Some(old), Some(new)) = (versions.first(), versions.last().filter(|new| new.major >= 18)) else {

@@ -30,7 +30,7 @@ impl<'a> Ask<'a> {
 
     fn wanted<'w>(&'w self, giver: &'w dyn Giver, replace: bool) -> Wanted<'w> {
         let Self { backup, expected, names } = self;
-        Wanted { names, catalog: &backup.catalog, expected, giver, replace }
+        Wanted { names, catalog: &backup.catalog, expected, giver, replace, before: &|| Ok(()) }
     }
 
     fn restore(&self, server: &Server, database: &str, replace: bool) -> Result<Vec<Loss>> {
@@ -265,4 +265,63 @@ fn foreign_key_that_the_rows_break_keeps_all_as_it_was() {
     let error = Ask::new(&backup, &["child"]).rows(&server, "shop", false).unwrap_err();
     assert_eq!(error.code(), Some("23503"), "{error}");
     assert_eq!(server.sql("shop", "SELECT count(*) FROM app.child"), "0");
+}
+
+#[test]
+fn rows_of_partitions_that_came_later_are_not_mixed_with_those_of_the_backup() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.sql(
+        "shop",
+        "CREATE SCHEMA app; CREATE TABLE app.log (at date, n int) PARTITION BY RANGE (at);
+         CREATE TABLE app.log_old PARTITION OF app.log FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         INSERT INTO app.log SELECT '2020-02-02', n FROM generate_series(1, 50) n",
+    );
+    let backup = back_up(&server, "shop", &tools(&programs));
+    let count = || server.sql("shop", "SELECT count(*) FROM app.log");
+    server.sql(
+        "shop",
+        "CREATE TABLE app.log_later PARTITION OF app.log FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')
+             PARTITION BY RANGE (at);
+         CREATE TABLE app.\"log \"\"1\" PARTITION OF app.log_later DEFAULT",
+    );
+    Ask::new(&backup, &["log"]).rows(&server, "shop", true).unwrap();
+    assert_eq!(count(), "50", "an empty one is in nobody's way");
+    server.sql("shop", "INSERT INTO app.log VALUES ('2030-02-03', 4)");
+    for replace in [false, true] {
+        let error = Ask::new(&backup, &["log"]).rows(&server, "shop", replace).unwrap_err();
+        let Error::Needed { by, .. } = &error else { panic!("{error}") };
+        assert_eq!(by, &["partition app.log \"1, which the backup does not have"]);
+        assert_eq!(count(), "51");
+    }
+}
+
+#[test]
+fn rows_that_an_extension_put_into_its_own_table_stay() {
+    for programs in &Programs::all() {
+        let server = Server::start(programs, &Settings::default());
+        server.create_database("shop");
+        // An extension as PostGIS is one: it fills a table of its own, and users add to it.
+        server.sql(
+            "shop",
+            "CREATE SCHEMA app; CREATE TABLE app.systems (id int PRIMARY KEY, name text);
+             ALTER EXTENSION plpgsql ADD TABLE app.systems;
+             UPDATE pg_extension SET extconfig = ARRAY['app.systems'::regclass::oid], extcondition = ARRAY['WHERE id > 100']
+             WHERE extname = 'plpgsql';
+             INSERT INTO app.systems VALUES (1, 'built in'), (2, 'built in'), (101, 'mine'), (102, NULL)",
+        );
+        let backup = back_up(&server, "shop", &tools(programs));
+        let rows = || server.sql("shop", "SELECT string_agg(s::text, ' ' ORDER BY id) FROM app.systems s");
+        let before = rows();
+        let ask = Ask::new(&backup, &["systems"]);
+        let error = ask.rows(&server, "shop", false).unwrap_err();
+        assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+        server.sql("shop", "UPDATE app.systems SET name = 'changed' WHERE id IN (2, 101); INSERT INTO app.systems VALUES (103, '')");
+        ask.rows(&server, "shop", true).unwrap();
+        assert_eq!(rows(), before.replace("(2,\"built in\")", "(2,changed)"), "{}", programs.major);
+        server.sql("shop", "DELETE FROM app.systems WHERE id > 100");
+        ask.rows(&server, "shop", false).unwrap();
+        assert_eq!(rows(), before.replace("(2,\"built in\")", "(2,changed)"));
+    }
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{SHOP, Shop};
 
 /// Somebody who is connected to a database.
-struct Guest(Child);
+pub(super) struct Guest(Child);
 
 impl Guest {
-    fn of(server: &Server, database: &str) -> Self {
+    pub(super) fn of(server: &Server, database: &str) -> Self {
         let mut command = Command::new(server.programs().program("psql"));
         command.arg("-X").arg("-h").arg(server.socket_folder()).args(["-p", &server.port().to_string()]);
         command.args(["-U", "postgres", "-c", "SELECT pg_sleep(300)", database]).stdin(Stdio::null());

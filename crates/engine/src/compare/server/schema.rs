@@ -147,6 +147,7 @@ pub(super) fn properties(left: &Facts, right: &Facts, into: &mut SchemaReport) {
         ("collate", one.collate.clone(), other.collate.clone()),
         ("character type", one.character_type.clone(), other.character_type.clone()),
         ("locale provider", provider(&one.provider), provider(&other.provider)),
+        ("ICU rules", one.icu_rules.clone().unwrap_or_default(), other.icu_rules.clone().unwrap_or_default()),
     ];
     for (name, left, right) in settings.into_iter().filter(|(_, left, right)| left != right) {
         into.changed.push(changed("setting", name, left, right));

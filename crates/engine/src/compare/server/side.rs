@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dbkeep_postgres::archive::Archive;
-use dbkeep_postgres::catalog::{Catalog, Key, Kind, Name, Table};
+use dbkeep_postgres::catalog::{Catalog, Key, Kind, Name, Table, with_partitions};
 use dbkeep_postgres::rows::RowSum;
 use dbkeep_repo::Id;
 use dbkeep_repo::read::{Image, Reader};
@@ -221,21 +221,8 @@ impl Wanted {
         Ok(Self(Some(written.iter().map(one).collect::<Result<_>>()?)))
     }
 
-    fn with_partitions(mut self, catalogs: &[&Catalog]) -> Self {
-        let Some(names) = &mut self.0 else { return self };
-        loop {
-            let is_part =
-                |table: &&Table| table.partition && table.parents.iter().any(|parent| names.contains(parent));
-            let parts: Vec<Name> = tables(catalogs)
-                .filter(is_part)
-                .filter(|table| !names.contains(&table.name))
-                .map(|table| table.name.clone())
-                .collect();
-            if parts.is_empty() {
-                return self;
-            }
-            names.extend(parts);
-        }
+    fn with_partitions(self, catalogs: &[&Catalog]) -> Self {
+        Self(self.0.map(|names| with_partitions(catalogs, names)))
     }
 
     /// Returns whether everything is meant.

@@ -1,18 +1,20 @@
 //! Some tables of a PostgreSQL database, or rows alone.
 
+use std::cell::Cell;
+
 use dbkeep_postgres::archive::Archive;
-use dbkeep_postgres::catalog::{Name, Table};
+use dbkeep_postgres::catalog::{Name, Table, with_partitions};
 use dbkeep_postgres::restore::{
     Loss, Restore as Server, RestoreOptions, Wanted, restore_rows, restore_tables,
 };
 use dbkeep_postgres::rows::RowSum;
 use dbkeep_postgres::wire::Options;
+use dbkeep_repo::Id;
 
 use super::super::{Action, PlannedRestore, Restore};
 use super::rows::StoredRows;
 use super::{ServerTarget, expected};
 use crate::manifest::{PostgresFacts, TableProof};
-use crate::report::TableRows;
 use crate::served::{Served, shown};
 use crate::source::server::table_name;
 use crate::suggest::nearest;
@@ -54,7 +56,8 @@ pub(super) fn unknown(served: &Served<'_>, name: &Name) -> Error {
 }
 
 impl Restore<'_> {
-    /// Restores tables, or rows alone, into a database that is there. Returns what could not be restored.
+    /// Restores tables, or rows alone, into a database that is there. What they replace is backed up first, while nobody
+    /// can write to it.
     pub(super) fn fill_database(
         &self,
         planned: &PlannedRestore,
@@ -62,9 +65,12 @@ impl Restore<'_> {
         served: &Served<'_>,
         (options, how): (&Options, &RestoreOptions),
         archive: &Archive,
-    ) -> Result<Vec<Loss>> {
+    ) -> Result<Filled> {
         let info = &target.server.info;
-        self.with_wanted(planned, served, &|wanted, rows| {
+        let safety = Safety::default();
+        let losses = self.with_wanted(planned, served, &|wanted, rows| {
+            let before = || safety.keep(self.server_safety_backup(planned, &target.server, served));
+            let wanted = &Wanted { before: &before, ..*wanted };
             let restored = match planned.action {
                 Action::FillTables | Action::ReplaceRows => {
                     restore_rows(info, options, wanted).map(|()| vec![])
@@ -72,8 +78,10 @@ impl Restore<'_> {
                 _ => restore_tables(info, options, how, archive, wanted),
             };
             // Why rows could not be read is told by the repository: the server knows only that they ended.
-            restored.map_err(|error| rows.failure().unwrap_or_else(|| error.into()))
-        })
+            restored
+                .map_err(|error| safety.failure().or_else(|| rows.failure()).unwrap_or_else(|| error.into()))
+        })?;
+        Ok(Filled { losses, safety_snapshot: safety.snapshot.take() })
     }
 
     /// Restores tables into a database that has nothing yet.
@@ -103,40 +111,56 @@ impl Restore<'_> {
         }
         let expected: Vec<(&Table, RowSum)> = expected(served)?;
         let rows = StoredRows::new(served, self.watch);
-        self.watch.phase(&format!("restore {}", served.manifest.database), bytes_of(&served.facts, &names));
+        let bytes = restored(served, &names).iter().map(|proof| proof.size).sum();
+        self.watch.phase(&format!("restore {}", served.manifest.database), bytes);
         let wanted = Wanted {
             names: &names,
             catalog: &served.catalog,
             expected: &expected,
             giver: &rows,
             replace: planned.overwrites(),
+            before: &|| Ok(()),
         };
         act(&wanted, &rows)
     }
 }
 
-fn bytes_of(facts: &PostgresFacts, names: &[Name]) -> u64 {
-    facts.tables.iter().filter(|proof| names.contains(&proof.table())).map(|proof| proof.size).sum()
+/// What a restore into a database that is there came to.
+pub(super) struct Filled {
+    pub(super) losses: Vec<Loss>,
+    pub(super) safety_snapshot: Option<Id>,
 }
 
-/// Returns the tables that were restored, partitions with the table that they are of.
-pub(super) fn restored(served: &Served<'_>, names: &[Name]) -> Vec<TableRows> {
-    let is_part = |table: &Table| {
-        let mut parents = vec![&table.name];
-        while let Some(name) = parents.pop() {
-            if names.contains(name) {
-                return true;
+/// What became of a safety backup that the restore of tables asked for.
+#[derive(Default)]
+struct Safety {
+    snapshot: Cell<Option<Id>>,
+    failure: Cell<Option<Error>>,
+}
+
+impl Safety {
+    fn keep(&self, made: Result<Option<Id>>) -> dbkeep_postgres::Result<()> {
+        match made {
+            Ok(snapshot) => {
+                self.snapshot.set(snapshot);
+                Ok(())
             }
-            let of_name = served.catalog.tables.iter().filter(|other| other.name == *name && other.partition);
-            parents.extend(of_name.flat_map(|other| &other.parents));
+            Err(error) => {
+                let what = error.full_message();
+                self.failure.set(Some(error));
+                Err(dbkeep_postgres::Error::Receiver(what.into()))
+            }
         }
-        false
-    };
-    let meant = served.catalog.tables.iter().filter(|table| is_part(table));
-    let proof = |table: &Table| served.facts.tables.iter().find(|proof| proof.table() == table.name);
-    meant
-        .filter_map(|table| {
-            proof(table).map(|proof| TableRows { name: shown(&table.name), rows: proof.rows })
-        })
-        .collect()
+    }
+
+    /// Returns why it failed, if it did.
+    fn failure(&self) -> Option<Error> {
+        self.failure.take()
+    }
+}
+
+/// Returns the proofs of the tables that were restored, partitions with the table that they are of.
+pub(super) fn restored<'s>(served: &'s Served<'_>, names: &[Name]) -> Vec<&'s TableProof> {
+    let all = with_partitions(&[&served.catalog], names.iter().cloned());
+    served.facts.tables.iter().filter(|proof| all.contains(&proof.table())).collect()
 }

@@ -1,20 +1,22 @@
 //! Where a PostgreSQL database goes: which server, which name, and what speaks against it.
 
+use std::collections::BTreeSet;
+
 use dbkeep_postgres::Error as Postgres;
 use dbkeep_postgres::restore::{self, Standing};
+use dbkeep_postgres::schema::Filter;
 use dbkeep_postgres::wire::Options;
 use dbkeep_repo::Id;
 use jiff::tz::TimeZone;
 
 use super::super::plan::Planner;
 use super::super::{Action, PlannedRestore, Restore};
-use crate::backup::{BackupRequest, Session};
-use crate::catalog::{Entry, PRE_RESTORE};
-use crate::integrity::Verify;
-use crate::manifest::Manifest;
-use crate::served::{self, Reached};
-use crate::source::server::{is_connection_string, is_url};
-use crate::source::{Place, Server, Source};
+use super::tables::named;
+use crate::catalog::Entry;
+use crate::manifest::{Identity, Manifest, ServerIdentity};
+use crate::served::{self, Reached, Served};
+use crate::source::server::{is_connection_string, is_url, redact};
+use crate::source::{Place, Server};
 use crate::{Error, Result, name};
 
 /// The longest name of a database.
@@ -30,7 +32,7 @@ impl ServerTarget {
     /// Returns a database that nobody configured anything for.
     pub(in crate::restore) fn of(info: dbkeep_postgres::conninfo::ConnInfo) -> Self {
         let shown = info.shown().to_owned();
-        let filter = dbkeep_postgres::schema::Filter::default();
+        let filter = Filter::default();
         let server = Server { info, filter, exclude_data: Vec::new(), timeout: None, tools: None };
         Self { server, shown }
     }
@@ -43,6 +45,8 @@ impl Planner<'_> {
         let target = self.server_target(manifest)?;
         let standing = restore::look(&target.server.info, &Options::default())?;
         let action = self.server_action(&standing, &target)?;
+        self.refuse_other_server(&standing, &target, manifest)?;
+        self.refuse_a_part_for_the_whole(action, entry, manifest)?;
         let mut notes = super::super::plan::notes(entry, manifest);
         notes.extend(remarks(&standing, manifest));
         let shown = target.shown.clone();
@@ -61,7 +65,7 @@ impl Planner<'_> {
         let request = self.request;
         let database = || target.server.info.database.clone();
         let partly = request.data_only || !request.tables.is_empty();
-        let action = match (standing.is_there, partly) {
+        let action = match (standing.oid.is_some(), partly) {
             (true, true) if request.data_only && request.in_place => Action::ReplaceRows,
             (true, true) if request.data_only => Action::FillTables,
             (true, true) if request.in_place => Action::ReplaceTables,
@@ -73,18 +77,77 @@ impl Planner<'_> {
             }
             (false, _) => Action::CreateDatabase,
         };
+        if action == Action::ReplaceDatabase && !request.force && !standing.sessions.is_empty() {
+            // It would come to that at the end of a long restore.
+            return Err(Postgres::InUse { database: database(), sessions: standing.sessions.clone() }.into());
+        }
         Ok(action)
+    }
+
+    /// Refuses to go over a database that is another one than that of the snapshot.
+    fn refuse_other_server(
+        &self,
+        standing: &Standing,
+        target: &ServerTarget,
+        manifest: &Manifest,
+    ) -> Result<()> {
+        let Some(oid) = standing.oid.filter(|_| self.request.in_place && !self.request.force) else {
+            return Ok(());
+        };
+        let found = Identity::Server(ServerIdentity {
+            server: format!("{}:{}", standing.host.name(), standing.host.port),
+            system: standing.facts.system_identifier.clone(),
+            database: target.server.info.database.clone(),
+            oid,
+        });
+        let known = &manifest.identity;
+        match known.is_same(&found) {
+            true => Ok(()),
+            false => Err(Error::Refused {
+                what: format!("{found} is another database than that of the snapshot, {known}"),
+                hint: Some("restore to a new database with --to, or add --force if this is meant".to_owned()),
+            }),
+        }
+    }
+
+    /// A part of a database takes the place of all of it only when that is meant.
+    fn refuse_a_part_for_the_whole(&self, action: Action, entry: &Entry, manifest: &Manifest) -> Result<()> {
+        let selection = manifest.postgres.as_ref().map(|facts| &facts.selection);
+        match selection.filter(|selection| !selection.is_everything()) {
+            Some(selection) if action == Action::ReplaceDatabase && !self.request.force => {
+                Err(Error::Refused {
+                    what: name::printable(&format!(
+                        "snapshot {} holds a part of {} only: {selection}",
+                        entry.id.short(),
+                        manifest.database
+                    )),
+                    hint: Some(
+                        "restore it to a new database, or its tables with --table; --force replaces the whole database \
+                         by that part"
+                            .to_owned(),
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the database that is made.
     fn server_target(&self, manifest: &Manifest) -> Result<ServerTarget> {
         let moment = manifest.moment.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S");
         match self.request.to.as_deref() {
+            Some(to) if self.request.session.is_some() => Err(Error::usage(
+                format!("{} is a PostgreSQL database, and does not go to {}", manifest.database, redact(to)),
+                "leave out --to for a new database beside the original, or restore its snapshot alone with --to URL",
+            )),
             Some(to) if is_url(to) || is_connection_string(to) || to.starts_with("env:") => {
                 served::reached(self.store.context(), to, SAY_WHERE)
             }
             // A word is a name on the original server.
-            Some(to) => Ok(renamed(self.original_server(manifest)?, to)),
+            Some(to) => {
+                refuse_as_name(to, manifest)?;
+                Ok(renamed(self.original_server(manifest)?, to))
+            }
             None if self.request.in_place => self.original_server(manifest),
             None => {
                 let original = self.original_server(manifest)?;
@@ -99,6 +162,22 @@ impl Planner<'_> {
 
     fn original_server(&self, manifest: &Manifest) -> Result<ServerTarget> {
         served::original(self.store.context(), manifest, SAY_WHERE)
+    }
+}
+
+/// Refuses what is meant for a path, and what the server would cut.
+fn refuse_as_name(to: &str, manifest: &Manifest) -> Result<()> {
+    let hint =
+        "give the URL of the database to make, or a name of at most 63 bytes for it on the original server";
+    if to.contains('/') || to.starts_with('.') {
+        let what = format!("{} is a PostgreSQL database, and {to:?} looks like a path", manifest.database);
+        return Err(Error::usage(name::printable(&what), hint));
+    }
+    match to.len() > LONGEST {
+        true => {
+            Err(Error::usage(name::printable(&format!("the name {to:?} is too long for a database")), hint))
+        }
+        false => Ok(()),
     }
 }
 
@@ -129,42 +208,50 @@ fn remarks(found: &Standing, manifest: &Manifest) -> Vec<String> {
 }
 
 impl Restore<'_> {
-    /// Backs up the database that a restore is going to replace.
+    /// Backs up what a restore is going to replace. What the configuration leaves out of backups may be just that, and
+    /// none that takes long may keep a person from a restore.
     pub(super) fn server_safety_backup(
         &self,
         planned: &PlannedRestore,
         server: &Server,
+        served: &Served<'_>,
     ) -> Result<Option<Id>> {
-        let Some(lock) = self.writing_lock() else { return Ok(None) };
-        let save = || -> Result<Id> {
-            let request = BackupRequest {
-                reason: Some(PRE_RESTORE.to_owned()),
-                verify: Verify::Quick,
-                adopt_name: true,
-                ..BackupRequest::default()
-            };
-            let mut session =
-                Session::new(self.store, self.catalog, self.writing_reader()?, &request, self.clock);
-            session.id.clone_from(self.safety_session.get_or_init(|| session.id.clone()));
-            let mut writer = session.writer(lock, self.watch)?;
-            let source = Source {
-                name: planned.database.clone(),
-                place: Place::Server(Box::new(server.clone())),
-                shown: planned.target.clone(),
-                environment: None,
-            };
-            let past = session.past(&source.name);
-            let saved = session.save_server(&mut writer, &source, server, &past, self.watch)?;
-            let snapshot = writer.commit(saved.snapshot.clone())?;
-            let id = snapshot.id.unwrap_or(Id::NULL);
-            session.acknowledge(&[saved.reference(id)])?;
-            Ok(id)
-        };
-        let id = save().map_err(|error| match error {
-            error if error.kind() == "interrupted" => Error::Cancelled,
-            error => Error::SafetyBackup { source: Box::new(error) },
-        })?;
-        self.watch.step("restore.safety-backup");
-        Ok(Some(id))
+        let server = Server { timeout: None, ..self.replaced(planned, server, served)? };
+        let place = Place::Server(Box::new(server.clone()));
+        let kept = self.keep(planned, place, &|session, writer, source, past| {
+            session.save_server(writer, source, &server, past, self.watch)
+        });
+        match kept {
+            // Tables that were dropped are restored: there is nothing to keep.
+            Err(Error::SafetyBackup { source }) if is_nothing(&source) => Ok(None),
+            kept => kept,
+        }
     }
+
+    /// Returns the database with what of it is replaced: all of it is kept under another name where it is replaced as a
+    /// whole.
+    fn replaced(&self, planned: &PlannedRestore, server: &Server, served: &Served<'_>) -> Result<Server> {
+        let names = match planned.action {
+            Action::ReplaceTables | Action::ReplaceRows => named(&served.facts, &planned.tables)?,
+            _ => return Ok(server.clone()),
+        };
+        let filter = match planned.tables.is_empty() {
+            // Each name would be an argument of a program.
+            true => Filter {
+                schemas: names
+                    .into_iter()
+                    .map(|name| name.schema)
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+                ..Filter::default()
+            },
+            false => Filter { tables: names, ..Filter::default() },
+        };
+        Ok(Server { filter, exclude_data: Vec::new(), ..server.clone() })
+    }
+}
+
+fn is_nothing(error: &Error) -> bool {
+    matches!(error, Error::Postgres(Postgres::Nothing { .. }))
 }
