@@ -187,6 +187,10 @@ pub struct Key {
     /// How well the rows of the table lie in the order of the first: from -1 to 1, unknown where it was never analyzed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation: Option<f32>,
+    /// Whether its index is in another order than one asks for with the names of the columns alone, as one that is
+    /// ascending by some and descending by others: then it is of no use for reading rows in order.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sorted_otherwise: bool,
 }
 
 /// Which rows of an extension's table are the user's.

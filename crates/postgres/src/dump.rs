@@ -5,14 +5,14 @@
 //! most; what it rewrote is found by the look, because a rewritten table has another file. Such a table reads as empty
 //! under the old snapshot, without an error, which is why nothing here relies on errors alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::catalog::{Catalog, Table};
 use crate::conninfo::ConnInfo;
 use crate::error::BoxError;
-use crate::plan::{Part, Range, parts, reads_by_key};
+use crate::plan::{Cut, Part, cut, parts};
 use crate::rows::{RowEnd, RowSum, RowSummer};
 use crate::snapshot::{Holder, begin, literal};
 use crate::wire::{Connection, Options};
@@ -61,18 +61,45 @@ pub struct Dump<'a> {
 /// # Errors
 /// When the server cannot be asked.
 pub fn plan(holder: &mut Holder, catalog: &Catalog) -> Result<Vec<Part>> {
-    let mut bounds = std::collections::HashMap::new();
-    for table in catalog.with_rows().filter(|table| reads_by_key(table)) {
-        let first = table.key.as_ref().and_then(|key| key.columns.first());
-        let Some(first) = first else { continue };
-        let rows = holder.connection().query(
-            "SELECT pg_catalog.unnest(histogram_bounds::pg_catalog.text::pg_catalog.text[]) FROM pg_catalog.pg_stats
-             WHERE schemaname = $1 AND tablename = $2 AND attname = $3 AND NOT inherited",
-            &[Some(&table.name.schema), Some(&table.name.name), Some(first)],
-        )?;
-        bounds.insert(table.oid, rows.into_iter().flatten().flatten().collect::<Vec<String>>());
+    let connection = holder.connection();
+    let mut bounds = HashMap::new();
+    for table in catalog.with_rows() {
+        if let Some(cut) = cut(table) {
+            bounds.insert(table.oid, read_bounds(connection, table, cut)?);
+        }
     }
-    Ok(parts(catalog, |table| bounds.get(&table.oid).cloned().unwrap_or_default()))
+    Ok(parts(catalog, true, |table| bounds.get(&table.oid).cloned().unwrap_or_default()))
+}
+
+/// The collation of a column compares bytes, so nothing changes its order: `a` is the column, `l` the collation.
+const COMPARES_BYTES: &str = "EXISTS (
+    SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+    JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+    WHERE a.attrelid = $4::pg_catalog.oid AND a.attnum = $5::pg_catalog.int2 AND CASE l.collprovider
+        WHEN 'b' THEN true
+        WHEN 'c' THEN l.collcollate IN ('C', 'POSIX')
+        WHEN 'd' THEN CASE coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c')
+            WHEN 'b' THEN true WHEN 'c' THEN d.datcollate IN ('C', 'POSIX') ELSE false END
+        ELSE false END)";
+
+/// Reads values that cut a table into pieces of about equal size. They are sorted as the server compares them now: the
+/// statistics may be of a time when it did so in another way.
+fn read_bounds(connection: &mut Connection, table: &Table, cut: Cut<'_>) -> Result<Vec<String>> {
+    let Cut { column, type_name, is_text } = cut;
+    let (collation, condition) =
+        if is_text { ("COLLATE pg_catalog.\"C\"", COMPARES_BYTES) } else { ("", "true") };
+    let sql = format!(
+        "SELECT bound FROM (
+             SELECT DISTINCT value::pg_catalog.{type_name} {collation} AS bound FROM pg_catalog.pg_stats s,
+                    pg_catalog.unnest(s.histogram_bounds::pg_catalog.text::pg_catalog.text[]) AS value
+             WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited AND {condition}
+         ) AS bounds ORDER BY bound"
+    );
+    let (oid, number) = (table.oid.to_string(), column.number.to_string());
+    let mut parameters = vec![&table.name.schema, &table.name.name, &column.name];
+    parameters.extend(is_text.then_some([&oid, &number]).into_iter().flatten());
+    let parameters: Vec<Option<&str>> = parameters.into_iter().map(|text| Some(text.as_str())).collect();
+    Ok(connection.query(&sql, &parameters)?.into_iter().flatten().flatten().collect())
 }
 
 /// How a part gets the lock of its table.
@@ -173,7 +200,7 @@ impl Dump<'_> {
     ) -> Result<Option<RowSum>> {
         let table =
             self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
-        if reads_by_key(table) || matches!(part.range, Range::Keys { .. }) {
+        if part.is_in_order(table) {
             // By the index, which has them in order: sorting would fill the disk of the server with temporary files.
             connection.execute(BY_INDEX)?;
         }

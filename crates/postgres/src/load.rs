@@ -9,7 +9,7 @@ use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::dump::{Dump, PartReceiver, Receiver};
 use crate::error::BoxError;
-use crate::plan::{Part, parts};
+use crate::plan::{Part, READS_RANGES, parts};
 use crate::restore::prepared_session;
 use crate::rows::{RowEnd, RowSum};
 use crate::snapshot::{Holder, SETTINGS, literal, version};
@@ -22,8 +22,6 @@ const SPLIT: u64 = 64 << 20;
 const SHARING: usize = 3;
 /// So many shares a table is filled in at most, for each connection.
 const SHARES: usize = 8;
-/// From this version on a range of pages is read without reading all others.
-const READS_RANGES: u32 = 140_000;
 
 /// Gives rows, as COPY wrote them. Called by several threads at once.
 pub trait Giver: Sync {
@@ -256,15 +254,14 @@ pub fn compare(
     let mut catalog = Catalog::read(holder.connection())?;
     let wanted: BTreeMap<&Name, &Table> = expected.iter().map(|(table, _)| (&table.name, *table)).collect();
     catalog.tables.retain(|table| wanted.contains_key(&table.name));
-    let in_parts = version(holder.connection())? >= READS_RANGES;
+    let by_pages = version(holder.connection())? >= READS_RANGES;
     for table in &mut catalog.tables {
         table.order_columns_as(wanted[&table.name]);
         // In no order: a sum has none, and pages are read the fastest as they lie.
         table.key = None;
-        table.pages = if in_parts { table.pages.max(1) } else { 1 };
     }
     let sums = Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }
-        .run(parts(&catalog, |_| Vec::new()), &Nowhere)?;
+        .run(parts(&catalog, by_pages, |_| Vec::new()), &Nowhere)?;
     let found: BTreeMap<&Name, RowSum> = catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
     let differs = |(table, expected): &(&Table, RowSum)| {
         let found = found.get(&table.name).copied();

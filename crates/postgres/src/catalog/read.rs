@@ -91,7 +91,7 @@ fn read_table(row: &Row) -> Result<Table> {
 
 fn read_columns(connection: &mut Connection) -> Result<HashMap<u32, Vec<Column>>> {
     let sql = format!(
-        "SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated, a.attnotnull,
+        "SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated, {NEVER_NULL},
                 a.attidentity, pg_catalog.pg_get_expr(d.adbin, d.adrelid), o.nspname, l.collname, a.attnum,
                 {BASE_TYPE}
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
@@ -191,16 +191,26 @@ fn read_parents(connection: &mut Connection) -> Result<HashMap<u32, Vec<Name>>> 
     Ok(parents)
 }
 
+/// A column `a` is never NULL. A constraint that was never validated sets the same mark, from version 18 on.
+const NEVER_NULL: &str = "a.attnotnull AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_constraint v
+    WHERE v.conrelid = a.attrelid AND v.contype = 'n' AND NOT v.convalidated AND a.attnum = ANY (v.conkey))";
+
 /// Reads the primary key of each table, or else a unique index over columns that are never NULL.
 fn read_keys(connection: &mut Connection) -> Result<HashMap<u32, Key>> {
     let sql = format!(
-        "SELECT i.indrelid, i.indexrelid, i.indisprimary, a.attname, s.correlation
+        "SELECT i.indrelid, i.indexrelid, i.indisprimary, a.attname, s.correlation,
+                o.opcdefault AND k.sorting = a.attcollation, k.direction
          FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
          JOIN pg_catalog.pg_am m ON m.oid = x.relam AND m.amname = 'btree'
-         CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, place)
-         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND a.attnotnull
+         CROSS JOIN LATERAL ROWS FROM (
+             pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]),
+             pg_catalog.unnest(i.indcollation::pg_catalog.oid[]), pg_catalog.unnest(i.indoption::pg_catalog.int2[])
+         ) WITH ORDINALITY AS k (attnum, class, sorting, direction, place)
+         LEFT JOIN pg_catalog.pg_opclass o ON o.oid = k.class
+         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND {NEVER_NULL}
          LEFT JOIN pg_catalog.pg_stats s ON k.place = 1 AND s.schemaname = n.nspname AND s.tablename = c.relname
                                         AND s.attname = a.attname AND NOT s.inherited
          WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -212,18 +222,24 @@ fn read_keys(connection: &mut Connection) -> Result<HashMap<u32, Key>> {
         let index = (value(&row, 2)? != "t", number(&row, 1)?);
         indexes.entry(number(&row, 0)?).or_default().entry(index).or_default().push(row);
     }
-    let mut keys = HashMap::new();
-    for (table, indexes) in indexes {
-        for rows in indexes.into_values() {
-            // A column that may be NULL is not joined above: such an index tells no rows apart.
-            let columns: Option<Vec<String>> = rows.iter().map(|row| row.get(3).cloned().flatten()).collect();
-            let Some(columns) = columns else { continue };
-            let correlation = rows.first().and_then(|row| row.get(4)?.as_deref()?.parse().ok());
-            keys.insert(table, Key { columns, correlation });
-            break;
-        }
-    }
-    Ok(keys)
+    // A column that may be NULL is not joined above: such an index tells no rows apart.
+    let keys = indexes.into_iter().filter_map(|(table, indexes)| {
+        let key = indexes.into_values().find_map(|rows| key_of(&rows))?;
+        Some((table, key))
+    });
+    Ok(keys.collect())
+}
+
+/// Returns the key that the rows about an index make, unless a column of it may be NULL.
+fn key_of(rows: &[Row]) -> Option<Key> {
+    let columns: Option<Vec<String>> = rows.iter().map(|row| row.get(3).cloned().flatten()).collect();
+    let correlation = rows.first().and_then(|row| row.get(4)?.as_deref()?.parse().ok());
+    let said = |column: usize, text: &str| {
+        rows.iter().all(|row| row.get(column).and_then(Option::as_deref) == Some(text))
+    };
+    // Ascending with NULL at the end, or all of that the other way round and read backwards.
+    let as_asked = said(5, "t") && (said(6, "0") || said(6, "3"));
+    Some(Key { columns: columns?, correlation, sorted_otherwise: !as_asked })
 }
 
 /// Reads which tables of extensions hold rows of the user (`pg_extension_config_dump`).

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::catalog::{Kind, Name};
 use crate::place::{Kept, Place};
+use crate::plan::Range;
+
+mod every_key;
 
 impl Place {
     fn dump(&self, holder: &Holder, catalog: &Catalog, parts: Vec<Part>) -> Result<Kept> {

@@ -135,7 +135,7 @@ mod tests {
             ..Column::default()
         };
         let columns_of_key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
-        let key = (!key.is_empty()).then_some(Key { columns: columns_of_key, correlation: None });
+        let key = (!key.is_empty()).then_some(Key { columns: columns_of_key, ..Key::default() });
         Table { columns: columns.iter().map(column).collect(), key, ..Table::default() }
     }
 

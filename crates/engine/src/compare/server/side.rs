@@ -181,7 +181,7 @@ impl<'s> Opened<'s> {
 /// Adds the key of a pseudo table.
 pub(super) fn keyed(table: Table, key: &[&str]) -> Table {
     let columns = key.iter().map(|name| (*name).to_owned()).collect();
-    Table { key: Some(Key { columns, correlation: None }), ..table }
+    Table { key: Some(Key { columns, ..Key::default() }), ..table }
 }
 
 /// Which tables are meant.
