@@ -12,9 +12,9 @@ use std::thread;
 use crate::catalog::{Catalog, Table};
 use crate::conninfo::ConnInfo;
 use crate::error::BoxError;
-use crate::plan::{Cut, Part, cut, parts};
+use crate::plan::{Cut, Part, READS_RANGES, cut, parts};
 use crate::rows::{RowEnd, RowSum, RowSummer};
-use crate::snapshot::{Holder, begin, literal};
+use crate::snapshot::{Holder, begin, literal, version};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
@@ -62,13 +62,14 @@ pub struct Dump<'a> {
 /// When the server cannot be asked.
 pub fn plan(holder: &mut Holder, catalog: &Catalog) -> Result<Vec<Part>> {
     let connection = holder.connection();
+    let by_pages = version(connection)? >= READS_RANGES;
     let mut bounds = HashMap::new();
     for table in catalog.with_rows() {
         if let Some(cut) = cut(table) {
             bounds.insert(table.oid, read_bounds(connection, table, cut)?);
         }
     }
-    Ok(parts(catalog, true, |table| bounds.get(&table.oid).cloned().unwrap_or_default()))
+    Ok(parts(catalog, by_pages, |table| bounds.get(&table.oid).cloned().unwrap_or_default()))
 }
 
 /// The collation of a column compares bytes, so nothing changes its order: `a` is the column, `l` the collation.
