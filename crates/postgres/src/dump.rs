@@ -230,7 +230,7 @@ fn lock(connection: &mut Connection, table: &Table, patience: Patience) -> Resul
 }
 
 /// There is no table or no schema of that name any more.
-pub(crate) fn dropped(error: Error, table: &Table) -> Error {
+fn dropped(error: Error, table: &Table) -> Error {
     match error.code() {
         Some("42P01" | "3F000") => Error::Changed { table: table.name.quoted(), what: "was dropped" },
         _ => error,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::catalog::{Table, value};
 use crate::conninfo::ConnInfo;
-use crate::dump::{check_files, dropped};
+use crate::dump::check_files;
 use crate::snapshot::Holder;
 use crate::wire::{Connection, Options, Row};
 use crate::{Error, Result};
@@ -81,16 +81,28 @@ pub(crate) fn lock_all(connection: &mut Connection, tables: &[&Table]) -> Result
     for some in tables.chunks(BATCH) {
         let names: Vec<String> = some.iter().map(|table| format!("ONLY {}", table.name.quoted())).collect();
         let statement = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-        connection.execute(&statement).map_err(|error| {
-            let message = error.to_string();
-            match some.iter().find(|table| message.contains(&table.name.name)) {
-                Some(table) => dropped(error, table),
-                None => error,
-            }
-        })?;
+        connection.execute(&statement).map_err(|error| one_dropped(error, some))?;
         check_files(connection, some)?;
     }
     Ok(())
+}
+
+/// One of these tables is not there any more, or its schema is not.
+fn one_dropped(error: Error, tables: &[&Table]) -> Error {
+    if !matches!(error.code(), Some("42P01" | "3F000")) {
+        return error;
+    }
+    // Which one it is only the text says, in whatever language: with a schema for a table, else of a schema. What is
+    // longest is meant, since one name may be a part of another.
+    let message = error.to_string();
+    let named = |name: &dyn Fn(&Table) -> String| {
+        let named = tables.iter().rev().filter(|table| message.contains(&name(table)));
+        named.max_by_key(|table| name(table).len())
+    };
+    let table = named(&|table| format!("{}.{}", table.name.schema, table.name.name))
+        .or_else(|| named(&|table| table.name.schema.clone()));
+    let table = table.map_or_else(|| "a table".to_owned(), |table| table.name.quoted());
+    Error::Changed { table, what: "was dropped" }
 }
 
 /// Returns the process of the server that carries out the transaction of a connection.
@@ -122,3 +134,33 @@ fn in_the_way(info: &ConnInfo, options: &Options, process: i32) -> Result<Option
 pub(crate) const WHO: &str =
     "'process ' || coalesce(a.pid::pg_catalog.text, '?') || ' (' || pg_catalog.concat_ws(', ',
     nullif(a.usename, ''), nullif(a.application_name, ''), nullif(a.state, '')) || ')'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Place;
+
+    #[test]
+    fn table_that_was_dropped_before_it_was_locked_is_named_and_another_moment_may_succeed() {
+        let sql = "CREATE TABLE t (n int); CREATE TABLE \"t t\" (n int); CREATE TABLE exist (n int);
+                   CREATE SCHEMA e; CREATE TABLE e.t (n int); CREATE TABLE e.u (n int);
+                   CREATE SCHEMA \"s 2\"; CREATE TABLE \"s 2\".q9 (n int)";
+        for (number, (change, named)) in [
+            ("DROP TABLE t", r#""public"."t""#),
+            ("ALTER TABLE \"t t\" RENAME TO other", r#""public"."t t""#),
+            ("DROP SCHEMA e CASCADE", r#""e"."t""#),
+            ("ALTER SCHEMA \"s 2\" RENAME TO f", r#""s 2"."q9""#),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let Some(place) = Place::new(&format!("not locked {number}"), sql) else { return };
+            let (mut holder, catalog) = place.hold();
+            place.sql(change);
+            let tables: Vec<&Table> = catalog.tables.iter().collect();
+            let error = lock_all(holder.connection(), &tables).unwrap_err();
+            assert!(matches!(error, Error::Changed { .. }), "{change}: {error}");
+            assert_eq!(error.to_string(), format!("{named} was dropped while it was read"));
+        }
+    }
+}
