@@ -98,6 +98,10 @@ pub enum Gap {
     ExcludedData,
     /// A standby has no rows of unlogged tables.
     UnloggedOnStandby,
+    /// A standby does not know where unlogged sequences stand.
+    UnloggedSequence,
+    /// An extension made the table, and does not take its rows for the user's.
+    OfExtension,
     /// They belong to no table or schema, and only some were asked for.
     NotAskedFor,
     /// They are not read.

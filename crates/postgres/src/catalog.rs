@@ -34,6 +34,23 @@ pub struct Catalog {
     pub sequences: Vec<Sequence>,
     /// How many large objects there are.
     pub large_objects: u64,
+    /// What is there and is not read. A backup tells it beside the catalog, so it is not stored in it.
+    #[serde(skip)]
+    pub unread: Vec<Unread>,
+}
+
+/// Something that is not in a catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// A sequence of which a standby does not know where it stands, because it is not logged.
+    Sequence(Sequence),
+    /// A table with rows that an extension made and does not take for the user's.
+    OfExtension {
+        /// The table.
+        table: Name,
+        /// The extension.
+        extension: String,
+    },
 }
 
 /// A table, or something like one.

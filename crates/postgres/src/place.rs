@@ -176,6 +176,26 @@ impl Bouncer {
     }
 }
 
+/// Makes a standby of a server, which has to let everybody in for that. Returns it with the way to one of its databases.
+pub(crate) fn standby(server: &Server, database: &str) -> (Ended, ConnInfo) {
+    let (folder, port) = (server.socket_folder(), server.port().to_string());
+    let script = r#"
+        "$0/pg_basebackup" -h "$1" -p "$2" -U postgres -D "$1/standby" -X stream -R -c fast &&
+        exec "$0/postgres" -D "$1/standby" -c listen_addresses= -c unix_socket_directories="$1/standby""#;
+    let bin = server.programs().program("");
+    let standby = Ended::with_input(script, &[bin.as_os_str(), folder.as_os_str(), port.as_ref()]).unwrap();
+    let way =
+        format!("host={} port={port} user=postgres dbname={database}", folder.join("standby").display());
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+    let info = ConnInfo::resolve(&way, &surroundings).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while Connection::open(&info, &Options::default()).is_err() {
+        assert!(Instant::now() < until, "the standby does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    (standby, info)
+}
+
 /// A program that ends with the value, also where this process was killed: a shell ends it with its own input.
 pub(crate) struct Ended(Child);
 

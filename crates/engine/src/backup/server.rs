@@ -357,6 +357,12 @@ fn told_gap(gap: &NotCovered) -> String {
         Gap::Foreign => format!("{what}: its rows are on another server, and not in the snapshot"),
         Gap::ExcludedData => format!("{what}: its rows are left out, as configured"),
         Gap::UnloggedOnStandby => format!("{what}: a standby has no rows of an unlogged table"),
+        Gap::UnloggedSequence => format!("{what}: a standby does not know where an unlogged sequence stands"),
+        Gap::OfExtension => {
+            format!(
+                "{what}: its rows are not in the snapshot, since the extension does not call them the user's"
+            )
+        }
         Gap::NotAskedFor => {
             format!("{what}: they belong to no table or schema, and only some were asked for")
         }

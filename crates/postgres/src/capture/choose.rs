@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{CaptureOptions, Gap, NotCovered};
-use crate::catalog::{Catalog, Kind, Name, Sequence, with_partitions};
+use crate::catalog::{Catalog, Kind, Name, Sequence, Unread, with_partitions};
 use crate::facts::Facts;
 use crate::marks::Marks;
 use crate::schema::Filter;
@@ -60,6 +60,7 @@ impl Seen {
             table.left_out = table.kind == Kind::Ordinary;
             gaps.push((table.name.quoted(), gap));
         }
+        gaps.extend(seen.catalog.unread.drain(..).map(unread));
         let seen = gaps.into_iter().fold(seen, |seen, (what, gap)| seen.without(&what, gap));
         denied(&seen.catalog, &facts.user)?;
         Ok(seen)
@@ -71,6 +72,10 @@ impl Seen {
         self.catalog.tables.retain(|table| filter.takes(&table.name));
         let tables: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
         self.catalog.sequences.retain(|sequence| takes_sequence(filter, &tables, sequence));
+        self.catalog.unread.retain(|unread| match unread {
+            Unread::Sequence(sequence) => takes_sequence(filter, &tables, sequence),
+            Unread::OfExtension { table, .. } => filter.takes(table),
+        });
         // As with `pg_dump`: they belong to no schema.
         if !filter.schemas.is_empty() || !filter.tables.is_empty() {
             let large_objects = std::mem::take(&mut self.catalog.large_objects);
@@ -83,6 +88,16 @@ impl Seen {
     pub(super) fn without(mut self, what: &str, why: Gap) -> Self {
         self.not_covered.push(NotCovered { what: what.to_owned(), why });
         self
+    }
+}
+
+/// Tells what a catalog does not have.
+fn unread(unread: Unread) -> (String, Gap) {
+    match unread {
+        Unread::Sequence(sequence) => (sequence.name.quoted(), Gap::UnloggedSequence),
+        Unread::OfExtension { table, extension } => {
+            (format!("{} of extension {}", table.quoted(), identifier(&extension)), Gap::OfExtension)
+        }
     }
 }
 

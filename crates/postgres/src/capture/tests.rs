@@ -20,6 +20,7 @@ use crate::place::{Bouncer, Kept, Place};
 use crate::rows::RowEnd;
 
 mod at_once;
+mod gaps;
 
 fn name(schema: &str, name: &str) -> Name {
     Name { schema: schema.to_owned(), name: name.to_owned() }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Catalog, Column, ExtensionRows, ForeignKey, Identity, Key, Kind, Name, OLDEST, Sequence, Table};
+use super::{
+    Catalog, Column, ExtensionRows, ForeignKey, Identity, Key, Kind, Name, OLDEST, Sequence, Table, Unread,
+};
 use crate::snapshot::version;
 use crate::wire::{Connection, Row};
 use crate::{Error, Result};
@@ -21,12 +23,14 @@ pub(super) fn catalog(connection: &mut Connection) -> Result<Catalog> {
     let mut foreign_keys = read_foreign_keys(connection)?;
     let mut parents = read_parents(connection)?;
     let mut extensions = read_extension_rows(connection)?;
-    let mut tables = Vec::new();
+    let (mut tables, mut unread) = (Vec::new(), Vec::new());
     for row in connection.query(&tables_query(), &[])? {
         let mut table = read_table(&row)?;
-        let belongs_to_extension = value(&row, 11)? == "t";
         table.extension = extensions.remove(&table.oid);
-        if belongs_to_extension && table.extension.is_none() {
+        if let (Some(extension), None) = (row.get(11).cloned().flatten(), &table.extension) {
+            if value(&row, 14)? == "t" {
+                unread.push(Unread::OfExtension { table: table.name, extension });
+            }
             continue;
         }
         table.columns = columns.remove(&table.oid).unwrap_or_default();
@@ -38,9 +42,10 @@ pub(super) fn catalog(connection: &mut Connection) -> Result<Catalog> {
     tables.sort_by(|one, other| one.name.cmp(&other.name));
     // Reading a sequence locks it until the transaction ends, or this part of it: nobody shall wait to drop one.
     connection.execute("SAVEPOINT sequences")?;
-    let sequences = read_sequences(connection)?;
+    let (sequences, unknown) = read_sequences(connection)?;
+    unread.extend(unknown.into_iter().map(Unread::Sequence));
     connection.execute("ROLLBACK TO SAVEPOINT sequences; RELEASE SAVEPOINT sequences")?;
-    Ok(Catalog { tables, sequences, large_objects: read_large_objects(connection)? })
+    Ok(Catalog { tables, sequences, large_objects: read_large_objects(connection)?, unread })
 }
 
 fn tables_query() -> String {
@@ -50,10 +55,12 @@ fn tables_query() -> String {
                 coalesce(pg_catalog.pg_table_size(c.oid), 0), greatest(c.relpages, 0), c.relpersistence,
                 c.relrowsecurity, pg_catalog.has_table_privilege(c.oid, 'SELECT'),
                 pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-                EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                        AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'),
-                c.relispartition, pg_catalog.row_security_active(c.oid)
+                e.extname, c.relispartition, pg_catalog.row_security_active(c.oid),
+                c.relkind = 'r' AND coalesce(pg_catalog.pg_relation_size(c.oid), 0) > 0
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+              AND d.objsubid = 0 AND d.deptype = 'e' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+         LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
          WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't' AND {NOT_OF_SERVER}"
     )
 }
@@ -254,11 +261,12 @@ fn read_extension_rows(connection: &mut Connection) -> Result<HashMap<u32, Exten
     rows.iter().map(read).collect()
 }
 
-/// Reads where all sequences stand, a few hundred at a time.
-fn read_sequences(connection: &mut Connection) -> Result<Vec<Sequence>> {
+/// Reads where all sequences stand, a few hundred at a time. Those of which that is not known come apart.
+fn read_sequences(connection: &mut Connection) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
     let sql = format!(
         "SELECT c.oid, n.nspname, c.relname, pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), d.deptype, tn.nspname, t.relname
+                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), d.deptype, tn.nspname, t.relname,
+                c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery()
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
               AND d.objsubid = 0 AND d.refclassid = d.classid AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
@@ -271,7 +279,12 @@ fn read_sequences(connection: &mut Connection) -> Result<Vec<Sequence>> {
          ORDER BY n.nspname, c.relname"
     );
     let listed = connection.query(&sql, &[])?;
-    let mut sequences = listed.iter().map(read_sequence).collect::<Result<Vec<_>>>()?;
+    let (mut sequences, mut unknown) = (Vec::new(), Vec::new());
+    for row in &listed {
+        // A standby refuses to read what is not logged.
+        let into = if value(row, 7)? == "t" { &mut unknown } else { &mut sequences };
+        into.push(read_sequence(row)?);
+    }
     for some in sequences.chunks_mut(300) {
         let readable = some.iter().filter(|sequence| sequence.readable);
         let each = |sequence: &Sequence| {
@@ -292,7 +305,7 @@ fn read_sequences(connection: &mut Connection) -> Result<Vec<Sequence>> {
         }
     }
     sequences.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(sequences)
+    Ok((sequences, unknown))
 }
 
 fn read_sequence(row: &Row) -> Result<Sequence> {

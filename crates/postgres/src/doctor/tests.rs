@@ -1,13 +1,11 @@
 //! A database is examined, with everything that may be wrong with it.
 
-use std::time::Instant;
-
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use super::*;
 use crate::catalog::Name;
 use crate::conninfo::Surroundings;
-use crate::place::{Bouncer, Ended, Place};
+use crate::place::{Bouncer, Place, standby};
 
 struct Asked {
     filter: Filter,
@@ -426,19 +424,8 @@ fn standby_is_examined_as_one() {
         "postgres",
         "CREATE TABLE t (id serial PRIMARY KEY); CREATE UNLOGGED TABLE fast (id int PRIMARY KEY)",
     );
-    let (folder, port) = (server.socket_folder(), server.port().to_string());
-    let script = r#"
-        "$0/pg_basebackup" -h "$1" -p "$2" -U postgres -D "$1/standby" -X stream -R -c fast &&
-        exec "$0/postgres" -D "$1/standby" -c listen_addresses= -c unix_socket_directories="$1/standby""#;
-    let bin = programs.program("");
-    let _standby = Ended::with_input(script, &[bin.as_os_str(), folder.as_os_str(), port.as_ref()]).unwrap();
-    let way = format!("host={} port={port} user=postgres dbname=postgres", folder.join("standby").display());
-    let until = Instant::now() + Duration::from_secs(60);
-    while Connection::open(&info(&way), &Options::default()).is_err() {
-        assert!(Instant::now() < until, "the standby does not start");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let findings = asked(&info(&way), &Asked::default());
+    let (_standby, way) = standby(&server, "postgres");
+    let findings = asked(&way, &Asked::default());
     assert!(
         about(&findings, "standby")[0].starts_with("Warning: the server is a standby that ends queries"),
         "{findings:?}"
@@ -452,6 +439,6 @@ fn standby_is_examined_as_one() {
     let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
     assert_eq!(problems, 1, "all else can be looked at: {findings:#?}");
     let without_rows = vec![Name { schema: "public".to_owned(), name: "fast".to_owned() }];
-    let findings = asked(&info(&way), &Asked { without_rows, ..Asked::default() });
+    let findings = asked(&way, &Asked { without_rows, ..Asked::default() });
     assert!(worst(&findings) < Severity::Problem, "{findings:#?}");
 }
