@@ -106,6 +106,10 @@ pub enum Gap {
     NotAskedFor,
     /// They are not read.
     NotSupported,
+    /// Only a superuser may read it, or who it belongs to.
+    Withheld,
+    /// This is what `pg_dump` warned of, in its own words.
+    Warning,
 }
 
 /// A moment that is being read.
@@ -127,7 +131,7 @@ pub struct Capture {
     catalog: Catalog,
     marks: Marks,
     missing: Vec<String>,
-    not_covered: Vec<NotCovered>,
+    not_covered: Mutex<Vec<NotCovered>>,
     tools: Tools,
     watch: Option<Watch>,
     keeper: Keeper,
@@ -181,7 +185,7 @@ impl Capture {
             catalog: seen.catalog,
             marks: seen.marks,
             missing: seen.missing,
-            not_covered: seen.not_covered,
+            not_covered: Mutex::new(seen.not_covered),
             tools,
             watch,
             keeper,
@@ -201,6 +205,7 @@ impl Capture {
         patiently(holder, info, options, how.lock_timeout, |connection| {
             let seen = Seen::choose(Catalog::read(connection)?, how, facts, &schemas(connection)?)?;
             let seen = Seen { marks: Marks::read(connection, &seen.filter)?, ..seen };
+            let seen = withheld(connection, seen)?;
             let labels = seen.catalog.large_objects > 0 && has_labels(connection)?;
             let tables = lockable(&seen.catalog);
             let locked = how.locks == Locks::Strict && has_locks_for_twice(connection, tables.len())?;
@@ -253,9 +258,10 @@ impl Capture {
         &self.missing
     }
 
-    /// Returns what is there and is not backed up.
-    pub fn not_covered(&self) -> &[NotCovered] {
-        &self.not_covered
+    /// Returns what is there and is not backed up. Some of it only `pg_dump` knows, so it is in the list when
+    /// [`Self::read`] or [`Self::objects`] has returned.
+    pub fn not_covered(&self) -> Vec<NotCovered> {
+        self.not_covered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the programs that are used.
@@ -337,6 +343,7 @@ impl Capture {
             &self.how.filter,
             archive,
         );
+        let dumped = dumped.map(|warnings| self.left_out_by_pg_dump(warnings));
         // What was dropped under its hands is the reason for whatever it said.
         match (dumped, self.check_marks()) {
             (Ok(()), same) => same.and_then(|()| self.lock_at_last()),
@@ -351,6 +358,11 @@ impl Capture {
             }),
             (Err(error), _) => Err(error),
         }
+    }
+
+    fn left_out_by_pg_dump(&self, warnings: Vec<String>) {
+        let gaps = warnings.into_iter().map(|what| NotCovered { what, why: Gap::Warning });
+        self.not_covered.lock().unwrap_or_else(PoisonError::into_inner).extend(gaps);
     }
 
     /// Where we have locked all tables, `pg_dump` waits only for who waits for us, and that would never end.
@@ -526,4 +538,28 @@ fn has_labels(connection: &mut Connection) -> Result<bool> {
                               WHERE classoid = 'pg_catalog.pg_largeobject'::pg_catalog.regclass)";
     let rows = connection.query(sql, &[])?;
     Ok(rows.first().is_some_and(|row| row.first().and_then(Option::as_deref) == Some("t")))
+}
+
+/// Takes note of what `pg_dump` leaves out of the archive, with a warning or without, where the user is no superuser.
+fn withheld(connection: &mut Connection, seen: Seen) -> Result<Seen> {
+    if !seen.filter.schemas.is_empty() || !seen.filter.tables.is_empty() {
+        // Objects that belong to no schema were not asked for.
+        return Ok(seen);
+    }
+    let rows = connection.query(
+        "WITH own AS (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+         SELECT pg_catalog.format('subscription %I', s.subname) AS what
+         FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid, own
+         WHERE d.datname = pg_catalog.current_database() AND NOT own.rolsuper
+         UNION ALL
+         SELECT pg_catalog.format('options of the user mapping of %I for server %I', m.usename, m.srvname)
+         FROM pg_catalog.pg_user_mappings m JOIN pg_catalog.pg_foreign_server f ON f.oid = m.srvid, own
+         WHERE m.umoptions IS NULL AND NOT own.rolsuper AND NOT (
+             m.umuser <> 0 AND m.usename = current_user
+                 AND (pg_catalog.pg_has_role(f.srvowner, 'USAGE') OR pg_catalog.has_server_privilege(f.oid, 'USAGE'))
+             OR m.umuser = 0 AND pg_catalog.pg_has_role(f.srvowner, 'USAGE'))
+         ORDER BY what",
+        &[],
+    )?;
+    rows.iter().try_fold(seen, |seen, row| Ok(seen.without(value(row, 0)?, Gap::Withheld)))
 }

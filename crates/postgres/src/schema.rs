@@ -64,7 +64,8 @@ fn table_pattern(name: &Name) -> String {
     format!("{}.{}", pattern(&name.schema), pattern(&name.name))
 }
 
-/// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to.
+/// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to. Returns
+/// what `pg_dump` warned of: it leaves some things out and succeeds.
 ///
 /// # Errors
 /// When `pg_dump` fails, with what it said.
@@ -76,7 +77,7 @@ pub fn dump(
     snapshot: &str,
     filter: &Filter,
     archive: File,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     dump_within(LOCK_TIMEOUT, tools, info, host, options, snapshot, filter, archive)
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn dump_within(
     snapshot: &str,
     filter: &Filter,
     archive: File,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let mut command = tools.command("pg_dump", info, host, options);
     command
         .args(["--format=custom", "--compress=0", "--section=pre-data", "--section=post-data"])
@@ -105,7 +106,25 @@ pub(crate) fn dump_within(
         .arg("-B")
         .arg(format!("--snapshot={snapshot}"))
         .args(filter.arguments());
-    run(command, archive, &options.stop)
+    run(command, archive, &options.stop).map(|said| warnings(&said))
+}
+
+/// Returns the warnings of `pg_dump`, each with what it adds to it. Other lines are the server's: what that tells
+/// everybody who connects.
+fn warnings(said: &str) -> Vec<String> {
+    let mut warnings: Vec<String> = Vec::new();
+    for line in said.lines() {
+        let Some(own) = line.strip_prefix("pg_dump: ") else {
+            tracing::debug!("pg_dump passed on: {line}");
+            continue;
+        };
+        let addition = own.strip_prefix("detail: ").or_else(|| own.strip_prefix("hint: "));
+        match (addition, warnings.last_mut()) {
+            (Some(addition), Some(warning)) => *warning += &format!(" ({addition})"),
+            _ => warnings.push(own.strip_prefix("warning: ").unwrap_or(own).to_owned()),
+        }
+    }
+    warnings
 }
 
 /// Returns an archive, from where it is read next, as SQL text for people.
@@ -115,5 +134,27 @@ pub(crate) fn dump_within(
 pub fn render(tools: &Tools, archive: File, text: File, options: &Options) -> Result<()> {
     let mut command: Command = tools.offline("pg_restore");
     command.arg("--file=-").stdin(archive);
-    run(command, text, &options.stop)
+    run(command, text, &options.stop).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pg_dump_warns_of_is_told_and_what_the_server_tells_everybody_is_not() {
+        let said = "WARNING:  database \"x\" has a collation version mismatch\nHINT:  Rebuild all objects\n\
+                    pg_dump: warning: subscriptions not dumped because current user is not a superuser\n\
+                    pg_dump: warning: could not resolve dependency loop among these items:\n\
+                    pg_dump: detail:   TABLE a  (ID 1)\npg_dump: hint: look\npg_dump: something else\n";
+        assert_eq!(
+            warnings(said),
+            [
+                "subscriptions not dumped because current user is not a superuser",
+                "could not resolve dependency loop among these items: (  TABLE a  (ID 1)) (look)",
+                "something else",
+            ]
+        );
+        assert_eq!(warnings(""), <[&str; 0]>::default());
+    }
 }

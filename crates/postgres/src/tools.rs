@@ -170,11 +170,12 @@ fn binding(binding: ChannelBinding) -> &'static str {
     }
 }
 
-/// Runs a program to its end, with its output in a file. It is ended when somebody wants to stop.
+/// Runs a program to its end, with its output in a file. It is ended when somebody wants to stop. Returns what it had to
+/// say nevertheless.
 ///
 /// # Errors
 /// [`Error::Tool`] with what it said, when it fails.
-pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
+pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<String> {
     let program =
         Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let failed = |what: String| Error::Tool { program: program.clone(), what };
@@ -188,7 +189,7 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
                 // What could be read is what can be told.
                 let _ = io::Read::read_to_end(&mut errors, &mut text);
             }
-            shortened(String::from_utf8_lossy(&text).trim())
+            String::from_utf8_lossy(&text).trim().to_owned()
         });
         let reader = match reader {
             Ok(reader) => reader,
@@ -201,7 +202,7 @@ pub fn run(mut command: Command, output: fs::File, stop: &Stop) -> Result<()> {
         };
         let status = wait(&mut child, stop)?;
         let said = reader.join().unwrap_or_default();
-        if status { Ok(()) } else { Err(failed(said)) }
+        if status { Ok(said) } else { Err(failed(shortened(&said))) }
     })
 }
 

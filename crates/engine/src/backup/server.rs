@@ -261,7 +261,7 @@ fn take_moment(
     let globals = capture.globals()?;
     let tools = capture.tools().clone();
     let missing = capture.missing().iter().map(|what| told_missing(what)).collect();
-    let not_covered = capture.not_covered().to_vec();
+    let not_covered = capture.not_covered();
     capture.finish()?;
 
     let mut stored = rows.finish().into_iter();
@@ -367,6 +367,10 @@ fn told_gap(gap: &NotCovered) -> String {
             format!("{what}: they belong to no table or schema, and only some were asked for")
         }
         Gap::NotSupported => format!("{what}: they are not in the snapshot"),
+        Gap::Withheld => {
+            format!("{what}: not in the snapshot, since only a superuser or the owner may read it")
+        }
+        Gap::Warning => format!("pg_dump warns: {what}"),
     }
 }
 

@@ -56,3 +56,32 @@ fn rows_that_an_extension_keeps_to_itself_are_told() {
     let how = CaptureOptions { filter, ..options(&place, Locks::Strict) };
     assert_eq!(Capture::begin(&place.info, &how).unwrap().not_covered(), []);
 }
+
+#[test]
+fn what_only_a_superuser_gets_and_what_pg_dump_warns_of_is_told() {
+    let sql = r#"CREATE TABLE t (n int); CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER "far away" FOREIGN DATA WRAPPER nowhere;
+               CREATE USER MAPPING FOR postgres SERVER "far away" OPTIONS (password 'x');
+               CREATE SUBSCRIPTION "s 1" CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)"#;
+    for place in Place::on_all("withheld", sql) {
+        place.sql(
+            "CREATE ROLE withheld_u LOGIN BYPASSRLS; GRANT pg_read_all_data TO withheld_u;
+             CREATE USER MAPPING FOR withheld_u SERVER \"far away\"; GRANT USAGE ON FOREIGN SERVER \"far away\" TO withheld_u",
+        );
+        let told = |place: &Place| {
+            let capture = begin_capture(place, Locks::Strict);
+            archive_text(&capture).unwrap();
+            let gaps = capture.not_covered();
+            capture.finish().unwrap();
+            gaps.into_iter().map(|gap| (gap.what, gap.why)).collect::<Vec<_>>()
+        };
+        let user = told(&place.as_user("withheld_u"));
+        let expected = [
+            ("options of the user mapping of postgres for server \"far away\"", Gap::Withheld),
+            ("subscription \"s 1\"", Gap::Withheld),
+            ("subscriptions not dumped because current user is not a superuser", Gap::Warning),
+        ];
+        let version = place.server.programs().major;
+        assert_eq!(user, expected.map(|(what, why)| (what.to_owned(), why)), "version {version}");
+        assert_eq!(told(&place), []);
+    }
+}
