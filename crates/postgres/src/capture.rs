@@ -162,7 +162,7 @@ impl Capture {
         info.hosts = vec![connection.host().clone()];
         let mut holder = Holder::begin(connection)?;
         let facts = Facts::read(holder.connection())?;
-        let tools = Tools::find(facts.major(), how.tools.as_deref(), how.path.as_ref())?;
+        let tools = Tools::find_for(&info, facts.major(), how.tools.as_deref(), how.path.as_ref())?;
         let watch = match how.locks {
             Locks::Strict => None,
             Locks::Yield => Some(Watch::begin(&info, &how.options, backends, program.clone(), over.clone())?),

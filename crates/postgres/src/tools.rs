@@ -23,6 +23,17 @@ const FOLDERS: [(&str, &str, &str); 4] = [
     ("/usr/local/opt", "postgresql@", "bin"),
 ];
 
+/// Where systems keep the certificates that they trust in one file, by what OpenSSL and others look for.
+const BUNDLES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// From this version on programs know what `sslrootcert=system` means; to others it is the name of a file.
+const KNOWS_SYSTEM: u32 = 16;
+
 /// The programs of one version of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tools {
@@ -65,6 +76,25 @@ impl Tools {
         fitting.min_by_key(|tools| tools.major).ok_or(Error::NoServerPrograms { server: major, newest })
     }
 
+    /// Returns those for a server that is reached in some way, found as [`Self::find`] does: newer ones where older ones
+    /// do not know where the system has its certificates.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_for(
+        info: &ConnInfo,
+        major: u32,
+        folder: Option<&Path>,
+        path: Option<&OsString>,
+    ) -> Result<Self> {
+        match info.tls.roots {
+            Roots::System if major < KNOWS_SYSTEM => {
+                Self::find(KNOWS_SYSTEM, folder, path).or_else(|_| Self::find(major, folder, path))
+            }
+            _ => Self::find(major, folder, path),
+        }
+    }
+
     fn in_folder(folder: PathBuf) -> Option<Self> {
         Self::told_by("pg_dump", folder)
     }
@@ -83,6 +113,9 @@ impl Tools {
     pub fn command(&self, program: &str, info: &ConnInfo, host: &Host, options: &Options) -> Command {
         let mut command = self.offline(program);
         command.envs(environment(info, host, options));
+        if info.tls.roots == Roots::System && self.major < KNOWS_SYSTEM {
+            command.env("PGSSLROOTCERT", bundle(std::env::var_os("SSL_CERT_FILE"), &BUNDLES));
+        }
         command
     }
 
@@ -112,6 +145,13 @@ fn usual_folders(program: &str, path: Option<&OsString>) -> Vec<PathBuf> {
     }
     folders.retain(|folder| folder.join(program).is_file());
     folders
+}
+
+/// Returns the file with the certificates that the system trusts. Where there is none, programs say which they miss.
+fn bundle(said: Option<OsString>, usual: &[&str]) -> PathBuf {
+    let usual_one = || usual.iter().map(PathBuf::from).find(|path| path.is_file());
+    let first = || usual.first().map(PathBuf::from).unwrap_or_default();
+    said.map(PathBuf::from).or_else(usual_one).unwrap_or_else(first)
 }
 
 /// Returns the variables by which libpq reaches the same server in the same way.
@@ -321,6 +361,49 @@ mod tests {
                 "PGUSER=-u",
             ]
         );
+    }
+
+    #[test]
+    fn certificates_of_the_system_are_found_by_programs_that_do_not_look_for_them() {
+        let place = tempfile::tempdir().unwrap();
+        let folders = ["14.2", "15.1", "17.3"].map(|version| program(&place.path().join(version), version));
+        let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+        let resolved =
+            |more: &str| ConnInfo::resolve(&format!("host=h user=u dbname=d {more}"), &surroundings).unwrap();
+        let (system, other) = (resolved("sslrootcert=system"), resolved("sslrootcert=/r.crt"));
+        let roots = |tools: &Tools, info: &ConnInfo| {
+            let command = tools.command("pg_dump", info, &info.hosts[0], &Options::default());
+            let set = command.get_envs().find(|(name, _)| *name == "PGSSLROOTCERT");
+            set.unwrap().1.unwrap().to_str().unwrap().to_owned()
+        };
+        let found = |info: &ConnInfo, folders: &[PathBuf]| {
+            let path = std::env::join_paths(folders).unwrap();
+            Tools::find_for(info, 14, None, Some(&path)).unwrap()
+        };
+        let in_path = |tools: &Tools| tools.folder.starts_with(place.path());
+        let newer = found(&system, &folders);
+        assert!(newer.major >= 16, "{newer:?}");
+        assert_eq!(roots(&newer, &system), "system");
+        let usual = found(&other, &folders);
+        assert_eq!((usual.version.as_str(), in_path(&usual)), ("14.2", true));
+        let older = Tools::in_folder(folders[1].clone()).unwrap();
+        assert_eq!(roots(&older, &other), "/r.crt");
+        assert_eq!(
+            roots(&older, &system),
+            bundle(std::env::var_os("SSL_CERT_FILE"), &BUNDLES).to_str().unwrap()
+        );
+        // Named by their folder they are taken, whatever their age.
+        let named = Tools::find_for(&system, 14, Some(&folders[1]), None).unwrap();
+        assert_eq!(named, older);
+    }
+
+    #[test]
+    fn file_of_certificates_is_the_one_that_was_named_or_the_first_that_is_there() {
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let there = place.path().to_str().unwrap();
+        assert_eq!(bundle(None, &["/nowhere/a", there, "/etc"]), place.path());
+        assert_eq!(bundle(Some("/said".into()), &[there]), Path::new("/said"));
+        assert_eq!(bundle(None, &["/nowhere/a", "/nowhere/b"]), Path::new("/nowhere/a"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ const SAFE: [(u32, u32); 5] = [(14, 25), (15, 20), (16, 16), (17, 12), (18, 7)];
 
 /// Looks for `pg_dump` and `pg_restore`.
 pub(super) fn examine(request: &Request<'_>, facts: &Facts) -> Vec<Finding> {
-    let tools = match Tools::find(facts.major(), request.programs, request.path) {
+    let tools = match Tools::find_for(request.info, facts.major(), request.programs, request.path) {
         Ok(tools) => tools,
         Err(error) => {
             let finding = Finding::problem("pg_dump", error.to_string());
