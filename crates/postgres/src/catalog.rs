@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::read::{number, value};
+pub(crate) use self::read::{BASE_TYPE, number, value};
 use crate::Result;
 use crate::snapshot::identifier;
 use crate::wire::Connection;

@@ -232,6 +232,16 @@ pub enum Error {
         /// Their names.
         tables: Vec<String>,
     },
+    /// A row cannot be sent in binary form with certainty; as text it can. No restore ends by it.
+    #[error("column {column} of row {row} cannot be sent in binary form: {what}")]
+    Unsure {
+        /// The number of the row, the first is 1.
+        row: u64,
+        /// The number of the column.
+        column: usize,
+        /// Why not.
+        what: &'static str,
+    },
     /// Something cannot be replaced because of what needs it.
     #[error("{what} cannot be replaced because of {}", by.join(", "))]
     Needed {
@@ -407,6 +417,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::System { .. }
             | Self::Stopped
+            | Self::Unsure { .. }
             | Self::Receiver(_) => None,
         }
     }

@@ -1,10 +1,14 @@
 //! Bringing rows back: they go in by several connections at once, and then all of them are read and summed up again.
+//!
+//! Rows are stored as text. On their way they become binary where that can be done with certainty, because it takes
+//! servers half the time; what is compared afterwards is text again, made by the server.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::binary::{Encoder, encoder};
 use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::dump::{Dump, PartReceiver, Receiver};
@@ -22,20 +26,22 @@ const SPLIT: u64 = 64 << 20;
 const SHARING: usize = 3;
 /// So many shares a table is filled in at most, for each connection.
 const SHARES: usize = 8;
+/// The rows of a smaller table are there before the server has said what types its columns have.
+const WORTH_ASKING: u64 = 64 << 10;
 
 /// Gives rows, as COPY wrote them. Called by several threads at once.
 pub trait Giver: Sync {
-    /// Returns in how many pieces the rows of a table come; each has whole rows. All of them are asked for once, in any
-    /// order. The number is that of the pieces: 0 for a table without any rows is fine.
+    /// Returns in how many pieces the rows of a table come; each has whole rows. All of them are asked for, in any order,
+    /// and again when the server did not take them as they went in first. The number is that of the pieces: 0 for a table without any rows is fine.
     fn pieces(&self, table: &Table) -> usize {
         let _ = table;
         1
     }
 
-    /// Sends the rows of a piece of a table.
+    /// Sends the rows of a piece of a table, the same ones each time.
     ///
     /// # Errors
-    /// Ends the restore.
+    /// Ends the restore, but for those of [`CopyIn::write`], which are passed on.
     fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()>;
 }
 
@@ -46,6 +52,8 @@ pub struct Load<'a> {
     options: &'a Options,
     jobs: usize,
     split: u64,
+    /// How large a table must be to go in as binary; none when all go in as text.
+    binary: Option<u64>,
 }
 
 /// What one connection puts into a table at a time.
@@ -61,32 +69,47 @@ struct Share<'t> {
 impl<'a> Load<'a> {
     /// Reaches a database by `jobs` connections.
     pub fn new(info: &'a ConnInfo, options: &'a Options, jobs: usize) -> Self {
-        Self { info, options, jobs: jobs.max(1), split: SPLIT }
+        Self { info, options, jobs: jobs.max(1), split: SPLIT, binary: None }
+    }
+
+    /// Lets rows become binary on their way. The tables must have the types that they had in the backup, and somebody has
+    /// to compare all rows afterwards ([`compare`]): an error in a binary value is seen by nobody else.
+    #[must_use]
+    pub fn as_binary(self) -> Self {
+        Self { binary: Some(WORTH_ASKING), ..self }
     }
 
     /// Puts rows into tables, the largest first. A table that takes longer than all others together is filled by
     /// several connections. Then the server looks at all of them: foreign keys are checked several times as fast when it
-    /// knows which pages need no look at each row, and how values are spread.
+    /// knows which pages need no look at each row, and how values are spread. Returns the tables that rows went into as
+    /// binary.
     ///
     /// # Errors
     /// The first that any connection met. Some tables have some or all of their rows then.
-    pub fn run(&self, tables: &[&Table], giver: &dyn Giver) -> Result<()> {
+    pub fn run(&self, tables: &[&Table], giver: &dyn Giver) -> Result<BTreeSet<Name>> {
         let sizes: Vec<(&Name, u64, usize)> =
             tables.iter().map(|table| (&table.name, table.bytes, giver.pieces(table))).collect();
         let by_name: BTreeMap<&Name, &Table> = tables.iter().map(|table| (&table.name, *table)).collect();
         let shares = shares(&sizes, self.jobs, self.split);
         let split: BTreeSet<&Name> =
             shares.iter().filter(|share| !share.whole).map(|share| share.table).collect();
+        let went_as_binary = Mutex::new(BTreeSet::new());
         self.each(shares, &|connection, share: &Share<'_>| {
             let table = by_name.get(share.table).ok_or_else(|| Error::protocol("a share of no table"))?;
-            fill(connection, table, share, giver)
+            let as_binary = self.binary.is_some_and(|least| table.bytes >= least);
+            if fill(connection, table, share, giver, as_binary)? {
+                let mut names = went_as_binary.lock().unwrap_or_else(PoisonError::into_inner);
+                names.insert(table.name.clone());
+            }
+            Ok(())
         })?;
         let mut tables = tables.to_vec();
         tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
         self.each(tables, &|connection, table| {
             let what = if split.contains(&table.name) { "VACUUM (ANALYZE)" } else { "ANALYZE" };
             connection.execute(&format!("{what} {}", table.name.quoted()))
-        })
+        })?;
+        Ok(went_as_binary.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Does something with each of many, by several sessions.
@@ -156,8 +179,37 @@ fn shares<'t>(tables: &[(&'t Name, u64, usize)], jobs: usize, split: u64) -> Vec
     shares
 }
 
-/// Puts a share of its rows into a table.
-fn fill(connection: &mut Connection, table: &Table, share: &Share<'_>, giver: &dyn Giver) -> Result<()> {
+/// Puts a share of its rows into a table, as binary where that is wanted and can be. Returns whether it was.
+fn fill(
+    connection: &mut Connection,
+    table: &Table,
+    share: &Share<'_>,
+    giver: &dyn Giver,
+    as_binary: bool,
+) -> Result<bool> {
+    let freeze = begin(connection, table, share)?;
+    // What an extension has in its own table may be of another version, with other types.
+    if as_binary
+        && table.extension.is_none()
+        && let Some(encoder) = encoder(connection, table)?
+    {
+        match put_as_binary(connection, table, share.pieces.clone(), giver, freeze, encoder) {
+            Ok(()) => return connection.execute("COMMIT").map(|()| true),
+            Err(error) if is_about_form(&error) => {
+                let table = table.name.quoted();
+                tracing::info!(event = "rows-as-text", table, %error, "a table goes in as text");
+            }
+            Err(error) => return Err(error),
+        }
+        connection.execute("ROLLBACK")?;
+        begin(connection, table, share)?;
+    }
+    put(connection, table, share.pieces.clone(), giver, freeze)?;
+    connection.execute("COMMIT").map(|()| false)
+}
+
+/// Begins the transaction of a share. Returns whether its rows can be frozen.
+fn begin(connection: &mut Connection, table: &Table, share: &Share<'_>) -> Result<bool> {
     connection.execute("BEGIN")?;
     connection.execute(SETTINGS)?;
     // A table that was emptied in the same transaction needs no log of its rows where the server is set up so, and none
@@ -166,25 +218,65 @@ fn fill(connection: &mut Connection, table: &Table, share: &Share<'_>, giver: &d
     if freeze {
         connection.execute(&format!("TRUNCATE ONLY {}", table.name.quoted()))?;
     }
-    put(connection, table, share.pieces.clone(), giver, freeze)?;
-    connection.execute("COMMIT")
+    Ok(freeze)
+}
+
+/// Returns whether rows as text may be taken where this is the answer to binary ones. What it costs to be wrong is time.
+fn is_about_form(error: &Error) -> bool {
+    match error {
+        Error::Unsure { .. } => true,
+        // Data, constraints, a message that ends too early, functions that are not there, limits.
+        Error::Server(error) => {
+            let classes = ["22", "23", "08P01", "0A", "42", "54", "P0"];
+            error.severity == "ERROR" && classes.iter().any(|class| error.code.starts_with(class))
+        }
+        _ => false,
+    }
 }
 
 /// Sends rows into a table, in the transaction of the session.
 pub(crate) fn put(
     connection: &mut Connection,
     table: &Table,
-    mut pieces: Range<usize>,
+    pieces: Range<usize>,
     giver: &dyn Giver,
     freeze: bool,
 ) -> Result<()> {
+    let options = if freeze { " WITH (FREEZE)" } else { "" };
+    let mut copy = connection.copy_in(&copy_statement(table, options))?;
+    give(table, pieces, giver, &mut copy)?;
+    copy.finish().map(drop)
+}
+
+fn give(table: &Table, mut pieces: Range<usize>, giver: &dyn Giver, into: &mut CopyIn<'_>) -> Result<()> {
+    pieces.try_for_each(|piece| giver.give(table, piece, into))
+}
+
+/// Sends rows as binary. When one of them cannot be, the server takes none, and the transaction has failed.
+fn put_as_binary(
+    connection: &mut Connection,
+    table: &Table,
+    pieces: Range<usize>,
+    giver: &dyn Giver,
+    freeze: bool,
+    encoder: Encoder,
+) -> Result<()> {
+    let options = if freeze { " WITH (FORMAT binary, FREEZE)" } else { " WITH (FORMAT binary)" };
+    let mut copy = connection.copy_in_as_binary(&copy_statement(table, options), encoder)?;
+    let given = give(table, pieces, giver, &mut copy);
+    // Whoever gives rows may have made another error of it.
+    if let Some(unsure) = copy.unsure() {
+        copy.abandon()?;
+        return Err(unsure.into());
+    }
+    given?;
+    copy.finish().map(drop)
+}
+
+fn copy_statement(table: &Table, options: &str) -> String {
     let columns = table.stored_columns();
     let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
-    let freeze = if freeze { " WITH (FREEZE)" } else { "" };
-    let mut copy =
-        connection.copy_in(&format!("COPY {}{columns} FROM STDIN{freeze}", table.name.quoted()))?;
-    pieces.try_for_each(|piece| giver.give(table, piece, &mut copy))?;
-    copy.finish().map(drop)
+    format!("COPY {}{columns} FROM STDIN{options}", table.name.quoted())
 }
 
 /// Sets sequences to where they stood. Where one stood that could not be read, is not known.
@@ -291,61 +383,4 @@ impl PartReceiver for Nowhere {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::place::Place;
-
-    fn name(name: &str) -> Name {
-        Name { schema: "s".to_owned(), name: name.to_owned() }
-    }
-
-    #[test]
-    fn only_a_table_that_takes_longer_than_the_rest_is_shared_out() {
-        let (a, b, c) = (name("a"), name("b"), name("c"));
-        let share = |table, pieces, whole, bytes| Share { table, pieces, whole, bytes };
-        let tables = [(&a, 10, 9), (&b, 60, 20), (&c, 20, 1)];
-        let whole = |table, pieces, bytes| share(table, 0..pieces, true, bytes);
-        let found = shares(&tables, 2, 1);
-        assert_eq!(found, [whole(&b, 20, 60), whole(&c, 1, 20), whole(&a, 9, 10)], "too few connections");
-        let found = shares(&tables, 3, 1);
-        let mut expected: Vec<Share<'_>> = (0..20).map(|n| share(&b, n..n + 1, false, 3)).collect();
-        expected.extend([whole(&c, 1, 20), whole(&a, 9, 10)]);
-        assert_eq!(found, expected);
-        assert_eq!(shares(&tables, 3, 61).len(), 3, "none is large enough");
-        assert_eq!(shares(&[(&a, 30, 9), (&b, 30, 20), (&c, 30, 4)], 3, 1).len(), 3, "all take as long");
-    }
-
-    /// Gives rows of a table in four pieces.
-    struct Pieces;
-
-    impl Giver for Pieces {
-        fn pieces(&self, table: &Table) -> usize {
-            if table.name.name == "large" { 4 } else { 1 }
-        }
-
-        fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
-            let rows = if table.name.name == "large" { 1_000 } else { 10 };
-            (0..rows).try_for_each(|row| into.write(format!("{}\n", piece * 1_000 + row).as_bytes()))
-        }
-    }
-
-    #[test]
-    fn table_that_is_shared_out_gets_each_row_once_and_is_looked_at() {
-        let sql = "CREATE TABLE large (n int); CREATE TABLE small (n int); INSERT INTO small VALUES (-1)";
-        let Some(place) = Place::new("shared_out", sql) else { return };
-        let (_, mut catalog) = place.hold();
-        catalog
-            .tables
-            .iter_mut()
-            .for_each(|table| table.bytes = if table.name.name == "large" { 100 } else { 1 });
-        let tables: Vec<&Table> = catalog.tables.iter().collect();
-        let load = Load { split: 1, ..Load::new(&place.info, &place.options, 4) };
-        load.run(&tables, &Pieces).unwrap();
-        let sql = "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM";
-        assert_eq!(place.sql(&format!("{sql} large")), "4000|4000|0|3999");
-        assert_eq!(place.sql(&format!("{sql} small")), "10|10|0|9", "emptied first");
-        let seen = "SELECT string_agg(relname || (reltuples = CASE relname WHEN 'large' THEN 4000 ELSE 10 END), ' ' ORDER BY relname)
-                    FROM pg_class WHERE relname IN ('large', 'small')";
-        assert_eq!(place.sql(seen), "largetrue smalltrue");
-    }
-}
+mod tests;

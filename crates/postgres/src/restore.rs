@@ -19,7 +19,7 @@ mod schedule;
 mod settings;
 mod tables;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
@@ -90,6 +90,10 @@ pub struct Restore<'a> {
     admin: Connection,
     /// A session in the database that is filled: it shows others that somebody works on it.
     guard: Option<Connection>,
+    /// Whether rows may become binary on their way.
+    binary: bool,
+    /// The tables that rows went into as binary.
+    went_as_binary: BTreeSet<Name>,
     losses: Losses,
 }
 
@@ -121,8 +125,16 @@ impl<'a> Restore<'a> {
             staging,
             admin,
             guard: None,
+            binary: false,
+            went_as_binary: BTreeSet::new(),
             losses: Losses::default(),
         })
+    }
+
+    /// Lets rows become binary on their way, which servers take faster. Only for who has all of them compared by
+    /// [`Restore::after_rows`].
+    pub fn allow_binary(&mut self) {
+        self.binary = true;
     }
 
     /// Makes the database, empty, with the encoding and the order of text of the one that was backed up.
@@ -177,7 +189,9 @@ impl<'a> Restore<'a> {
         let staging = self.staging();
         let tables: Vec<&Table> =
             tables.iter().copied().filter(|table| !is_lost(&self.archive, &self.losses, table)).collect();
-        Load::new(&staging, &self.options, self.how.jobs).run(&tables, giver)?;
+        let load = Load::new(&staging, &self.options, self.how.jobs);
+        let load = if self.binary { load.as_binary() } else { load };
+        self.went_as_binary = load.run(&tables, giver)?;
         let mut connection = self.open()?;
         set_sequences(&mut connection, &self.catalog.sequences)
     }
@@ -222,6 +236,11 @@ impl<'a> Restore<'a> {
     /// When the server cannot.
     pub fn analyze(&mut self) -> Result<()> {
         analyze_rest(&self.staging(), &self.options, self.how.jobs)
+    }
+
+    /// Returns whether rows went in as binary. If they turn out to be wrong, a restore of text may still succeed.
+    pub fn has_sent_binary(&self) -> bool {
+        !self.went_as_binary.is_empty()
     }
 
     /// Returns what could not be restored so far.

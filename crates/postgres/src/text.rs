@@ -152,7 +152,7 @@ impl Reader {
 }
 
 /// Returns what a byte behind a backslash stands for.
-fn unescaped(byte: u8) -> Option<u8> {
+pub(crate) fn unescaped(byte: u8) -> Option<u8> {
     Some(match byte {
         b'\\' => b'\\',
         b't' => b'\t',

@@ -102,22 +102,13 @@ impl Restore<'_> {
     ) -> Result<Done> {
         let safety_snapshot = self.server_safety_backup(planned, &target.server, served)?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
-        let mut server = Server::begin(&target.server.info, options, how, archive, &served.catalog, &id)?;
-        server.create(&served.facts.server.properties)?;
-        self.watch.step("restore.staged");
-        let filled = match planned.tables.is_empty() {
-            true => self.fill_staged(&mut server, served, how),
-            false => self.only(&mut server, planned, served).map(|()| true),
+        let (mut server, verified) = self.staged(planned, target, served, (options, how, &id), archive)?;
+        let place = match planned.action {
+            Action::ReplaceDatabase => Place::Over { disconnect: self.plan.force },
+            _ => Place::New,
         };
-        let promoted = filled.and_then(|verified| {
-            self.stop_if_cancelled()?;
-            let place = match planned.action {
-                Action::ReplaceDatabase => Place::Over { disconnect: self.plan.force },
-                _ => Place::New,
-            };
-            Ok((server.promote(&place)?, verified))
-        });
-        let (promoted, verified) = match promoted {
+        let promoted = self.stop_if_cancelled().and_then(|()| Ok(server.promote(&place)?));
+        let promoted = match promoted {
             Ok(promoted) => promoted,
             Err(error) => {
                 self.discard(server, &error);
@@ -133,6 +124,48 @@ impl Restore<'_> {
             ));
         }
         Ok(Done { notes, verified, safety_snapshot })
+    }
+
+    /// Makes the database under a name of its own, and fills and proves it. When rows are wrong that were sent as binary,
+    /// all of it is done again with text: a mistake of ours must not cost somebody the restore. Returns whether every row
+    /// was compared.
+    fn staged<'s>(
+        &self,
+        planned: &PlannedRestore,
+        target: &ServerTarget,
+        served: &'s Served<'_>,
+        (options, how, id): (&Options, &RestoreOptions, &str),
+        mut archive: Archive,
+    ) -> Result<(Server<'s>, bool)> {
+        // Nobody but the comparison would see a mistake in binary rows.
+        let mut binary = self.plan.verify != Verify::None;
+        loop {
+            let mut server = Server::begin(&target.server.info, options, how, archive, &served.catalog, id)?;
+            if binary {
+                server.allow_binary();
+            }
+            server.create(&served.facts.server.properties)?;
+            self.watch.step("restore.staged");
+            let filled = match planned.tables.is_empty() {
+                true => self.fill_staged(&mut server, served, how),
+                false => self.only(&mut server, planned, served).map(|()| true),
+            };
+            let error = match filled {
+                Ok(verified) => return Ok((server, verified)),
+                Err(error) => error,
+            };
+            let may_be_ours = server.has_sent_binary() && is_about_rows(&error);
+            self.discard(server, &error);
+            if !may_be_ours {
+                return Err(error);
+            }
+            self.watch.warn(&format!(
+                "{}; the restore begins again and sends all rows as text, which takes longer",
+                name::printable(&error.full_message())
+            ));
+            binary = false;
+            archive = served.objects()?;
+        }
     }
 
     /// Does everything but giving the name. Returns whether every row was compared.
@@ -222,6 +255,17 @@ fn expected<'s>(served: &'s Served<'_>) -> Result<Vec<(&'s Table, RowSum)>> {
         Ok((table, RowSum { rows: proof.rows, hash }))
     };
     served.facts.tables.iter().map(one).collect()
+}
+
+/// Returns whether rows may be the reason: they differ, or constraints and indexes cannot be made over them.
+fn is_about_rows(error: &Error) -> bool {
+    match error {
+        Error::Unsound { .. } => true,
+        Error::Postgres(error) => {
+            error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        }
+        _ => false,
+    }
 }
 
 /// Tells what differs in a restored database.

@@ -118,7 +118,7 @@ fn read_columns(connection: &mut Connection) -> Result<HashMap<u32, Vec<Column>>
 }
 
 /// The type behind domains, which is what the server says of an answer.
-const BASE_TYPE: &str = "CASE WHEN t.typtype <> 'd' THEN t.oid ELSE (
+pub(crate) const BASE_TYPE: &str = "CASE WHEN t.typtype <> 'd' THEN t.oid ELSE (
     WITH RECURSIVE base (oid, typtype, next) AS (
         SELECT t.oid, t.typtype, t.typbasetype UNION ALL
         SELECT b.oid, b.typtype, b.typbasetype FROM base JOIN pg_catalog.pg_type b ON base.typtype = 'd' AND b.oid = base.next

@@ -4,10 +4,15 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
 use super::{Connection, READ, server_error};
+use crate::binary::{Encoder, Unsure};
 use crate::{Error, Result};
 
 /// What is collected before it is sent.
 const SEND: usize = 128 << 10;
+/// So much text is made binary at a time: it becomes seven times as long at most.
+const STEP: usize = 64 << 10;
+/// What stands before the bytes of a message: its kind and its length.
+const HEAD: usize = 5;
 
 /// Rows on their way from the server.
 #[derive(Debug)]
@@ -31,7 +36,16 @@ impl Connection {
     pub fn copy_in(&mut self, statement: &str) -> Result<CopyIn<'_>> {
         self.begin_copy(statement, |message| matches!(message, Message::CopyInResponse(_)))?;
         self.output.clear();
-        Ok(CopyIn { connection: self })
+        Ok(CopyIn { connection: self, binary: None })
+    }
+
+    /// Begins `COPY … FROM STDIN` of rows in binary form, which are made of those that are written.
+    pub(crate) fn copy_in_as_binary(&mut self, statement: &str, encoder: Encoder) -> Result<CopyIn<'_>> {
+        let mut copy = self.copy_in(statement)?;
+        let mut message = vec![b'd'; HEAD];
+        encoder.begin(&mut message);
+        copy.binary = Some(Box::new(Binary { encoder, message, unsure: None }));
+        Ok(copy)
     }
 
     /// Sends a statement, and waits for the message with which its COPY begins.
@@ -151,11 +165,30 @@ impl CopyOut<'_> {
 #[derive(Debug)]
 pub struct CopyIn<'a> {
     connection: &'a mut Connection,
+    /// None where rows go as they are.
+    binary: Option<Box<Binary>>,
+}
+
+/// Rows that become binary on their way.
+#[derive(Debug)]
+struct Binary {
+    encoder: Encoder,
+    /// The message that is being written, with its head.
+    message: Vec<u8>,
+    /// Why one of them cannot become binary.
+    unsure: Option<Unsure>,
 }
 
 impl CopyIn<'_> {
-    /// Sends bytes; where rows begin and end does not matter.
+    /// Sends bytes of rows as text; where rows begin and end does not matter.
+    ///
+    /// # Errors
+    /// When the connection fails. [`Error::Unsure`] where rows become binary on their way and one of them cannot: whoever
+    /// writes them passes that on.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if self.binary.is_some() {
+            return bytes.chunks(STEP).try_for_each(|some| self.write_as_binary(some));
+        }
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(SEND));
             let data = frontend::CopyData::new(now).map_err(|error| Error::protocol(error.to_string()))?;
@@ -168,11 +201,50 @@ impl CopyIn<'_> {
         Ok(())
     }
 
+    fn write_as_binary(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(binary) = &mut self.binary else { return Ok(()) };
+        binary.encoder.push(bytes, &mut binary.message).inspect_err(|why| binary.unsure = Some(*why))?;
+        if binary.message.len() >= SEND { self.send_binary() } else { Ok(()) }
+    }
+
+    /// Sends the binary rows that are complete.
+    fn send_binary(&mut self) -> Result<()> {
+        let Some(binary) = &mut self.binary else { return Ok(()) };
+        // The length counts itself, but not the kind.
+        let length = u32::try_from(binary.message.len() - 1);
+        let length = length.map_err(|_| Error::protocol("a message without end"))?;
+        binary.message[1..HEAD].copy_from_slice(&length.to_be_bytes());
+        self.connection.send_bytes(&binary.message)?;
+        binary.message.truncate(HEAD);
+        Ok(())
+    }
+
+    /// Returns why a row cannot become binary, if that is so. The rows have to be sent again, as text.
+    pub(crate) fn unsure(&self) -> Option<Unsure> {
+        self.binary.as_ref()?.unsure
+    }
+
+    /// Breaks off: the server takes none of the rows, and the transaction has failed.
+    pub(crate) fn abandon(self) -> Result<()> {
+        self.connection.output.clear();
+        frontend::copy_fail("the rows are sent in another form", &mut self.connection.output)
+            .map_err(|error| Error::protocol(error.to_string()))?;
+        self.connection.send()?;
+        self.connection.skip_answer()
+    }
+
     /// Ends the rows. Returns how many the server took.
     ///
     /// # Errors
-    /// When the server refuses any of them: then it took none.
-    pub fn finish(self) -> Result<u64> {
+    /// When the server refuses any of them: then it took none. [`Error::Unsure`] as [`CopyIn::write`].
+    pub fn finish(mut self) -> Result<u64> {
+        if let Some(binary) = &mut self.binary {
+            if let Err(why) = binary.encoder.finish(&mut binary.message) {
+                self.abandon()?;
+                return Err(why.into());
+            }
+            self.send_binary()?;
+        }
         frontend::copy_done(&mut self.connection.output);
         self.connection.send()?;
         let mut taken = None;

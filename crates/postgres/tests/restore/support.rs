@@ -141,6 +141,7 @@ impl Backup {
 
     /// Does everything up to the last step.
     pub(crate) fn fill(&self, restore: &mut Restore<'_>, giver: &dyn Giver) -> Result<()> {
+        restore.allow_binary();
         restore.create(&self.properties)?;
         restore.before_rows()?;
         let tables = self.tables();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_postgres::catalog::{Name, Table};
@@ -35,6 +36,19 @@ pub(super) struct StoredRows<'s> {
 struct Cut {
     rows: Arc<Image>,
     pieces: Vec<Range<usize>>,
+    /// For each piece.
+    told: Arc<[Told]>,
+}
+
+/// How many bytes of a piece were told to whoever watches. Rows that are given again are not told again.
+#[derive(Default)]
+struct Told(AtomicU64);
+
+impl Told {
+    /// Returns how many bytes are new when so many were given.
+    fn new_of(&self, given: u64) -> u64 {
+        given.saturating_sub(self.0.fetch_max(given, Ordering::Relaxed))
+    }
 }
 
 impl<'s> StoredRows<'s> {
@@ -59,18 +73,21 @@ impl<'s> StoredRows<'s> {
         })?;
         let rows = self.served.rows(proof)?;
         let pieces = pieces(&rows);
-        let cut = Cut { rows, pieces };
+        let told = pieces.iter().map(|_| Told::default()).collect();
+        let cut = Cut { rows, pieces, told };
         open.insert(table.clone(), cut.clone());
         Ok(cut)
     }
 
     fn send(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
         let cut = self.cut(&table.name)?;
-        let Some(chunks) = cut.pieces.get(piece) else { return Ok(()) };
+        let Some((chunks, told)) = cut.pieces.get(piece).zip(cut.told.get(piece)) else { return Ok(()) };
         let mut rows = self.served.reader.forward(&cut.rows, chunks.clone())?;
+        let mut given = 0;
         while let Some(bytes) = rows.next()? {
             into.write(bytes)?;
-            self.watch.advance(bytes.len() as u64);
+            given += bytes.len() as u64;
+            self.watch.advance(told.new_of(given));
         }
         Ok(())
     }
@@ -114,4 +131,16 @@ fn pieces(rows: &Image) -> Vec<Range<usize>> {
         pieces.push(first..rows.chunks());
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_given_again_count_once() {
+        let told = Told::default();
+        assert_eq!([10, 25, 25].map(|given| told.new_of(given)), [10, 15, 0]);
+        assert_eq!([10, 20, 30, 40].map(|given| told.new_of(given)), [0, 0, 5, 10], "from the begin");
+    }
 }
