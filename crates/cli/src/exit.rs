@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::usage;
+
 /// The exit codes that programs rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -92,6 +94,15 @@ impl Failure {
             hint: Some("nothing was changed; run the command again when you are ready".into()),
             exit: Exit::Interrupted,
             report: None,
+        }
+    }
+
+    /// Hides the secrets of what was typed, wherever it is repeated.
+    pub(crate) fn without_typed(self, line: &[String]) -> Self {
+        Self {
+            message: usage::without_typed(&self.message, line),
+            hint: self.hint.map(|hint| usage::without_typed(&hint, line)),
+            ..self
         }
     }
 

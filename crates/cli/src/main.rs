@@ -35,14 +35,14 @@ fn main() -> ExitCode {
     let parsed =
         args::definition().try_get_matches_from(&line).and_then(|matches| Line::from_arg_matches(&matches));
     let exit = match parsed {
-        Ok(parsed) => run(&parsed),
+        Ok(parsed) => run(&parsed, &shown),
         Err(error) => say(&error, &shown),
     };
     ExitCode::from(exit.code())
 }
 
-/// Runs the command and says how it ended.
-fn run(line: &Line) -> Exit {
+/// Runs the command and says how it ended. `typed` is the line as it was typed.
+fn run(line: &Line, typed: &[String]) -> Exit {
     let started = Instant::now();
     let output = Arc::new(Output::new(Choices {
         json: line.global.json,
@@ -60,6 +60,7 @@ fn run(line: &Line) -> Exit {
     let exit = match done {
         Ok(exit) => exit,
         Err(failure) => {
+            let failure = failure.without_typed(typed);
             tracing::error!(event = "failed", kind = failure.kind, message = failure.message);
             output.failure(&failure);
             failure.exit

@@ -1,9 +1,13 @@
 //! Wrong usage in our own form: one sentence, a hint, exit code 2.
 
+use std::path::Path;
+
 use clap::error::ErrorKind;
+use dbkeep_engine::{redact, redact_within};
 
 use crate::args;
 use crate::exit::Failure;
+use crate::human;
 use crate::output::Output;
 
 /// What the parser has to say that is no command to run.
@@ -51,7 +55,7 @@ fn wrong(text: &str, line: &[String]) -> Failure {
     let mut hints: Vec<String> =
         text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned).collect();
     hints.push(format!("see `{} --help`", command_words(line)));
-    Failure::usage(redacted(&message), redacted(&hints.join("; ")))
+    Failure::usage(without_typed(&message, line), without_typed(&hints.join("; "), line))
 }
 
 /// Returns the words of the line that name a command, as `dbkeep key add`.
@@ -71,63 +75,32 @@ fn help_command(line: &[String]) -> String {
     format!("{} --help", command_words(line))
 }
 
-/// Replaces the password of every URL in `text` by stars.
-///
-/// The parser quotes what was typed, and a URL with a password may be part of it.
-pub(crate) fn redacted(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("://") {
-        let (before, after) = rest.split_at(start + 3);
-        shown.push_str(before);
-        let end =
-            after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`')).unwrap_or(after.len());
-        let (url, remainder) = after.split_at(end);
-        shown.push_str(&without_password(url));
-        rest = remainder;
-    }
-    shown.push_str(rest);
-    shown
+/// Returns a text without the secrets of the words that were typed, wherever it repeats one of them, and without those of
+/// other URLs in it. `line` is what was typed.
+pub(crate) fn without_typed(text: &str, line: &[String]) -> String {
+    let values = line.iter().skip(1).filter_map(|word| word.split_once('=').map(|(_, value)| value));
+    let words = line.iter().skip(1).map(String::as_str).chain(values);
+    let shown = words.fold(text.to_owned(), |text, word| {
+        let hidden = redact(word);
+        if hidden == word {
+            return text;
+        }
+        // As it was typed, and as errors quote it.
+        let debug = |word: &str| format!("{word:?}").trim_matches('"').to_owned();
+        let printable = |word: &str| human::visible(word).to_string();
+        text.replace(word, &hidden)
+            .replace(&debug(word), &debug(&hidden))
+            .replace(&printable(word), &printable(&hidden))
+    });
+    redact_within(&shown)
 }
 
 /// Warns of a word of the command line that holds a URL with a password. The hint says how to do without.
 pub(crate) fn warn_of_password(output: &Output, word: &str, hint: &str) {
-    if redacted(word) != word {
+    // A file may be called like that.
+    if redact(word) != word && !Path::new(word).exists() {
         output.warn("a password on the command line can be seen by other users of this machine", Some(hint));
     }
-}
-
-/// Redacts what stands between `//` and the path: `user:password@host`, and `?password=…` behind it.
-fn without_password(url: &str) -> String {
-    let authority_end = url.find(['/', '?', '#']).unwrap_or(url.len());
-    // A password may itself hold an unescaped `@` or `/`: the last `@` before the query decides.
-    let query = url.find('?').unwrap_or(url.len());
-    let mut shown = String::new();
-    let mut rest = url;
-    let at = url[..query].rfind('@').filter(|at| *at < authority_end || url[..*at].contains(':'));
-    if let Some(at) = at {
-        match url[..at].split_once(':') {
-            Some((user, _)) => shown.push_str(&format!("{user}:***")),
-            None => shown.push_str(&url[..at]),
-        }
-        rest = &url[at..];
-    }
-    let Some((path, parameters)) = rest.split_once('?') else { return shown + rest };
-    let parameters: Vec<String> = parameters
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if is_secret(name) => format!("{name}=***"),
-            _ => parameter.to_owned(),
-        })
-        .collect();
-    format!("{shown}{path}?{}", parameters.join("&"))
-}
-
-fn is_secret(parameter: &str) -> bool {
-    let name = parameter.to_ascii_lowercase();
-    ["password", "passwd", "pwd", "secret", "token", "apikey", "sslkey"]
-        .iter()
-        .any(|word| name.contains(word))
 }
 
 #[cfg(test)]
@@ -176,18 +149,28 @@ mod tests {
     }
 
     #[test]
-    fn redaction_knows_the_forms_of_urls() {
-        for (url, shown) in [
-            ("postgres://ada:pw@host:5432/db", "postgres://ada:***@host:5432/db"),
-            ("postgres://ada:p@w/x@host/db", "postgres://ada:***@host/db"),
-            ("postgres://:pw@host/db", "postgres://:***@host/db"),
-            ("postgres://ada@host/db", "postgres://ada@host/db"),
-            ("postgres://host/db?user=a&password=pw&x=1", "postgres://host/db?user=a&password=***&x=1"),
-            ("see https://host/a@b and c", "see https://host/a@b and c"),
-            ("no url a:b@c", "no url a:b@c"),
-            ("two http://a:b@c 'http://d:e@f'", "two http://a:***@c 'http://d:***@f'"),
-        ] {
-            assert_eq!(redacted(url), shown);
+    fn words_that_were_typed_are_repeated_without_their_secrets() {
+        let urls = ["host=h user=u password='s3cr et9x'", "postgres://u:s3cr'et9x\\\n@h/d", "u:s3cr\"et9x@h"];
+        for url in urls {
+            for words in [vec!["list", url], vec!["show", url, url], vec!["list", "--last", url]] {
+                let failure = failure(&[&["dbkeep"], words.as_slice()].concat());
+                let text = format!("{} {:?}", failure.message, failure.hint);
+                assert!(!text.contains("s3cr") && !text.contains("et9x"), "{text}");
+            }
+            let failure = failure(&["dbkeep", "list", &format!("--last={url}")]);
+            assert!(
+                !failure.message.contains("s3cr") && !failure.message.contains("et9x"),
+                "{}",
+                failure.message
+            );
+            let line = ["dbkeep".to_owned(), url.to_owned()];
+            for text in [format!("no file /x/{url}"), format!("no snapshot {url:?}")] {
+                let shown = without_typed(&text, &line);
+                assert!(
+                    !shown.contains("s3cr") && !shown.contains("et9x") && shown.contains("***"),
+                    "{shown}"
+                );
+            }
         }
     }
 

@@ -49,6 +49,12 @@ pub enum Error {
         /// Names that are near.
         suggestion: Option<String>,
     },
+    /// The value of a variable is neither a URL nor the path of a file.
+    #[error("{shown} leads to no file")]
+    LeadsNowhere {
+        /// The variable, as `env:NAME`; never its value.
+        shown: String,
+    },
     /// A directory without databases.
     #[error("no SQLite database in {}", path.display())]
     NoDatabases {
@@ -313,6 +319,7 @@ impl Error {
             Self::Config { .. } => "config",
             Self::UnsafeFile { .. } => "unsafe-file",
             Self::UnknownSource { .. } => "unknown-source",
+            Self::LeadsNowhere { .. } => "missing",
             Self::NoDatabases { .. } => "no-databases",
             Self::NotADatabase { .. } => "not-a-database",
             Self::NoVariable { .. } => "no-variable",
@@ -377,6 +384,11 @@ impl Error {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => "give a path to a SQLite file, a directory, or a name from the configuration".to_owned(),
             }),
+            Self::LeadsNowhere { .. } => Some(
+                "its value is no URL that begins with postgresql:// or sqlite:, and no path of a file that is there; \
+                 it is not shown, because it may be a secret"
+                    .to_owned(),
+            ),
             Self::NoDatabases { .. } => Some("files are recognised by content, not by suffix".to_owned()),
             Self::NameTaken { .. } => Some(
                 "give this database a name of its own with --name; if it is the same one in a new place, add --adopt-name"

@@ -48,6 +48,7 @@ mod trust;
 pub mod verify;
 
 pub use context::{Context, GlobalOptions, KeyCost, Watch};
+pub use dbkeep_postgres::conninfo::{redact, redact_within};
 pub use dbkeep_repo::{Id, Secret};
 pub use dbkeep_repo::{Observer, Unobserved};
 pub use environment::Environment;

@@ -11,6 +11,7 @@ use crate::suggest::nearest;
 use crate::{Error, Result, name};
 
 pub(crate) use server::Server;
+use server::redact;
 
 /// A database that can be backed up.
 #[derive(Clone, Debug)]
@@ -114,13 +115,18 @@ fn meaning(context: &Context, text: &str) -> Vec<Result<Source, Unresolved>> {
     if server::is_url(text) {
         return vec![server::from_text(context, text, text)];
     }
-    let path = sqlite_path(text).unwrap_or_else(|| PathBuf::from(text));
-    let path = context.environment.resolve_argument(&path);
+    let of_url = sqlite_path(text);
+    // A file may be called like a secret.
+    let shown = if of_url.is_some() { redact(text) } else { text.to_owned() };
+    let path = context.environment.resolve_argument(&of_url.unwrap_or_else(|| PathBuf::from(text)));
     match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_dir() => directory(context, text, &path),
-        Ok(_) => vec![Ok(file(context, &path, text))],
-        Err(_) if server::is_connection_string(text) => vec![server::from_text(context, text, text)],
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![Err(unknown(context, text))],
+        Ok(metadata) if metadata.is_dir() => directory(context, &shown, &path),
+        Ok(_) => vec![Ok(file(context, &path, &shown))],
+        Err(_) if sqlite_path(text).is_none() && server::is_connection_string(text) => {
+            vec![server::from_text(context, text, text)]
+        }
+        Err(_) if is_other_url(text) => vec![Err(other_url(text))],
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![Err(unknown(context, &shown))],
         Err(error) => vec![Err(unresolved(text, Error::io("read", &path)(error)))],
     }
 }
@@ -166,14 +172,22 @@ fn from_configuration(
     let base = context.config_base();
     let text = database.sqlite.as_ref().or(database.postgres.as_ref()).map_or("", String::as_str);
     let source = match (text.strip_prefix("env:"), &database.sqlite) {
-        (Some(variable), _) => from_variable(context, variable, &base, Some(name))?,
-        (None, None) => server::from_text(context, text, text)?,
+        (Some(variable), _) => from_variable(context, variable, &base, Some(name)),
+        (None, None) => server::from_text(context, text, text),
         (None, Some(_)) => {
             let path = context.environment.resolve(Path::new(text), &base);
-            let shown = name::printable(text);
-            Source { name: name.to_owned(), place: Place::File(path), shown, environment: None }
+            match redact(text) == text || path.exists() {
+                true => Ok(Source {
+                    name: name.to_owned(),
+                    place: Place::File(path),
+                    shown: name::printable(text),
+                    environment: None,
+                }),
+                false => Err(other_url(text)),
+            }
         }
     };
+    let source = source.map_err(|unresolved| Unresolved { name: name.to_owned(), ..unresolved })?;
     let mut source = Source { name: name.to_owned(), environment: database.environment.clone(), ..source };
     if let Place::Server(server) = &mut source.place
         && let Err(error) = server.configure(context, database)
@@ -190,19 +204,27 @@ fn from_variable(
     base: &Path,
     called: Option<&str>,
 ) -> Result<Source, Unresolved> {
-    let shown = format!("env:{variable}");
+    let shown = name::printable(&format!("env:{}", redact(variable)));
+    let nowhere = |engine: Engine, error: Error| Unresolved {
+        name: called.map_or_else(|| redact(variable), str::to_owned),
+        engine,
+        shown: shown.clone(),
+        error: Box::new(error),
+    };
     let Some(value) = context.environment.value(variable) else {
-        let error = Error::NoVariable { name: variable.to_owned(), hint: variable_hint(context) };
-        let name = called.unwrap_or(variable).to_owned();
-        return Err(Unresolved { name, engine: Engine::Postgres, shown, error: Box::new(error) });
+        let error = Error::NoVariable { name: redact(variable), hint: variable_hint(context) };
+        return Err(nowhere(Engine::Postgres, error));
     };
     if server::is_url(value) || server::is_connection_string(value) {
         return server::from_text(context, value, &shown);
     }
     let path = sqlite_path(value).unwrap_or_else(|| PathBuf::from(value));
     let path = context.environment.resolve(&path, base);
+    // Whatever the variable holds may be a secret, so its value is shown nowhere, and not as a path either.
+    if !path.exists() {
+        return Err(nowhere(Engine::Sqlite, Error::LeadsNowhere { shown: shown.clone() }));
+    }
     let name = called.map_or_else(|| stem(&path), str::to_owned);
-    // Whatever the variable holds may be a secret, so its value is shown nowhere.
     Ok(Source { name, place: Place::File(path), shown, environment: None })
 }
 
@@ -228,11 +250,28 @@ fn unknown(context: &Context, text: &str) -> Unresolved {
     unresolved(text, error)
 }
 
+/// Says whether this is a URL of something else, or one that holds a password where no file has one.
+fn is_other_url(text: &str) -> bool {
+    let address = text.split('?').next().unwrap_or_default();
+    match sqlite_path(text) {
+        Some(_) => redact(address) != address,
+        None => text.contains("://"),
+    }
+}
+
+fn other_url(text: &str) -> Unresolved {
+    let what = format!("{} is no URL of a database that is known here", name::printable(&redact(text)));
+    let hint =
+        "give a URL that begins with postgresql:// or sqlite:, or the path of a SQLite file".to_owned();
+    unresolved(text, Error::Unsupported { what, hint: Some(hint) })
+}
+
 fn unresolved(text: &str, error: Error) -> Unresolved {
+    let shown = redact(text);
     Unresolved {
-        name: stem(Path::new(text)),
+        name: stem(Path::new(&shown)),
         engine: Engine::Sqlite,
-        shown: name::printable(text),
+        shown: name::printable(&shown),
         error: Box::new(error),
     }
 }
@@ -420,5 +459,78 @@ mod tests {
         assert_eq!(found[1].as_ref().unwrap_err().error.hint().as_deref(), Some("did you mean \"clinic\"?"));
         assert!(!format!("{found:?}").contains("hunter2"));
         assert_eq!(resolved(&context, &["env:LOCAL"])[0].as_ref().unwrap().shown, "env:LOCAL");
+    }
+
+    /// Returns everything that is shown of a source, and of why it leads nowhere.
+    fn everything(found: &Result<Source, Unresolved>) -> String {
+        let error =
+            found.as_ref().err().map(|one| format!("{} {:?}", one.error.full_message(), one.error.hint()));
+        format!("{found:?} {}", error.unwrap_or_default())
+    }
+
+    #[test]
+    fn no_password_shows_however_a_source_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let mut context = context(root.path(), "");
+        let forms = [
+            "postgres://u:{}@h/d?sslmod=x",
+            "postgres://u:{}@h/d",
+            "postgres://u@h/d?password={}",
+            "application_name=x host=h password={}",
+            "connect_timeout=5 host=h password  = {}",
+            "host=/tmp dbname=d password={}/x",
+            "Server=h;Password={}",
+            "mysql://u:{}@h/d",
+            "postgre://u:{}@h/d",
+            "postgres//u:{}@h/d",
+            "u:{}@h/d",
+            "'postgres://u:{}@h/d'",
+            "sqlite+pysqlcipher://:{}@/app.db",
+            "file:app.db?_pragma_key={}",
+        ];
+        for form in forms {
+            for middle in ["", "@", "/", "?", "#", ":", "%", " ", "'", "\"", "\\", "&", "=", "/a@b?", "://"] {
+                let text = form.replace("{}", &format!("hun1{middle}ter2"));
+                context.environment.env_file.insert("URL".to_owned(), text.clone());
+                let config = DatabaseConfig { postgres: Some(text.clone()), ..DatabaseConfig::default() };
+                context.config.databases.insert("shop".to_owned(), config);
+                let config = DatabaseConfig { sqlite: Some(text.clone()), ..DatabaseConfig::default() };
+                context.config.databases.insert("file".to_owned(), config);
+                for given in [text.as_str(), "env:URL", &format!("env:{text}"), "shop", "file"] {
+                    for found in resolved(&context, &[given]) {
+                        let shown = everything(&found);
+                        let is_hidden = !shown.contains("hun1") && !shown.contains("ter2");
+                        assert!(is_hidden, "{given} {text}: {shown}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn value_of_a_variable_that_leads_nowhere_is_not_shown() {
+        let root = tempfile::tempdir().unwrap();
+        let mut context = context(root.path(), "[databases.shop]\nsqlite = \"env:TOKEN\"\n");
+        context.environment.env_file.insert("TOKEN".to_owned(), "hunter2".to_owned());
+        for (given, name) in [("env:TOKEN", "TOKEN"), ("shop", "shop")] {
+            let found = resolved(&context, &[given]);
+            let unresolved = found[0].as_ref().unwrap_err();
+            assert_eq!((unresolved.name.as_str(), unresolved.error.kind()), (name, "missing"));
+            assert_eq!(unresolved.error.to_string(), "env:TOKEN leads to no file");
+            assert!(!everything(&found[0]).contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn configured_database_keeps_its_name_where_its_url_cannot_be_read() {
+        let root = tempfile::tempdir().unwrap();
+        let mut context = context(
+            root.path(),
+            "[databases.shop]\npostgres = \"postgres://h:x/d\"\n[databases.clinic]\npostgres = \"env:URL\"\n",
+        );
+        context.environment.env_file.insert("URL".to_owned(), "postgres://h/d?sslmode=x".to_owned());
+        let names: Vec<String> =
+            resolved(&context, &[]).into_iter().map(|one| one.unwrap_err().name).collect();
+        assert_eq!(names, ["clinic", "shop"]);
     }
 }

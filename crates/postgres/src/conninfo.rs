@@ -8,6 +8,7 @@
 
 mod files;
 mod keyvalue;
+mod redact;
 #[cfg(test)]
 mod tests;
 mod uri;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+pub use redact::{redact, redact_within};
 
 /// The settings of a connection that have a meaning here, with the variable of the environment that gives each.
 const KNOWN: [(&str, &str); 27] = [
@@ -77,6 +80,27 @@ const WITHOUT_EFFECT: [&str; 19] = [
 /// Where servers of this system put their sockets.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 const DEFAULT_PORT: u16 = 5432;
+
+/// Says whether a word is a setting of libpq, of those that are not supported too.
+fn is_setting(word: &str) -> bool {
+    KNOWN.iter().any(|(known, _)| *known == word)
+        || WITHOUT_EFFECT.contains(&word)
+        || ["requiressl", "replication", "sslcrldir"].contains(&word)
+}
+
+/// Says whether a text begins as a connection string does: with a setting of libpq and a `=`.
+pub fn begins_with_setting(text: &str) -> bool {
+    text.split_once('=').is_some_and(|(word, _)| is_setting(word.trim()))
+}
+
+/// Returns a word of a connection string as an error shows it: as it is only where it can be no part of anything else.
+fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
+    match word.len() <= 63 && word.chars().all(is_plain) {
+        true => format!("{word:?}"),
+        false => "something else".to_owned(),
+    }
+}
 
 /// Why a connection string says nothing usable. Its text never holds a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -288,6 +312,8 @@ struct Settings {
     values: BTreeMap<&'static str, String>,
     schema: Option<String>,
     pooled: bool,
+    /// Whether the password stands where its end is certain: before the `@` of a URL, on a line of its own.
+    is_password_apart: bool,
 }
 
 impl Settings {
@@ -311,10 +337,21 @@ impl Settings {
             }
             return Ok(());
         }
+        let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        // What follows a password may be its end, which holds a space or an `&` that nobody quoted.
+        let holds_secret = |value: &String| value.contains("://") || redact::secret_word(value).is_some();
+        let may_be_secret = self.values.contains_key("password") && !self.is_password_apart
+            || self.values.values().any(holds_secret);
         Err(match name {
             "replication" | "sslcrldir" => {
                 ConnInfoError::new(format!("the connection setting {name:?} is not supported"))
             }
+            _ if may_be_secret || !name.chars().all(is_plain) => ConnInfoError::new(
+                "a word before a `=` is no connection setting",
+            )
+            .with_hint(
+                "values with spaces stand in single quotes; in a URL, an `&` of a password is written as %26",
+            ),
             _ => ConnInfoError::new(format!("no connection setting {name:?}")),
         })
     }
@@ -376,6 +413,7 @@ impl ConnInfo {
 impl Settings {
     fn complete(mut self, surroundings: &Surroundings<'_>) -> Result<ConnInfo, ConnInfoError> {
         self.refuse_what_is_not_supported()?;
+        self.refuse_hidden_passwords()?;
         let user = self.get("user").or(surroundings.user).map(str::to_owned);
         let user = user
             .ok_or_else(|| ConnInfoError::new("no user: neither the connection nor the system names one"))?;
@@ -416,6 +454,23 @@ impl Settings {
                 .with_hint("use TLS: sslmode=verify-full"));
         }
         Ok(())
+    }
+
+    /// Settings are shown, so that none but the password may hold one.
+    fn refuse_hidden_passwords(&self) -> Result<(), ConnInfoError> {
+        let is_url = |value: &str| value.contains("://") && redact(value) != value;
+        let holds = |name: &str, value: &str| {
+            is_url(value) || name == "dbname" && redact::secret_word(value).is_some()
+        };
+        match self.values.iter().find(|(name, value)| **name != "password" && holds(name, value)) {
+            Some((name, _)) => {
+                Err(ConnInfoError::new(format!("the connection setting {name:?} holds a password"))
+                    .with_hint(
+                        "give the URL or the connection string by itself, not as the value of a setting",
+                    ))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Returns the hosts; lists of names, addresses and ports go together one by one.
@@ -547,7 +602,7 @@ impl Settings {
     fn connect_timeout(&self) -> Result<Option<Duration>, ConnInfoError> {
         let Some(text) = self.get("connect_timeout") else { return Ok(None) };
         let seconds: i64 = text.trim().parse().map_err(|_| {
-            ConnInfoError::new(format!("connect_timeout is {text:?}, not a number of seconds"))
+            ConnInfoError::new(format!("connect_timeout is {}, not a number of seconds", quoted(text)))
         })?;
         // None or less means no limit of the user's; libpq waits at least two seconds.
         Ok(u64::try_from(seconds)
@@ -575,7 +630,8 @@ fn one_of<T: Copy>(text: Option<&str>, name: &str, known: &[(&str, T)]) -> Resul
     let found = known.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| Some(*value)).ok_or_else(|| {
         let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
-        ConnInfoError::new(format!("{name} is {text:?}")).with_hint(format!("it may be {}", words.join(", ")))
+        ConnInfoError::new(format!("{name} is {}", quoted(text)))
+            .with_hint(format!("it may be {}", words.join(", ")))
     })
 }
 
@@ -585,16 +641,14 @@ fn read_port(text: &str) -> Result<u16, ConnInfoError> {
     }
     let port = text.parse().ok().filter(|port| *port != 0);
     // The text is not shown: it may be the begin of a password with a `/` in it.
-    port.ok_or_else(|| {
-        ConnInfoError::new("a port is not a number from 1 to 65535").with_hint(
-        "in a URL, a `/`, `:`, `@`, `?`, `#` or `%` of a password is written as %2F, %3A, %40, %3F, %23, %25",
-    )
-    })
+    port.ok_or_else(|| ConnInfoError::new("a port is not a number from 1 to 65535").with_hint(uri::ENCODING))
 }
 
 fn read_address(name: &str, address: Option<&str>, port: u16) -> Result<Address, ConnInfoError> {
     let parsed = address.map(|address| {
-        address.parse().map_err(|_| ConnInfoError::new(format!("{address:?} is no address of a host")))
+        address
+            .parse()
+            .map_err(|_| ConnInfoError::new(format!("{} is no address of a host", quoted(address))))
     });
     let address: Option<IpAddr> = parsed.transpose()?;
     if name.starts_with('@') {

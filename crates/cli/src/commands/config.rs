@@ -3,12 +3,12 @@
 use clap::{Args, Subcommand};
 use dbkeep_engine::config;
 use dbkeep_engine::report::ConfigReport;
+use dbkeep_engine::{redact, redact_within};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::exit::{Exit, Failure};
 use crate::human;
-use crate::usage;
 
 const HELP: &str = "\
 Examples:
@@ -57,7 +57,7 @@ impl ConfigArgs {
             ConfigCommand::Show => {
                 let report = app.context()?.describe();
                 show(app, &report)?;
-                app.output.document(&without_passwords(json!(report)));
+                app.output.document(&without_passwords("", json!(report)));
             }
             ConfigCommand::Example => {
                 app.output.raw(config::example().as_bytes());
@@ -83,20 +83,54 @@ fn show(app: &App, report: &ConfigReport) -> Result<(), Failure> {
     ));
     let password = report.password_from.as_deref().unwrap_or("the key file of the repository");
     app.output.line(format_args!("# password: from {}", human::visible(password)));
-    let text = toml::to_string_pretty(&report.config).map_err(|error| {
+    let failed = |error: toml::ser::Error| {
         Failure::failed("config", format!("the configuration cannot be written as TOML: {error}"), None)
-    })?;
-    app.output.raw(usage::redacted(&text).as_bytes());
+    };
+    let config = toml::Value::try_from(&report.config).map_err(failed)?;
+    let text = toml::to_string_pretty(&without_secrets("", config)).map_err(failed)?;
+    app.output.raw(text.as_bytes());
     Ok(())
 }
 
-/// Redacts the passwords of URLs in every text of a document.
-fn without_passwords(document: Value) -> Value {
+/// Redacts the passwords of URLs and connection strings in every text of a configuration. `key` is where it stands.
+fn without_secrets(key: &str, value: toml::Value) -> toml::Value {
+    match value {
+        toml::Value::String(text) => toml::Value::String(shown(key, &text)),
+        toml::Value::Array(values) => {
+            toml::Value::Array(values.into_iter().map(|value| without_secrets(key, value)).collect())
+        }
+        toml::Value::Table(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| {
+                let value = without_secrets(&name, value);
+                (name, value)
+            });
+            toml::Value::Table(fields.collect())
+        }
+        other => other,
+    }
+}
+
+/// Returns a text without its passwords. What says where a database is may be a URL that nobody wrote right.
+fn shown(key: &str, text: &str) -> String {
+    match key {
+        "postgres" | "sqlite" | "server" | "location" | "repository" => redact(text),
+        _ => redact_within(text),
+    }
+}
+
+/// Redacts the passwords of URLs in every text of a document. `key` is where it stands.
+fn without_passwords(key: &str, document: Value) -> Value {
     match document {
-        Value::String(text) => Value::String(usage::redacted(&text)),
-        Value::Array(values) => values.into_iter().map(without_passwords).collect(),
+        Value::String(text) => Value::String(shown(key, &text)),
+        Value::Array(values) => {
+            Value::Array(values.into_iter().map(|value| without_passwords(key, value)).collect())
+        }
         Value::Object(fields) => {
-            fields.into_iter().map(|(name, value)| (name, without_passwords(value))).collect()
+            let fields = fields.into_iter().map(|(name, value)| {
+                let value = without_passwords(&name, value);
+                (name, value)
+            });
+            Value::Object(fields.collect())
         }
         other => other,
     }
@@ -108,10 +142,12 @@ mod tests {
 
     #[test]
     fn passwords_of_urls_are_redacted_at_every_depth() {
-        let document = json!({ "a": [{ "postgres": "postgres://u:pw@h/d" }], "n": 1 });
-        assert_eq!(
-            without_passwords(document),
-            json!({ "a": [{ "postgres": "postgres://u:***@h/d" }], "n": 1 })
-        );
+        let document =
+            json!({ "a": [{ "postgres": "postgres//u:p w@h/d", "run": "x 'http://a:b@c' y" }], "n": 1 });
+        let hidden =
+            json!({ "a": [{ "postgres": "postgres//u:***@h/d", "run": "x 'http://a:***@c' y" }], "n": 1 });
+        assert_eq!(without_passwords("", document.clone()), hidden);
+        let table = toml::Value::try_from(&document).unwrap();
+        assert_eq!(json!(without_secrets("", table)), hidden);
     }
 }

@@ -11,6 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::human;
 use crate::output::Tone;
 use crate::table::{self, Value};
+use crate::usage;
 
 const HELP: &str = "\
 Restores the newest good snapshot of every database, or the one that is named,
@@ -64,6 +65,10 @@ pub(crate) struct DrillArgs {
 impl DrillArgs {
     /// Drills.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
+        if let Some(server) = &self.server {
+            let hint = "keep the URL in an environment variable or in .env, and give --server env:NAME";
+            usage::warn_of_password(&app.output, server, hint);
+        }
         let assertions: Result<Vec<Assertion>, _> = self.assertions.iter().map(|text| text.parse()).collect();
         let request = DrillRequest {
             database: self.database.clone(),

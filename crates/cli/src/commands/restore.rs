@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use dbkeep_engine::Context;
 use dbkeep_engine::list::{self, ListRequest};
 use dbkeep_engine::report::{RestoreOutcome, RestoreReport, SessionRestoreReport, SnapshotRow};
 use dbkeep_engine::repository::Store;
 use dbkeep_engine::restore::{self, Action, PlannedRestore, RestorePlan, RestoreRequest};
+use dbkeep_engine::{Context, redact};
 use jiff::Timestamp;
 
 use crate::app::{App, short};
@@ -15,6 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::human;
 use crate::output::Tone;
 use crate::prompt;
+use crate::usage;
 
 const HELP: &str = "\
 Without --in-place the database is built beside its target and renamed into
@@ -121,13 +122,47 @@ pub(crate) struct RestoreArgs {
 }
 
 impl RestoreArgs {
+    /// Names a part of a target in no error, where that is no path and holds a password.
+    fn without_target(&self, error: dbkeep_engine::Error) -> Failure {
+        match self.to.as_deref().filter(|to| error.kind() == "io" && redact(to) != *to) {
+            Some(to) => Failure::usage(
+                format!("{} is no path of a file that can be made", redact(to)),
+                "give the path of a file to create, or the URL of a PostgreSQL database",
+            ),
+            None => error.into(),
+        }
+    }
+
+    /// Refuses a connection string where a file would get it as its name.
+    fn refuse_password_as_file(&self, plan: &RestorePlan) -> Result<(), Failure> {
+        let Some(to) = self.to.as_deref().filter(|to| to.contains('=') && redact(to) != *to) else {
+            return Ok(());
+        };
+        match plan
+            .restores
+            .iter()
+            .find(|planned| matches!(planned.action, Action::Create | Action::CopyTables))
+        {
+            Some(planned) => Err(Failure::usage(
+                format!("{} is a SQLite database, and {} leads to a server", planned.database, redact(to)),
+                "give the path of a file to create",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Plans, asks, restores, and says how to go back.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
+        if let Some(to) = &self.to {
+            let hint = "keep the URL in an environment variable or in .env, and give --to env:NAME";
+            usage::warn_of_password(&app.output, to, hint);
+        }
         let mut context = app.context()?;
         let open = |context: &Context| restore::open(context, app.now(), &app.observer());
         let store = app.with_password(&mut context, open)?;
         let request = self.request(app, &store)?;
-        let plan = restore::plan(&store, &request, app.now())?;
+        let plan = restore::plan(&store, &request, app.now()).map_err(|error| self.without_target(error))?;
+        self.refuse_password_as_file(&plan)?;
         if self.dry_run {
             show_plan(app, &plan);
             app.output.document(&plan);

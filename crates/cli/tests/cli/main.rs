@@ -30,5 +30,6 @@ mod postgres;
 mod prune;
 mod retention;
 mod scenarios;
+mod secrets;
 mod usage;
 mod verify_file;

@@ -5,6 +5,7 @@ mod backup;
 mod bad_input;
 mod restore;
 mod safety_backup;
+mod secrets;
 mod stock;
 
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};

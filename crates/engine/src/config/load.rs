@@ -13,7 +13,7 @@ use crate::drill::Assertion;
 use crate::environment::Environment;
 use crate::state::plain;
 use crate::suggest::nearest;
-use crate::{Error, Result, trust};
+use crate::{Error, Result, redact_within, trust};
 
 /// Loads the configuration that is in force: `named`, else `DBKEEP_CONFIG`, else `dbkeep.toml` of the
 /// working directory, else the user's. Without any it is the default.
@@ -52,7 +52,9 @@ pub fn parse(text: &str, file: &Path, warnings: &mut Vec<String>) -> Result<Conf
         message,
         hint,
     };
-    let broken = |error: &toml::de::Error| wrong(error.span(), one_line(error.message()), None);
+    // The message may quote a value, which may be a URL.
+    let message = |error: &toml::de::Error| redact_within(&one_line(error.message()));
+    let broken = |error: &toml::de::Error| wrong(error.span(), message(error), None);
 
     let table = DeTable::parse(text).map_err(|error| broken(&error))?;
     let schema: Value = serde_json::from_str(super::schema()).expect("schema.json is JSON: a test reads it");
@@ -354,6 +356,13 @@ mod tests {
         let (message, hint) = complaint("retain = 3\n");
         assert_eq!(message, "dbkeep.toml:1: unknown key `retain`");
         assert!(hint.unwrap().starts_with("known here: "));
+    }
+
+    #[test]
+    fn url_in_the_wrong_place_does_not_show_its_password() {
+        let text = "[databases]\nshop = \"postgres://u:hun ter2@h/d\"\n";
+        let (message, _) = complaint(text);
+        assert!(message.contains("u:***@h/d") && !message.contains("ter2"), "{message}");
     }
 
     #[test]

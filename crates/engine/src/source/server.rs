@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dbkeep_postgres::catalog::Name;
-use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
+pub(crate) use dbkeep_postgres::conninfo::redact;
+use dbkeep_postgres::conninfo::{ConnInfo, Surroundings, begins_with_setting};
 use dbkeep_postgres::schema::Filter;
 
 use super::{Place, Source, Unresolved};
@@ -143,18 +144,21 @@ pub(super) fn from_text(context: &Context, text: &str, shown: &str) -> Result<So
             let place = Place::Server(Box::new(server));
             Ok(Source { name, place, shown: name::printable(&shown), environment: None })
         }
-        Err(error) => {
-            let path = text.split(['?', '#']).next().unwrap_or_default();
-            let database =
-                path.rsplit('/').next().filter(|name| !name.is_empty() && !name.contains(['@', '=']));
-            Err(Unresolved {
-                name: database.unwrap_or("postgres").to_owned(),
-                engine: Engine::Postgres,
-                shown: name::printable(&redact(shown)),
-                error: Box::new(dbkeep_postgres::Error::from(error).into()),
-            })
-        }
+        Err(error) => Err(Unresolved {
+            name: name_in(&redact(text)).unwrap_or("postgres").to_owned(),
+            engine: Engine::Postgres,
+            shown: name::printable(&redact(shown)),
+            error: Box::new(dbkeep_postgres::Error::from(error).into()),
+        }),
     }
+}
+
+/// Returns the name of the database in a URL whose secrets are hidden, where it can be told.
+fn name_in(redacted: &str) -> Option<&str> {
+    let (_, address) = redacted.split_once("://").filter(|_| is_url(redacted))?;
+    let (_, path) = address.split('?').next()?.split_once('/')?;
+    let is_plain = |character: char| character.is_alphanumeric() || "_-.".contains(character);
+    (!path.is_empty() && path.chars().all(is_plain)).then_some(path)
 }
 
 /// Reads a duration of one length: a day has 24 hours, and what is longer has none.
@@ -165,59 +169,17 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 
 /// Says whether this is a URL of PostgreSQL, as libpq, SQLAlchemy, Prisma and others write it.
 pub(crate) fn is_url(text: &str) -> bool {
-    let Some((scheme, _)) = text.split_once("://") else { return false };
+    let Some((scheme, _)) = text.trim_start().split_once("://") else { return false };
     let engine = scheme.split('+').next().unwrap_or_default();
     ["postgres", "postgresql", "jdbc:postgresql"].iter().any(|known| engine.eq_ignore_ascii_case(known))
         || scheme.eq_ignore_ascii_case("prisma+postgres")
 }
 
-/// Says whether this is a connection string of words, as `host=db.example.org dbname=shop`.
+/// Says whether this is a connection string of words, as `host=db.example.org dbname=shop`, or was meant for one: what
+/// holds a password is no path, and is read as a connection string so that its error says what is wrong with it.
 pub(crate) fn is_connection_string(text: &str) -> bool {
-    let known = ["host", "hostaddr", "port", "dbname", "user", "service", "password", "sslmode"];
-    let first = text.trim_start().split_once('=').map(|(word, _)| word.trim_end());
-    first.is_some_and(|word| known.contains(&word)) && !Path::new(text).exists()
-}
-
-/// Returns a URL with every password in it replaced by `***`.
-pub(crate) fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return redact_words(url) };
-    let (before_query, query) = match rest.split_once('?') {
-        Some((before, query)) => (before, Some(query)),
-        None => (rest, None),
-    };
-    // A password may hold `@` and `/` that somebody forgot to encode: the host begins after the last `@`.
-    let address = match before_query.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((user, _)) => format!("{user}:***@{host}"),
-            None => format!("{user}@{host}"),
-        },
-        None => before_query.to_owned(),
-    };
-    let query = query.map(|query| query.split('&').map(redact_parameter).collect::<Vec<_>>().join("&"));
-    match query {
-        Some(query) => format!("{scheme}://{address}?{query}"),
-        None => format!("{scheme}://{address}"),
-    }
-}
-
-/// Returns a connection string of words without its password, and without what comes behind it: who knows where that
-/// ends.
-fn redact_words(text: &str) -> String {
-    let begins = |word: &str| text.to_ascii_lowercase().find(word);
-    let secret = ["password=", "password ="].into_iter().filter_map(begins).min();
-    match secret.filter(|_| is_connection_string(text)) {
-        Some(at) => format!("{}password=***", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-fn redact_parameter(parameter: &str) -> String {
-    let name = parameter.split('=').next().unwrap_or_default();
-    let secret = ["password", "passwd", "secret", "token", "api_key", "apikey"];
-    match secret.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
-        true => format!("{name}=***"),
-        false => parameter.to_owned(),
-    }
+    let is_meant = begins_with_setting(text) || (redact(text) != text && !text.contains("://"));
+    is_meant && !Path::new(text).exists()
 }
 
 #[cfg(test)]
@@ -225,22 +187,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_redacted_wherever_they_stand_in_a_url() {
-        let cases = [
-            ("postgres://u:p@h/d", "postgres://u:***@h/d"),
-            ("postgres://u:p@ss/w@h/d", "postgres://u:***@h/d"),
-            (
-                "postgresql+psycopg2://u@h/d?password=x&sslmode=require",
-                "postgresql+psycopg2://u@h/d?password=***&sslmode=require",
-            ),
-            ("postgres://h/d?api_key=abc", "postgres://h/d?api_key=***"),
-            ("app.db", "app.db"),
-            ("host=h password='a b' user=u", "host=h password=***"),
-            ("dbname=d PassWord = x", "dbname=d password=***"),
-            ("my password=1.db", "my password=1.db"),
-        ];
-        for (url, redacted) in cases {
-            assert_eq!(redact(url), redacted);
+    fn database_is_named_by_a_url_only_where_that_is_certain() {
+        for (text, name) in [
+            ("postgres://u:p@h/shop?sslmod=x", Some("shop")),
+            ("postgres://u:p/x@h/shop", Some("shop")),
+            ("postgres://u:p?x@h", None),
+            ("postgres://u:p#x@h/", None),
+            ("postgres://u:p", None),
+            ("host=/tmp/x password=a/b", None),
+            ("postgres://h/a@b:c", None),
+        ] {
+            assert_eq!(name_in(&redact(text)), name, "{text}");
         }
     }
 
@@ -266,10 +223,21 @@ mod tests {
 
     #[test]
     fn connection_strings_are_told_from_files() {
-        for text in ["host=h dbname=d", "service=shop", "dbname = 'a b'"] {
+        for text in [
+            "host=h dbname=d",
+            "service=shop",
+            "dbname = 'a b'",
+            "application_name=x host=h",
+            "connect_timeout=5 host=h",
+            "x=1 PASSWORD \t= a",
+            "Server=h;Password=x",
+            "u:p@h/d",
+        ] {
             assert!(is_connection_string(text), "{text}");
         }
-        for text in ["app.db", "a=b.db", "x host=h", "postgres://h/d"] {
+        for text in
+            ["app.db", "a=b.db", "x host=h", "postgres://h/d", "mysql://u:p@h/d", "2026-01-02T10:00.db"]
+        {
             assert!(!is_connection_string(text), "{text}");
         }
     }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{ConnInfoError, Password, Settings, Surroundings};
+use super::{ConnInfoError, Password, Settings, Surroundings, quoted};
 
 /// Where distributions keep the services of all users.
 const SYSTEM_FOLDERS: [&str; 3] = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc"];
@@ -28,7 +28,7 @@ pub(super) fn service(
             return Ok(found);
         }
     }
-    Err(ConnInfoError::new(format!("no service {name:?}"))
+    Err(ConnInfoError::new(format!("no service {}", quoted(name)))
         .with_hint("services stand in ~/.pg_service.conf, or in the file that PGSERVICEFILE names"))
 }
 
@@ -58,7 +58,7 @@ fn service_in(text: &str, name: &str, path: &Path) -> Result<Option<Settings>, C
                 break;
             }
             if section.strip_suffix(']') == Some(name) {
-                found = Some(Settings::default());
+                found = Some(Settings { is_password_apart: true, ..Settings::default() });
             }
         } else if let Some(settings) = &mut found {
             let (key, value) = line.split_once('=').ok_or_else(|| wrong("this line has no `=`"))?;

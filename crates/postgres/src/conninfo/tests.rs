@@ -203,6 +203,125 @@ fn passwords_show_nowhere() {
     }
 }
 
+/// What a password is made of in these tests: whichever of the two shows, it is a leak.
+const ENDS: [&str; 2] = ["s3cr", "et9x"];
+
+/// The ways in which a password is said, `{}` in its place; some are wrong in a way of their own.
+const FORMS: [&str; 25] = [
+    "postgres://u:{}@127.0.0.1:1/d",
+    "POSTGRESQL+psycopg2://u:{}@127.0.0.1:1,[::1]:2/d?sslmode=disable",
+    "postgres://u:{}@h",
+    "postgres://u:1{}@h/d",
+    "postgres://u:{}@",
+    "postgres://u@x:{}@h/d",
+    "postgres://u@h/d?password={}&sslmode=disable",
+    "postgres://u@h?password={}",
+    "postgres://h:1?user=u&password={}",
+    "postgres://u:x@h/d?sslmode=disable&pass%77ord={}",
+    "postgres://u:{}@h/d?sslmod=disable",
+    "jdbc:postgresql://h:1/d?user=u&password={}",
+    "jdbc:postgresql:d?user=u&password={}",
+    "prisma+postgres://h/?api_key={}",
+    "postgres//u:{}@h/d?sslmode=disable",
+    "postgres:u:{}@h/d",
+    "u:{}@h/d",
+    "\"postgres://u:{}@h/d\"",
+    "host=h password={}",
+    "password = {} host=h port=1",
+    "application_name=x password='{}' host=h",
+    "connect_timeout=5 PASSWORD\t ={}",
+    "Server=h;Password={};Port=1",
+    "dbname=postgres://u:{}@h/d",
+    "host=h dbname='host=h password={}'",
+];
+
+/// Returns what shows of the password in anything that is made of a text.
+fn leaks(form: &str, text: &str) -> Vec<String> {
+    let mut shown = vec![redact(text)];
+    if form.contains("://") || form.to_ascii_lowercase().contains("password") {
+        // In the midst of other words nothing else tells them.
+        shown.push(redact_within(&format!("no such '{text}' here")));
+    }
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: Some("ann") };
+    match ConnInfo::resolve(text, &surroundings) {
+        Ok(info) => {
+            shown.push(format!("{info:?} {}", info.shown()));
+            shown.extend(info.hosts.iter().map(Host::place));
+        }
+        Err(error) => {
+            let error = crate::Error::from(error);
+            shown.push(format!("{error} {error:?} {:?}", error.hint()));
+            let source = std::error::Error::source(&error);
+            assert!(source.is_none(), "{source:?}");
+        }
+    }
+    shown.retain(|shown| ENDS.iter().any(|end| shown.contains(end)));
+    shown
+}
+
+#[test]
+fn hostile_passwords_show_in_no_form() {
+    let middles = [
+        "", "@", "/", "?", "#", ":", "%", "%40", "%zz", "=", "&", "'", "\"", "\\", " ", "://", "@/?#",
+        "?a=b@", "&a=", "' a=", "/?@", "@h/", "?=", ",", "[", "]", "@@", "]:1/", ";", "\n", "\u{a0}", "é",
+        "***", "#@:/", "1/a?b", " a=", "/x@y?z",
+    ];
+    let mut leaked = Vec::new();
+    for form in FORMS {
+        for middle in middles {
+            let text = form.replace("{}", &format!("{}{middle}{}", ENDS[0], ENDS[1]));
+            leaked.extend(leaks(form, &text).into_iter().map(|shown| (text.clone(), shown)));
+        }
+    }
+    assert!(leaked.is_empty(), "{leaked:#?}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 4000, ..Default::default() })]
+    #[test]
+    fn no_password_shows(
+        form in 0..FORMS.len(),
+        before in "[@/?#:%=&'\"\\\\ ,;a1]{0,2}",
+        middle in "[@/?#:%=&'\"\\\\ ,;a1\\[\\]\n]{0,6}",
+        after in "[@/?#:%=&'\"\\\\ ,;a1]{0,2}",
+    ) {
+        let text = FORMS[form].replace("{}", &format!("{before}{}{middle}{}{after}", ENDS[0], ENDS[1]));
+        // That is a URL of a scheme that nobody knows, without a password.
+        proptest::prop_assume!(!text.starts_with("u://"));
+        proptest::prop_assert_eq!(leaks(FORMS[form], &text), Vec::<String>::new(), "{}", text);
+    }
+}
+
+#[test]
+fn passwords_are_read_as_libpq_reads_them() {
+    for (text, expected) in [
+        ("postgresql://u:p?s#s:w@h/d", "p?s#s:w"),
+        ("postgresql://u:p?x=1@h/d?sslmode=disable", "p?x=1"),
+        ("postgresql://u@h/d?password=a#b@c", "a#b@c"),
+        ("postgresql://h:1/d?user=bob@srv&password=a", "a"),
+    ] {
+        let info = resolve(text);
+        assert_eq!((password(&info), info.database.as_str()), (Some(expected), "d"), "{text}");
+        assert_eq!(info.hosts[0].name(), "h", "{text}");
+    }
+}
+
+#[test]
+fn url_that_can_be_read_in_two_ways_is_refused() {
+    for text in ["postgresql://u:1/a@h/d", "postgresql://u:p@h/d@x", "postgresql://u@h?password=a@b"] {
+        let error = Place::new().resolve(text).unwrap_err();
+        assert_eq!(error.to_string(), "it is not certain where the password of the URL ends", "{text}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("%2F") && hint.contains("%40")), "{error:?}");
+    }
+}
+
+#[test]
+fn password_in_another_setting_is_refused_and_not_shown() {
+    let place = Place::new().with("PGDATABASE", "postgres://u:s3cret@h/d");
+    let error = place.resolve("host=h").unwrap_err();
+    assert_eq!(error.to_string(), "the connection setting \"dbname\" holds a password");
+}
+
 #[test]
 fn password_with_an_at_sign_that_nobody_encoded_is_understood() {
     assert_eq!(password(&resolve("postgresql://u:p@ss@h/d")), Some("p@ss"));
