@@ -12,7 +12,7 @@ use super::json;
 use super::spool::{Unpacked, unpacked};
 use crate::manifest::{self, Manifest, TableProof};
 use crate::report::{Engine, TableRows};
-use crate::served::{self, ObjectHash, shown};
+use crate::served::{self, ObjectHash, ObjectSum, shown};
 
 /// The longest part of a line that is looked at.
 const LONGEST_LINE: usize = 4096;
@@ -27,7 +27,7 @@ pub(super) enum Proof {
     /// Rows, as COPY writes them; `None` when the last one has no end.
     Rows(Option<RowSum>),
     /// The hash of objects as text.
-    Objects(dbkeep_repo::Id),
+    Objects(ObjectSum),
 }
 
 /// Says whether SQL text is of PostgreSQL.
@@ -162,7 +162,7 @@ impl Script {
                 .notes
                 .push("it is what pg_dump writes: rows are counted, nothing was carried out".to_owned());
         }
-        holding.proof = Some(Proof::Objects(self.hash.finish()));
+        holding.proof = Some(Proof::Objects(self.hash.sum()));
         holding.tables = self.tables;
         Some(holding)
     }
@@ -227,7 +227,7 @@ pub(super) fn compare<'f>(
     }
     let text = file(served::TEXT, &mut findings)
         .map(|item| item.holding.as_ref().and_then(|one| one.proof.as_ref()));
-    if text.is_some_and(|proof| !matches!(proof, Some(Proof::Objects(hash)) if *hash == facts.objects)) {
+    if text.is_some_and(|proof| !matches!(proof, Some(Proof::Objects(sum)) if sum.is(facts.objects))) {
         findings.push(format!("{} is not what {} says", served::TEXT, manifest::FILE));
     }
     for (proof, is_table) in
