@@ -1,22 +1,24 @@
 //! Goes through a file, a directory or an archive, and notes what each file in it is.
 
 mod archive;
+mod parts;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use dbkeep_repo::write::PARTS_SUFFIX;
 use flate2::read::MultiGzDecoder;
 
 use super::content::{self, Form};
-use super::documents::{self, Document};
+use super::documents::{self, Document, base};
 use super::server;
 use super::spool::{FileImage, Unpacked, spool, unpacked};
 use crate::context::Watch;
 use crate::export::place::STAGING;
 use crate::export::written::{Sum, Summed, pump};
 use crate::report::TableRows;
-use crate::{Error, Result};
+use crate::{Error, Result, served};
 
 /// The most files that are looked at.
 const MOST: usize = 100_000;
@@ -157,6 +159,10 @@ impl<'w> Collector<'w> {
             let kind = entry.file_type().map_err(Error::io("read", path))?;
             if kind.is_dir() && entry.file_name() == STAGING {
                 self.found.notes.push(format!("{name} is what an export that did not end was building"));
+            } else if kind.is_dir()
+                && let Some(parts) = parts::Parts::of(&entry.path())?
+            {
+                self.parts(&parts, &name, depth)?;
             } else if kind.is_dir() && depth < DEEPEST {
                 self.directory(&entry.path(), &format!("{name}/"), depth + 1)?;
             } else if kind.is_file() {
@@ -170,6 +176,23 @@ impl<'w> Collector<'w> {
             }
         }
         Ok(())
+    }
+
+    /// Looks at a file that a snapshot has in parts because it is long, under its own name.
+    fn parts(&mut self, parts: &parts::Parts, folder: &str, depth: usize) -> Result<()> {
+        let name = folder.strip_suffix(PARTS_SUFFIX).unwrap_or(folder);
+        if self.found.items.iter().any(|item| item.path == name) {
+            self.found.notes.push(format!("{folder} was not looked at: {name} itself is there"));
+            return Ok(());
+        }
+        self.watch.phase(&format!("verify {name}"), parts.size());
+        if let Some(missing) = parts.missing() {
+            let holding = Holding::damaged(Form::of_name(name), format!("{folder}/{missing} is not there"));
+            let item = Item { path: name.to_owned(), sum: None, holding: Some(holding), is_archive: false };
+            self.found.items.push(item);
+            return Ok(());
+        }
+        self.read(name, &mut parts.reader(), None, depth)
     }
 
     fn note_depth(&mut self, name: &str) {
@@ -278,6 +301,11 @@ impl<'w> Collector<'w> {
                 plain: Some(sum),
                 ..holding
             }));
+        }
+        match base(name) {
+            served::ARCHIVE => return server::archive(&mut buffered, image).map(Some),
+            served::CATALOG => return server::catalog(&mut buffered, name),
+            _ => {}
         }
         let form = Form::of(name, &beginning);
         if matches!(form, Form::Json | Form::Ndjson) && beginning.starts_with(BYTE_ORDER_MARK) {

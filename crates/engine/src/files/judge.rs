@@ -23,7 +23,8 @@ pub(super) fn judge(path: &Path, found: &Collected) -> (FileFacts, Vec<CheckedFi
     for item in &found.items {
         let Some(holding) = &item.holding else { continue };
         // Rows alone are of no database that is known.
-        let is_alone = holding.form == Form::Copy || holding.form == Form::Gzip("copy.gz");
+        let is_alone = matches!(holding.form, Form::Copy | Form::Gzip("copy.gz"))
+            || matches!(holding.proof, Some(server::Proof::Archive | server::Proof::Catalog(_)));
         if judge.is_part_of_csv(item) || server::is_part(found, item) || is_alone {
             continue;
         }
@@ -317,6 +318,9 @@ impl<'f> Judge<'f> {
             checked.form = "postgres".to_owned();
             checked.integrity = manifest.integrity.summary();
             checked.notes.extend(manifest.notes.iter().cloned());
+            if !self.items.contains_key(format!("{below}{}", export::SERVED_SUMS).as_str()) {
+                checked.notes.push(server::not_compared());
+            }
             let find = |path: &str| self.items.get(path).copied();
             let mut looked_at = BTreeSet::new();
             let (tables, findings) = server::compare(path, manifest, &find, &mut looked_at);

@@ -1,15 +1,18 @@
 //! PostgreSQL in plain files: SQL text for `psql`, rows as COPY writes them, and the files of a snapshot.
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
+use dbkeep_postgres::archive::Archive;
+use dbkeep_postgres::catalog::{Catalog, Name};
 use dbkeep_postgres::rows::{RowSum, RowSummer};
+use dbkeep_repo::write::PARTS_SUFFIX;
 
 use super::collect::{Collected, Holding, Item};
-use super::content::Form;
+use super::content::{self, Form};
 use super::documents::{Document, directory};
 use super::json;
-use super::spool::{Unpacked, unpacked};
+use super::spool::{FileImage, Unpacked, spool, unpacked};
 use crate::manifest::{self, Manifest, TableProof};
 use crate::report::{Engine, TableRows};
 use crate::served::{self, ObjectHash, ObjectSum, shown};
@@ -28,6 +31,10 @@ pub(super) enum Proof {
     Rows(Option<RowSum>),
     /// The hash of objects as text.
     Objects(ObjectSum),
+    /// An archive of objects that can be read.
+    Archive,
+    /// The tables of a catalog of ours.
+    Catalog(BTreeSet<Name>),
 }
 
 /// Says whether SQL text is of PostgreSQL.
@@ -50,6 +57,31 @@ pub(super) fn copy(text: &mut dyn BufRead) -> Result<Holding, Unpacked> {
         text.consume(length);
     }
     Ok(Holding { proof: Some(Proof::Rows(summer.finish())), ..Holding::new(Form::Copy) })
+}
+
+/// Reads the list of an archive of objects.
+pub(super) fn archive(from: &mut dyn BufRead, image: Option<FileImage>) -> Result<Holding, Unpacked> {
+    let file = match image {
+        Some(image) => image.file,
+        None => spool(from)?.0,
+    };
+    match Archive::of(&file) {
+        Ok(_) => Ok(Holding { proof: Some(Proof::Archive), ..Holding::new(Form::Other) }),
+        Err(error) => Err(Unpacked::Damaged(error.to_string())),
+    }
+}
+
+/// Reads the catalog of a snapshot; other JSON of that name is looked at as such.
+pub(super) fn catalog(from: &mut dyn BufRead, name: &str) -> Result<Option<Holding>, Unpacked> {
+    let mut bytes = Vec::new();
+    from.take(manifest::LIMIT).read_to_end(&mut bytes).map_err(unpacked)?;
+    match serde_json::from_slice::<Catalog>(&bytes) {
+        Ok(catalog) => {
+            let names = catalog.tables.into_iter().map(|table| table.name).collect();
+            Ok(Some(Holding { proof: Some(Proof::Catalog(names)), ..Holding::new(Form::Json) }))
+        }
+        Err(_) => content::json(&mut bytes.as_slice().chain(from), name),
+    }
 }
 
 /// Reads SQL text to its end and counts the rows in it. Nothing is carried out. Statements that are neither an export nor a
@@ -218,11 +250,30 @@ pub(super) fn compare<'f>(
         let item = find(&format!("{below}{name}"));
         match item {
             Some(item) => _ = met.insert(item.path.as_str()),
+            None if find(&format!("{below}{name}{PARTS_SUFFIX}/00000/part")).is_some() => {
+                findings.push(format!(
+                    "{below}{name} is in parts, which are not read here: unpack the archive first"
+                ));
+            }
             None => findings.push(format!("{below}{name} is not there")),
         }
         item
     };
-    for name in [served::CATALOG, served::ARCHIVE] {
+    if let Some(item) = file(served::ARCHIVE, &mut findings) {
+        let problems = item.holding.iter().flat_map(|holding| &holding.findings);
+        findings.extend(problems.map(|problem| format!("{}: {problem}", item.path)));
+    }
+    if let Some(item) = file(served::CATALOG, &mut findings) {
+        match item.holding.as_ref().and_then(|holding| holding.proof.as_ref()) {
+            Some(Proof::Catalog(names)) => {
+                let absent =
+                    facts.tables.iter().map(TableProof::table).filter(|table| !names.contains(table));
+                findings.extend(absent.map(|table| format!("{} does not have {}", item.path, shown(&table))));
+            }
+            _ => findings.push(format!("{} cannot be read", item.path)),
+        }
+    }
+    for name in [served::GLOBALS, served::SETTINGS] {
         file(name, &mut findings);
     }
     let text = file(served::TEXT, &mut findings)
@@ -246,6 +297,18 @@ pub(super) fn compare<'f>(
         }
     }
     (tables, findings)
+}
+
+/// Returns what of the files of a snapshot was not compared with anything, because its manifest has no sum of it.
+pub(super) fn not_compared() -> String {
+    format!(
+        "{} and {} were read, {} and {} were not: there is nothing to compare them with. `dbkeep verify SNAPSHOT` reads \
+         them from the repository",
+        served::ARCHIVE,
+        served::CATALOG,
+        served::GLOBALS,
+        served::SETTINGS
+    )
 }
 
 fn difference(proof: &TableProof, sum: Option<RowSum>) -> Option<String> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Shop;
-use crate::environment::restic;
+use crate::environment::{TestEnvironment, restic};
 
 #[test]
 fn readme_of_a_snapshot_brings_the_database_back_with_stock_tools() {
@@ -32,6 +32,7 @@ fn readme_of_a_snapshot_brings_the_database_back_with_stock_tools() {
     let steps: Vec<&str> = steps.lines().filter_map(|line| line.strip_prefix("    ")).collect();
     assert!(steps.iter().any(|step| step.contains("\\copy")), "{readme}");
     assert!(folder.join("data/public.large.copy.parts").is_dir(), "a large table is in parts");
+    expect_verified_as_files(environment, &folder);
     join_parts(&folder.join("data"));
 
     let catalog: Value = serde_json::from_slice(&fs::read(folder.join("catalog.json")).unwrap()).unwrap();
@@ -63,6 +64,50 @@ fn readme_of_a_snapshot_brings_the_database_back_with_stock_tools() {
     }
     assert_eq!(copied, 5);
     shop.expect_same("shop", server, "restored");
+}
+
+/// Verifies the restored files as they lie there, and finds what is done to them.
+fn expect_verified_as_files(environment: &TestEnvironment, folder: &Path) {
+    let verify = || {
+        let (code, document) = environment.json(&["verify", "out"]);
+        let checked = document["checked"].as_array().unwrap();
+        assert_eq!(checked.len(), 1, "{document:#}");
+        (code, checked[0].clone())
+    };
+    let (code, checked) = verify();
+    assert_eq!((code, &checked["status"]), (Some(0), &"ok".into()), "{checked:#}");
+    let large = checked["tables"].as_array().unwrap().iter().find(|table| table["name"] == "public.large");
+    assert_eq!(large.unwrap()["rows"], 60000, "{checked:#}");
+    let notes = checked["notes"].to_string();
+    assert!(
+        notes.contains("schema.dump and catalog.json were read, globals.sql and settings.sql were not"),
+        "{notes}"
+    );
+
+    let parts = folder.join("data/public.large.copy.parts");
+    let last = fs::read_dir(&parts).unwrap().map(|entry| entry.unwrap().path()).max().unwrap().join("part");
+    let broken = |path: &Path, change: &dyn Fn(&[u8]) -> Option<Vec<u8>>, finding: &str| {
+        let whole = fs::read(path).unwrap();
+        match change(&whole) {
+            Some(changed) => fs::write(path, changed).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        let (code, checked) = verify();
+        assert_eq!((code, &checked["status"]), (Some(4), &"damaged".into()), "{checked:#}");
+        assert!(checked["findings"].to_string().contains(finding), "{finding}: {checked:#}");
+        fs::write(path, whole).unwrap();
+    };
+    broken(&last, &|whole| Some(whole[..whole.len() / 2].to_vec()), "large");
+    broken(&folder.join("schema.dump"), &|whole| Some(whole[..whole.len() / 2].to_vec()), "schema.dump: ");
+    broken(&folder.join("schema.dump"), &|_| Some(b"-- nothing".to_vec()), "schema.dump: ");
+    broken(
+        &folder.join("catalog.json"),
+        &|whole| Some(whole[..whole.len() / 2].to_vec()),
+        "catalog.json cannot be read",
+    );
+    broken(&folder.join("globals.sql"), &|_| None, "globals.sql is not there");
+    broken(&folder.join("settings.sql"), &|_| None, "settings.sql is not there");
+    assert_eq!(verify().0, Some(0));
 }
 
 /// Puts the parts of files together, as README.txt says.
