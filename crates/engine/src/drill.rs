@@ -89,6 +89,8 @@ struct Findings {
     /// Whether a finding is damage of what is stored: then the snapshot is not good any more.
     damaged: bool,
     assertions: Vec<TriedAssertion>,
+    /// How many things could not be restored.
+    left_out: u64,
     notes: Vec<String>,
 }
 
@@ -139,6 +141,7 @@ impl Run<'_> {
             rows: findings.rows,
             findings: findings.findings,
             assertions: findings.assertions,
+            left_out: findings.left_out,
             notes: findings.notes,
             error: error.as_ref().map(ErrorReport::from),
         })

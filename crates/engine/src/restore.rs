@@ -338,6 +338,10 @@ struct Restored {
     moved_aside: Option<PathBuf>,
     tables: Vec<TableRows>,
     notes: Vec<String>,
+    /// How many things are not there; `notes` tells them.
+    left_out: u64,
+    /// How many rows are among them.
+    rows_lost: u64,
 }
 
 impl Restored {
@@ -350,6 +354,8 @@ impl Restored {
             moved_aside: None,
             tables: Vec::new(),
             notes: Vec::new(),
+            left_out: 0,
+            rows_lost: 0,
         }
     }
 }
@@ -444,7 +450,7 @@ impl<'r> Restore<'r> {
         began: Timestamp,
     ) -> RestoreReport {
         let rows = match planned.tables.is_empty() {
-            true => manifest.rows,
+            true => manifest.rows.saturating_sub(restored.rows_lost),
             false => restored.tables.iter().map(|table| table.rows).sum(),
         };
         let mut notes = planned.notes.clone();
@@ -466,6 +472,7 @@ impl<'r> Restore<'r> {
             error: None,
             tables: restored.tables,
             moved_aside: restored.moved_aside,
+            left_out: restored.left_out,
             notes,
         }
     }
@@ -522,6 +529,7 @@ fn not_restored(planned: &PlannedRestore, error: ErrorReport) -> RestoreReport {
         error: Some(error),
         tables: Vec::new(),
         moved_aside: None,
+        left_out: 0,
         notes: Vec::new(),
     }
 }

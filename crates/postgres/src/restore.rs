@@ -9,6 +9,7 @@
 //! may use what, then what asks queries of everything else or watches (materialized views, event triggers).
 
 mod database;
+mod extensions;
 mod leave;
 mod live;
 mod objects;
@@ -34,6 +35,7 @@ use crate::{Error, Result};
 
 pub(crate) use self::database::administration;
 pub use self::database::{Standing, Unfinished, look, remove_unfinished, unfinished};
+pub use self::extensions::Unfilled;
 pub(crate) use self::objects::session as prepared_session;
 pub use self::promote::{Place, Promoted};
 pub use self::rows::restore_rows;
@@ -95,6 +97,8 @@ pub struct Restore<'a> {
     /// The tables that rows went into as binary.
     went_as_binary: BTreeSet<Name>,
     losses: Losses,
+    /// The tables of extensions that took no rows.
+    unfilled: BTreeSet<Name>,
 }
 
 impl<'a> Restore<'a> {
@@ -128,6 +132,7 @@ impl<'a> Restore<'a> {
             binary: false,
             went_as_binary: BTreeSet::new(),
             losses: Losses::default(),
+            unfilled: BTreeSet::new(),
         })
     }
 
@@ -181,19 +186,23 @@ impl<'a> Restore<'a> {
         self.in_order(Stage::BeforeRows)
     }
 
-    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood.
+    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood. Returns the tables
+    /// of extensions that took none of their rows; [`Restore::after_rows`] does not ask for these.
     ///
     /// # Errors
     /// The first that any connection met.
-    pub fn rows(&mut self, tables: &[&Table], giver: &dyn Giver) -> Result<()> {
+    pub fn rows(&mut self, tables: &[&Table], giver: &dyn Giver) -> Result<Vec<Unfilled>> {
         let staging = self.staging();
-        let tables: Vec<&Table> =
-            tables.iter().copied().filter(|table| !is_lost(&self.archive, &self.losses, table)).collect();
+        let (tables, of_extensions): (Vec<&Table>, Vec<&Table>) =
+            tables.iter().partition(|table| table.extension.is_none());
         let load = Load::new(&staging, &self.options, self.how.jobs);
         let load = if self.binary { load.as_binary() } else { load };
         self.went_as_binary = load.run(&tables, giver)?;
+        let unfilled = self.fill_extensions(&of_extensions, giver)?;
+        self.unfilled = unfilled.iter().map(|one| one.table.clone()).collect();
         let mut connection = self.open()?;
-        set_sequences(&mut connection, &self.catalog.sequences)
+        set_sequences(&mut connection, &self.catalog.sequences)?;
+        Ok(unfilled)
     }
 
     /// Makes what comes after the rows: indexes and constraints by several connections, then the rest. While foreign keys
@@ -211,9 +220,9 @@ impl<'a> Restore<'a> {
         let (now, later) = schedule::in_two(archive);
         let explained = |error| explained(error, &self.admin, archive);
         parallel.run(now, &bytes, &mut self.losses).map_err(explained)?;
-        let losses = &mut self.losses;
+        let (losses, unfilled) = (&mut self.losses, &self.unfilled);
         let expected: Vec<(&Table, RowSum)> =
-            expected.iter().copied().filter(|(table, _)| !is_lost(archive, losses, table)).collect();
+            expected.iter().copied().filter(|(table, _)| !unfilled.contains(&table.name)).collect();
         let differences = thread::scope(|scope| {
             let read = || compare(&staging, options, how.jobs, &expected);
             let reader = thread::Builder::new().name("verify rows".to_owned()).spawn_scoped(scope, read);
@@ -298,13 +307,4 @@ fn explained(error: Error, server: &Connection, archive: &Archive) -> Error {
         },
         error => error,
     }
-}
-
-/// Returns whether a table came with an extension that could not be restored.
-fn is_lost(archive: &Archive, losses: &Losses, table: &Table) -> bool {
-    table.extension.as_ref().is_some_and(|rows| {
-        let mut extensions =
-            archive.entries.iter().filter(|entry| entry.kind == "EXTENSION" && entry.tag == rows.name);
-        extensions.any(|entry| losses.has(entry))
-    })
 }

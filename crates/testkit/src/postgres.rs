@@ -253,6 +253,32 @@ impl Server {
         kept.collect::<Vec<_>>().join("\n")
     }
 
+    /// Makes tables of a schema those of an extension whose rows are the user's, as those of a scheduler are. Nothing is
+    /// installed of it, so no other database can have it.
+    ///
+    /// # Panics
+    /// When there is no such table.
+    #[track_caller]
+    pub fn pretend_extension(&self, database: &str, name: &str, schema: &str, tables: &[&str]) {
+        let oids: Vec<String> =
+            tables.iter().map(|table| format!("'{schema}.{table}'::regclass::oid")).collect();
+        let conditions = vec!["''"; tables.len()].join(", ");
+        let members =
+            tables.iter().map(|table| format!("ALTER EXTENSION {name} ADD TABLE {schema}.{table};"));
+        self.sql(
+            database,
+            &format!(
+                "SET allow_system_table_mods = on;
+                 INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion, extconfig,
+                                           extcondition)
+                 SELECT 4000000000, '{name}', 10, '{schema}'::regnamespace, false, '1.0', ARRAY[{}], ARRAY[{conditions}];
+                 {}",
+                oids.join(", "),
+                members.collect::<String>()
+            ),
+        );
+    }
+
     /// Makes an empty database.
     pub fn create_database(&self, name: &str) {
         self.sql("postgres", &format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\"")));

@@ -28,6 +28,9 @@ port; as root it runs as the user postgres. With --server, or `server` under
 [drill] in dbkeep.toml, they go into a database of that server, whose name
 begins with dbkeep_drill_.
 
+What could not be made there (extensions, for one) is listed and counted as left
+out. Where rows are among it the drill fails: they were not tried.
+
 An answer is one value, compared as text. It stands behind the last = of --sql;
 NULL stands for none. Under a database in dbkeep.toml:
   assert = [\"SELECT count(*) FROM users = 11\"]
@@ -38,8 +41,8 @@ Examples:
   dbkeep drill --snapshot 4f2a91c0 --json
 
 Exit codes: 0 all passed, 1 none could be tried, 2 usage, 3 some could not be
-tried, 4 damage was found or an answer is wrong, 10 no repository, 11 locked,
-12 wrong password or no key, 130 interrupted";
+tried, 4 damage was found, rows did not come back or an answer is wrong,
+10 no repository, 11 locked, 12 wrong password or no key, 130 interrupted";
 
 /// Restore backups to scratch, ask them, throw them away
 #[derive(Debug, Args)]
@@ -103,7 +106,12 @@ fn show(app: &App, report: &DrillReport) {
         0 => "none failed".to_owned(),
         failed => app.output.paint(Tone::Bad, format_args!("{failed} failed")),
     };
-    app.output.line(format_args!("{} passed, {failed}", human::counted(report.ok, "drill")));
+    let left_out: u64 = report.drills.iter().map(|drill| drill.left_out).sum();
+    let left_out = match left_out {
+        0 => String::new(),
+        count => format!("; {} could not be restored, as noted", human::counted(count, "thing")),
+    };
+    app.output.line(format_args!("{} passed, {failed}{left_out}", human::counted(report.ok, "drill")));
 }
 
 fn show_one(app: &App, drill: &Drilled) {
@@ -135,6 +143,9 @@ fn row(drill: &Drilled) -> Vec<Value> {
         drill.database.as_str().into(),
         match (&drill.error, drill.status) {
             (Some(_), _) => Value::toned("not tried", Tone::Notice),
+            (None, DrillStatus::Ok) if drill.left_out > 0 => {
+                Value::toned(format!("ok, {} left out", drill.left_out), Tone::Notice)
+            }
             (None, DrillStatus::Ok) => Value::toned("ok", Tone::Good),
             (None, DrillStatus::Failed) => Value::toned("failed", Tone::Bad),
         },

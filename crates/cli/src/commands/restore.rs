@@ -33,7 +33,8 @@ says: a URL, or another name on that server. It has a name that says it is
 unfinished until every row was read again and compared. --in-place gives it the
 name of the original, which is kept under another one; --force ends sessions
 that are in the way. What this user may not make again (owners, extensions) is
-listed. --table and --data-only go into a database that is there, all or
+listed; where rows of the snapshot are among it, as those in tables of an
+extension, the database is not called verified. --table and --data-only go into a database that is there, all or
 nothing; with --in-place they replace what is there.
 
 With --session every database of that session is restored, each to its place
@@ -52,8 +53,8 @@ Examples:
   dbkeep restore --session latest --to restored/
 
 Exit codes: 0 restored, 1 failed, 2 usage, 3 some databases of the session
-failed, 4 restored, but as damaged as it was stored, 10 no repository,
-11 locked, 12 wrong password or no key, 130 interrupted";
+failed, 4 restored, but as damaged as it was stored or without some of its rows,
+10 no repository, 11 locked, 12 wrong password or no key, 130 interrupted";
 
 /// Restore a database to a moment in time
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 mod backup;
 mod bad_input;
+mod proved;
 mod restore;
 mod safety_backup;
 mod secrets;

@@ -36,6 +36,8 @@ pub struct Drilled {
     pub findings: Vec<String>,
     /// What was asked.
     pub assertions: Vec<TriedAssertion>,
+    /// How many things could not be restored, and so were not tried; `notes` tells them.
+    pub left_out: u64,
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -100,6 +102,7 @@ impl Drilled {
             rows: 0,
             findings: lost.findings,
             assertions: Vec::new(),
+            left_out: 0,
             notes: Vec::new(),
             error: None,
         }

@@ -21,7 +21,7 @@ pub struct RestoreReport {
     pub moment: Timestamp,
     /// The backup of what was there before.
     pub safety_snapshot: Option<Id>,
-    /// Rows of all tables restored, as the manifest or the copy counted them.
+    /// Rows of all tables restored, as the manifest or the copy counted them; without those that could not be.
     pub rows: u64,
     /// What was written to the target.
     pub bytes_written: u64,
@@ -31,7 +31,7 @@ pub struct RestoreReport {
     pub integrity: String,
     /// How long it took.
     pub duration_ms: u64,
-    /// Every hash was compared and the check was run and found nothing.
+    /// Every hash was compared, the check was run and found nothing, and no row of the snapshot is missing.
     pub verified: bool,
     /// The copy that it was restored from; `None` for the repository itself.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,13 +48,16 @@ pub struct RestoreReport {
     /// Where a damaged original went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_aside: Option<PathBuf>,
+    /// How many things of a server could not be restored, as owners or an extension; `notes` tells them.
+    pub left_out: u64,
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 impl RestoreReport {
-    /// Returns what the process exits with: 0, or 4 when what was restored is as damaged as its source was.
+    /// Returns what the process exits with: 0, or 4 when what was restored is as damaged as its source was, or lacks rows
+    /// that were stored.
     pub fn exit_code(&self) -> u8 {
         match (&self.error, self.integrity.as_str()) {
             (Some(error), _) => error.exit_code,

@@ -4,6 +4,7 @@
 //! Every row of it was read again and summed up by then. Over the original it is one step: the old database keeps
 //! everything under another name. Whatever ends a restore before leaves the original as it was.
 
+mod lost;
 mod rows;
 mod tables;
 mod target;
@@ -15,16 +16,17 @@ use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
 use dbkeep_postgres::large_objects::{Restorer, What};
 use dbkeep_postgres::load::Difference;
-use dbkeep_postgres::restore::{Loss, Place, Restore as Server, RestoreOptions};
+use dbkeep_postgres::restore::{Place, Restore as Server, RestoreOptions};
 use dbkeep_postgres::rows::RowSum;
 use dbkeep_postgres::wire::Options;
 use dbkeep_repo::Id;
 use jiff::Timestamp;
 
+use self::lost::{LostRows, integrity, told};
 use self::tables::Filled;
 use super::{Action, PlannedRestore, Restore, Restored};
 use crate::integrity::Verify;
-use crate::manifest::{Integrity, IntegrityResult, TableProof};
+use crate::manifest::TableProof;
 use crate::report::{RestoreReport, TableRows};
 use crate::served::{Served, shown};
 use crate::source::server::jobs;
@@ -32,8 +34,29 @@ use crate::{Error, Result, name, show};
 
 pub(super) use target::ServerTarget;
 
-/// How many of the things that could not be restored are told one by one.
-const TOLD: usize = 50;
+/// What a restore came to.
+struct Done {
+    /// What a person should know.
+    notes: Vec<String>,
+    /// How many things are not there.
+    left_out: usize,
+    proved: Proved,
+    safety_snapshot: Option<Id>,
+}
+
+/// How far the rows of a database that was filled are those of the snapshot.
+struct Proved {
+    /// Whether all that went in were compared.
+    compared: bool,
+    /// Those that did not go in.
+    lost: Vec<LostRows>,
+}
+
+impl Proved {
+    fn all() -> Self {
+        Self { compared: true, lost: Vec::new() }
+    }
+}
 
 impl Restore<'_> {
     /// Restores a database of a server.
@@ -51,11 +74,6 @@ impl Restore<'_> {
             Error::Postgres(dbkeep_postgres::Error::Stopped) => Error::Cancelled,
             error => error,
         })?;
-        let integrity = Integrity {
-            result: if done.verified { IntegrityResult::Ok } else { IntegrityResult::NotRun },
-            level: "rows".to_owned(),
-            problems: Vec::new(),
-        };
         let written: Vec<&TableProof> = match planned.tables.is_empty() {
             true => served.facts.tables.iter().chain(&served.facts.large_objects).collect(),
             false => tables::restored(&served, &tables::named(&served.facts, &planned.tables)?),
@@ -66,7 +84,9 @@ impl Restore<'_> {
             safety_snapshot: done.safety_snapshot,
             tables: named.map(|proof| TableRows { name: shown(&proof.table()), rows: proof.rows }).collect(),
             notes: done.notes,
-            ..Restored::new(integrity)
+            left_out: done.left_out as u64,
+            rows_lost: done.proved.lost.iter().map(|lost| lost.rows).sum(),
+            ..Restored::new(integrity(&done.proved.lost, done.proved.compared))
         };
         Ok(self.report(planned, entry, &served.manifest, restored, began))
     }
@@ -88,7 +108,8 @@ impl Restore<'_> {
         let filled = self.fill_database(planned, target, served, (&options, &how), &archive)?;
         self.watch.step("restore.promoted");
         let Filled { losses, safety_snapshot } = filled;
-        Ok(Done { notes: told(&losses), verified: true, safety_snapshot })
+        let (notes, left_out) = (told(&[], &losses), losses.len());
+        Ok(Done { notes, left_out, proved: Proved::all(), safety_snapshot })
     }
 
     /// Fills a new database, which gets its name last.
@@ -102,7 +123,7 @@ impl Restore<'_> {
     ) -> Result<Done> {
         let safety_snapshot = self.server_safety_backup(planned, &target.server, served)?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
-        let (mut server, verified) = self.staged(planned, target, served, (options, how, &id), archive)?;
+        let (mut server, proved) = self.staged(planned, target, served, (options, how, &id), archive)?;
         let place = match planned.action {
             Action::ReplaceDatabase => Place::Over { disconnect: self.plan.force },
             _ => Place::New,
@@ -116,19 +137,19 @@ impl Restore<'_> {
             }
         };
         self.watch.step("restore.promoted");
-        let mut notes = told(&promoted.losses);
+        let mut notes = told(&proved.lost, &promoted.losses);
+        let left_out = proved.lost.len() + promoted.losses.len();
         if let Some(before) = promoted.before {
             notes.push(format!(
                 "the database that was there is kept as {}; drop it when nothing of it is wanted any more",
                 name::printable(&format!("{before:?}"))
             ));
         }
-        Ok(Done { notes, verified, safety_snapshot })
+        Ok(Done { notes, left_out, proved, safety_snapshot })
     }
 
     /// Makes the database under a name of its own, and fills and proves it. When rows are wrong that were sent as binary,
-    /// all of it is done again with text: a mistake of ours must not cost somebody the restore. Returns whether every row
-    /// was compared.
+    /// all of it is done again with text: a mistake of ours must not cost somebody the restore.
     fn staged<'s>(
         &self,
         planned: &PlannedRestore,
@@ -136,7 +157,7 @@ impl Restore<'_> {
         served: &'s Served<'_>,
         (options, how, id): (&Options, &RestoreOptions, &str),
         mut archive: Archive,
-    ) -> Result<(Server<'s>, bool)> {
+    ) -> Result<(Server<'s>, Proved)> {
         // Nobody but the comparison would see a mistake in binary rows.
         let mut binary = self.plan.verify != Verify::None;
         loop {
@@ -148,10 +169,10 @@ impl Restore<'_> {
             self.watch.step("restore.staged");
             let filled = match planned.tables.is_empty() {
                 true => self.fill_staged(&mut server, served, how),
-                false => self.only(&mut server, planned, served).map(|()| true),
+                false => self.only(&mut server, planned, served).map(|()| Proved::all()),
             };
             let error = match filled {
-                Ok(verified) => return Ok((server, verified)),
+                Ok(proved) => return Ok((server, proved)),
                 Err(error) => error,
             };
             let may_be_ours = server.has_sent_binary() && is_about_rows(&error);
@@ -168,31 +189,29 @@ impl Restore<'_> {
         }
     }
 
-    /// Does everything but giving the name. Returns whether every row was compared.
+    /// Does everything but giving the name.
     fn fill_staged(
         &self,
         server: &mut Server<'_>,
         served: &Served<'_>,
         how: &RestoreOptions,
-    ) -> Result<bool> {
+    ) -> Result<Proved> {
         self.watch.phase(&format!("restore {}", served.manifest.database), served.manifest.image.size);
         server.before_rows()?;
         let expected = expected(served)?;
         let tables: Vec<&Table> = expected.iter().map(|(table, _)| *table).collect();
         let rows = rows::StoredRows::new(served, self.watch);
         // Why rows could not be read is told by the repository: the server knows only that they ended.
-        server.rows(&tables, &rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
+        let unfilled =
+            server.rows(&tables, &rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
         self.large_objects(server, served, how)?;
         self.watch.step("restore.rows-written");
         let compared = self.plan.verify != Verify::None;
         let differences = server.after_rows(if compared { &expected } else { &[] })?;
         server.analyze()?;
         self.watch.step("restore.objects-made");
-        if !compared {
-            return Ok(false);
-        }
         match differences.first() {
-            None => Ok(true),
+            None => Ok(Proved { compared, lost: LostRows::of(unfilled, &served.facts.tables) }),
             Some(first) => Err(Error::Unsound { problem: problem(first, differences.len()) }),
         }
     }
@@ -279,24 +298,4 @@ fn problem(first: &Difference, count: usize) -> String {
         Some(_) => format!("rows of table {table} are not those of the snapshot"),
     };
     if count > 1 { format!("{what}, and {} more tables differ", count - 1) } else { what }
-}
-
-/// What a restore came to.
-struct Done {
-    /// What a person should know.
-    notes: Vec<String>,
-    /// Whether every row was compared.
-    verified: bool,
-    safety_snapshot: Option<Id>,
-}
-
-/// Tells what could not be restored.
-fn told(losses: &[Loss]) -> Vec<String> {
-    let first = losses.iter().take(TOLD);
-    let mut notes: Vec<String> =
-        first.map(|loss| name::printable(&format!("not restored: {} ({})", loss.what, loss.why))).collect();
-    if losses.len() > TOLD {
-        notes.push(format!("and {} more could not be restored", losses.len() - TOLD));
-    }
-    notes
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 mod crashes;
+mod extensions;
 mod losses;
 mod roundtrip;
 mod support;

@@ -1,0 +1,76 @@
+//! What `verified` means: every row of the snapshot is in the restored database and was compared. And what is told
+//! where that is not so.
+
+use dbkeep_testkit::postgres::Server;
+use serde_json::{Value, json};
+
+use super::Shop;
+
+/// Makes the shop have an extension, with rows of the user's, that no other server has.
+fn schedule(server: &Server) {
+    server.sql(
+        "shop",
+        "CREATE SCHEMA cron; CREATE TABLE cron.job (id int PRIMARY KEY, command text); CREATE TABLE cron.idle (n int);
+         INSERT INTO cron.job VALUES (1, 'vacuum'), (2, 'nothing');",
+    );
+    server.pretend_extension("shop", "clockwork", "cron", &["job", "idle"]);
+}
+
+#[test]
+fn database_without_rows_of_an_extension_is_not_called_verified() {
+    let Some(shop) = Shop::open() else { return };
+    let environment = &shop.environment;
+    schedule(&shop.server);
+    let snapshot = shop.back_up();
+    let missing = "2 rows of table cron.job are missing: the extension clockwork could not be restored";
+    for verify in ["quick", "none"] {
+        let (code, report) = environment.json(&["restore", "latest", "--to", verify, "--verify", verify]);
+        assert_eq!(code, Some(4), "{report:#}");
+        assert_eq!((&report["verified"], &report["rows"]), (&json!(false), &json!(20_250)), "{report:#}");
+        assert_eq!((&report["integrity"], &report["left_out"]), (&json!(missing), &json!(2)), "{report:#}");
+        let note = "not restored: 2 rows of table cron.job (the extension clockwork could not be restored)";
+        assert_eq!(report["notes"][0], note, "{report:#}");
+        assert!(report["notes"][1].as_str().unwrap().contains("extension clockwork"), "{report:#}");
+        // Everything else is there.
+        assert_eq!(shop.server.sql(verify, "SELECT count(*) FROM orders"), "20000");
+    }
+    let run = environment.run(["restore", "latest", "--to", "read by a person"]);
+    run.expect(4);
+    assert!(run.stdout.contains(missing) && run.stdout.contains("not verified"), "{}", run.stdout);
+    assert!(run.stderr.contains("note: not restored: 2 rows of table cron.job"), "{}", run.stderr);
+
+    // A drill has not tried those rows, and that says nothing against the snapshot.
+    let (code, report) = environment.json(&["drill"]);
+    let drill = &report["drills"][0];
+    assert_eq!((code, &drill["status"], &drill["findings"]), (Some(4), &json!("failed"), &json!([missing])));
+    let list = environment.ok_json(&["list"]);
+    let row = &list["snapshots"][0];
+    assert_eq!((&row["integrity"], &row["drilled"]), (&json!("ok"), &Value::Null), "{list:#}");
+    let plan = environment.ok_json(&["restore", "latest", "--to", "again", "--dry-run"]);
+    assert_eq!(plan["restores"][0]["snapshot"], json!(snapshot));
+}
+
+#[test]
+fn drill_that_left_things_out_says_how_many() {
+    let Some(shop) = Shop::open() else { return };
+    let environment = &shop.environment;
+    schedule(&shop.server);
+    shop.server.sql("shop", "DELETE FROM cron.job");
+    shop.back_up();
+    let report = environment.ok_json(&["drill"]);
+    let drill = &report["drills"][0];
+    assert_eq!((&drill["status"], &drill["left_out"]), (&json!("ok"), &json!(1)), "{report:#}");
+    assert!(
+        drill["notes"][0].as_str().unwrap().starts_with("not restored: extension clockwork ("),
+        "{drill:#}"
+    );
+    let run = environment.ok(["drill"]);
+    assert!(run.stdout.contains("ok, 1 left out"), "{}", run.stdout);
+    assert!(
+        run.stdout.ends_with("1 drill passed, none failed; 1 thing could not be restored, as noted\n"),
+        "{}",
+        run.stdout
+    );
+    let report = environment.ok_json(&["restore", "latest", "--to", "whole"]);
+    assert_eq!((&report["verified"], &report["left_out"]), (&json!(true), &json!(1)), "no row is missing");
+}
