@@ -2,7 +2,7 @@
 //! named for that.
 //!
 //! Whatever ends us, nothing stays for good. A server of ours ends with this process: a shell waits for the end of a pipe
-//! that only we hold. A database of ours has a session of ours on its server for as long as it is wanted, and
+//! that only we hold. A database of ours has sessions of ours on its server for as long as it is wanted, and
 //! [`Place::begin`] drops those that have none.
 
 mod cluster;
@@ -46,7 +46,10 @@ impl Place {
                 Err(error) => tracing::warn!(event = "scratch-stays", database = left, %error, "not dropped"),
             }
         }
-        Ok(Self { info: server.with_database(&database), options: options.clone(), guard: Some(guard) })
+        let mut info = server.with_database(&database);
+        // All sessions of a drill have the name: the one that waits here may be ended by whoever is between.
+        info.application_name = Some(database);
+        Ok(Self { info, options: options.clone(), guard: Some(guard) })
     }
 
     /// Returns the way to the database. It is not there before somebody makes it.
@@ -113,13 +116,14 @@ pub enum Answer {
     Several,
 }
 
-/// Returns the databases of ours for which nobody has a session any more.
+/// Returns the databases of ours for which nobody has a session any more: neither one of their name, nor one in them.
 fn abandoned(connection: &mut Connection) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT d.datname FROM pg_catalog.pg_database d
          WHERE d.datname ~ '^{PREFIX}[0-9a-f]{{{DIGITS}}}' AND NOT EXISTS (
              SELECT FROM pg_catalog.pg_stat_activity a
-             WHERE a.application_name = pg_catalog.left(d.datname, {}))",
+             WHERE a.application_name = pg_catalog.left(d.datname, {})
+                   OR a.datid = d.oid AND a.usesysid IS NOT NULL)",
         PREFIX.len() + DIGITS
     );
     let rows = connection.query(&sql, &[])?;

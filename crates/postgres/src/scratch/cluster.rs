@@ -290,5 +290,30 @@ mod tests {
         drop(first);
         assert_eq!(left(), "dbkeep_drill_mine");
         second.finish().unwrap();
+
+        // The session that waits is ended by somebody; whoever works on the database shows that it is wanted.
+        let living = Place::begin(&info, &Options::default(), "00000000000000dd").unwrap();
+        server.create_database("dbkeep_drill_00000000000000dd_staging");
+        let of_it = "FROM pg_stat_activity WHERE application_name = 'dbkeep_drill_00000000000000dd'";
+        server.sql("postgres", &format!("SELECT pg_terminate_backend(pid, 60000) {of_it}"));
+        let mut at_work =
+            Connection::open(&living.info().with_database("postgres"), &Options::default()).unwrap();
+        let count = format!("SELECT count(*) {of_it}");
+        assert_eq!(server.sql("postgres", &count), "1", "it has the name");
+        let staging = "dbkeep_drill_00000000000000dd_staging\ndbkeep_drill_mine";
+        let begin_another = || Place::begin(&info, &Options::default(), "00000000000000ee").unwrap();
+        begin_another().finish().unwrap();
+        assert_eq!(left(), staging);
+        at_work.execute("SET application_name = 'of another name'").unwrap();
+        let mut inside = Connection::open(
+            &info.with_database("dbkeep_drill_00000000000000dd_staging"),
+            &Options::default(),
+        )
+        .unwrap();
+        begin_another().finish().unwrap();
+        assert_eq!(left(), staging, "somebody is in it");
+        assert_eq!(inside.query("SELECT 1", &[]).unwrap(), [[Some("1".to_owned())]]);
+        living.finish().unwrap();
+        assert_eq!(left(), "dbkeep_drill_mine");
     }
 }
