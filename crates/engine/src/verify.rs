@@ -1,7 +1,7 @@
 //! Proves that snapshots keep their promise, straight from the repository: every blob's hash, the root, the plain
 //! SHA-256 where there is one, the rows of every table, and the integrity check. Nothing is restored to disk.
 
-mod server;
+pub(crate) mod server;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -13,10 +13,11 @@ use dbkeep_repo::Id;
 use super::assertion::{Answer, Assertion};
 use super::scratch::Scratch;
 use super::{Findings, Run};
-use crate::catalog::Entry;
+use crate::catalog::{Catalog, Entry};
 use crate::manifest::Manifest;
+use crate::served::Served;
 use crate::source::{self, Place as SourcePlace};
-use crate::{Error, Result, restore};
+use crate::{Error, Result, restore, show, verify};
 
 /// A server for a drill.
 struct Server {
@@ -63,7 +64,11 @@ impl Run<'_> {
         let unique = Id::of(unique.as_bytes()).to_string();
         let place = Place::begin(&server.info, options, &unique[..16])?;
         let restored =
-            restore::to_scratch_server(self.store, entry, place.info(), self.clock.now(), self.watch)?;
+            restore::to_scratch_server(self.store, entry, place.info(), self.clock.now(), self.watch);
+        let restored = match restored {
+            Err(Error::Unsound { problem }) => return self.blame(entry, &problem, findings),
+            restored => restored?,
+        };
         self.watch.step("drill.restored");
         findings.rows = restored.rows;
         findings.left_out = restored.left_out;
@@ -89,6 +94,24 @@ impl Run<'_> {
                 Error::from(error).full_message()
             ));
         }
+        Ok(())
+    }
+
+    /// Finds out whether a restored database is not what the manifest says because what is stored is not, or because of
+    /// the server: only the first is damage. Everything is read again for it, from the repository alone.
+    fn blame(&self, entry: &Entry, problem: &str, findings: &mut Findings) -> Result<()> {
+        let _lock = self.store.repository().lock_for_reading(&**self.watch, self.clock.now())?;
+        let catalog = Catalog::load(self.store)?;
+        let reader = self.store.reader(&catalog)?;
+        let served = Served::open(&reader, entry, show::manifest(&reader, entry)?)?;
+        self.watch.phase(&format!("verify {}", served.manifest.database), served.manifest.image.size);
+        let damage = verify::server::sums(&served, self.watch)?;
+        let whose = match damage.is_empty() {
+            true => "; all that is stored is as its manifest says: it is the server that has it otherwise",
+            false => "",
+        };
+        findings.findings.push(format!("the restored database is not sound: {problem}{whose}"));
+        damage.into_iter().for_each(|finding| findings.damage(finding));
         Ok(())
     }
 

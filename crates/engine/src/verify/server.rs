@@ -6,6 +6,7 @@ use std::thread;
 
 use super::{Findings, Run};
 use crate::catalog::Entry;
+use crate::context::Watch;
 use crate::finding::{finding, is_damage};
 use crate::manifest::{self, Manifest, TableProof};
 use crate::served::{self, ObjectHash, Served};
@@ -37,7 +38,7 @@ impl Run<'_> {
         for name in [served::GLOBALS, served::SETTINGS, served::README] {
             served.file(name, manifest::LIMIT)?;
         }
-        for what in self.sums(&served)? {
+        for what in sums(&served, self.watch)? {
             findings.damage(what);
         }
         findings.bytes_read = served.manifest.image.size;
@@ -47,37 +48,36 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
 
-    /// Sums up all tables, several at once. Returns what is wrong with them; an error is not of one table.
-    fn sums(&self, served: &Served<'_>) -> Result<Vec<String>> {
-        let proofs: Vec<&TableProof> =
-            served.facts.tables.iter().chain(&served.facts.large_objects).collect();
-        let next = AtomicUsize::new(0);
-        let found = Mutex::new((Vec::new(), None));
-        let work = || {
-            while let Some(proof) = proofs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = served.sum(proof, self.watch, &mut |_| Ok(()));
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                match result {
-                    Ok(sum) => found.0.extend(Served::difference(proof, sum)),
-                    Err(error) if is_damage(&error) => found.0.push(finding(&error)),
-                    Err(error) => {
-                        found.1.get_or_insert(error);
-                        next.store(proofs.len(), Ordering::Relaxed);
-                    }
+/// Sums up all tables, several at once. Returns what is wrong with them; an error is not of one table.
+pub(crate) fn sums(served: &Served<'_>, watch: &Watch) -> Result<Vec<String>> {
+    let proofs: Vec<&TableProof> = served.facts.tables.iter().chain(&served.facts.large_objects).collect();
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new((Vec::new(), None));
+    let work = || {
+        while let Some(proof) = proofs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = served.sum(proof, watch, &mut |_| Ok(()));
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(sum) => found.0.extend(Served::difference(proof, sum)),
+                Err(error) if is_damage(&error) => found.0.push(finding(&error)),
+                Err(error) => {
+                    found.1.get_or_insert(error);
+                    next.store(proofs.len(), Ordering::Relaxed);
                 }
             }
-        };
-        thread::scope(|scope| {
-            for number in 1..TOGETHER.min(proofs.len()) {
-                // Without another thread it takes longer.
-                let _ = thread::Builder::new().name(format!("sum {number}")).spawn_scoped(scope, work);
-            }
-            work();
-        });
-        match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            (_, Some(error)) => Err(error),
-            (findings, None) => Ok(findings),
         }
+    };
+    thread::scope(|scope| {
+        for number in 1..TOGETHER.min(proofs.len()) {
+            // Without another thread it takes longer.
+            let _ = thread::Builder::new().name(format!("sum {number}")).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        (_, Some(error)) => Err(error),
+        (findings, None) => Ok(findings),
     }
 }

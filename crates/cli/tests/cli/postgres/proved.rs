@@ -74,3 +74,42 @@ fn drill_that_left_things_out_says_how_many() {
     let report = environment.ok_json(&["restore", "latest", "--to", "whole"]);
     assert_eq!((&report["verified"], &report["left_out"]), (&json!(true), &json!(1)), "no row is missing");
 }
+
+/// Makes the shop such that a server which restores it runs `harm` in the new database when it makes an index.
+fn plant(server: &Server, harm: &str) {
+    server.sql(
+        "shop",
+        &format!(
+            "CREATE TABLE trap (id int); INSERT INTO trap VALUES (1);
+             CREATE FUNCTION harm() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {harm}; END $$;
+             CREATE FUNCTION of(int) RETURNS int IMMUTABLE LANGUAGE plpgsql
+                 AS $$ BEGIN PERFORM public.harm(); RETURN $1; END $$;
+             CREATE INDEX ON trap (of(id));"
+        ),
+    );
+}
+
+#[test]
+fn drill_calls_no_snapshot_damaged_for_what_a_server_did() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    plant(server, "DELETE FROM public.orders WHERE id = 7");
+    server.sql("shop", "INSERT INTO orders (id, user_id, total) VALUES (7, 1, 2)");
+    let snapshot = shop.back_up();
+    let (code, report) = environment.json(&["drill"]);
+    let drill = &report["drills"][0];
+    assert_eq!(
+        (code, &drill["status"], &drill["error"]),
+        (Some(4), &json!("failed"), &Value::Null),
+        "{report:#}"
+    );
+    let finding = "the restored database is not sound: table public.orders has 19999 rows instead of 20000; all that is \
+                   stored is as its manifest says: it is the server that has it otherwise";
+    assert_eq!(drill["findings"], json!([finding]));
+    let list = environment.ok_json(&["list"]);
+    let row = &list["snapshots"][0];
+    assert_eq!((&row["integrity"], &row["drilled"]), (&json!("ok"), &Value::Null), "{list:#}");
+    let latest = environment.ok_json(&["show", "latest"]);
+    assert_eq!(latest["repository"]["id"], json!(snapshot), "it is still good");
+    environment.ok(["verify"]);
+}
