@@ -7,14 +7,19 @@
 //!
 //! Everything works without rights over the server: who may read an object may back it up.
 
+use std::collections::BTreeMap;
+
 use memchr::memrchr;
 
 use crate::catalog::{Catalog, Column, Name, Table, number, value};
+use crate::conninfo::ConnInfo;
 use crate::dump::{BY_INDEX, Dump, Receiver, Work, copy};
+use crate::load::Nowhere;
 use crate::plan::{Part, Range};
+use crate::restore::{Loss, is_from_outside};
 use crate::rows::RowSum;
-use crate::snapshot::{SETTINGS, begin};
-use crate::wire::Connection;
+use crate::snapshot::{Holder, SETTINGS, begin, identifier};
+use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
 /// Bytes of an object in one row. Eight pages of the server, and short enough that a change makes little new.
@@ -170,6 +175,31 @@ const OWNERS: &str = "COPY (
                FROM pg_catalog.aclexplode(m.lomacl) AS a) END
     FROM pg_catalog.pg_largeobject_metadata m ORDER BY m.oid) TO STDOUT";
 
+/// Reads all large objects of a database, by `jobs` connections, and sums them up as a backup does.
+///
+/// # Errors
+/// When any of them cannot be read.
+pub(crate) fn sums(info: &ConnInfo, options: &Options, jobs: usize) -> Result<Sums> {
+    let mut holder = Holder::begin(Connection::open(info, options)?)?;
+    let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata";
+    let rows = holder.connection().query(sql, &[])?;
+    let large_objects = rows.first().map_or(Ok(0), |row| number(row, 0))?;
+    let catalog = Catalog { large_objects, ..Catalog::default() };
+    Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }.large_objects(&Nowhere)
+}
+
+/// Sums up whose the large objects of a database are.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub fn sum_of_owners(connection: &mut Connection) -> Result<RowSum> {
+    begin(connection, None)?;
+    let part = Part { table: 0, number: 0, parts: 1, bytes: 0, range: Range::Whole };
+    let sum = copy(connection, &part, &owners(), OWNERS, &Nowhere)?;
+    connection.execute("COMMIT")?;
+    Ok(sum)
+}
+
 /// Puts large objects into a database. They come as the rows that [`Dump::large_objects`] gave, in any pieces; what
 /// arrived is committed from time to time, so a restore that dies leaves some of them.
 #[derive(Debug)]
@@ -179,6 +209,8 @@ pub struct Restorer<'a> {
     /// Rows, the last of which may be cut.
     rows: Vec<u8>,
     count: u64,
+    /// What could not be given, of how many objects, and why the first one could not.
+    refused: BTreeMap<String, (u64, String)>,
 }
 
 /// What is restored of large objects.
@@ -186,7 +218,8 @@ pub struct Restorer<'a> {
 pub enum What {
     /// What they hold. None of these objects may hold anything yet.
     Contents,
-    /// Comments, and, as they are wanted, owners and rights, of objects that are there.
+    /// Comments, and, as they are wanted, owners and rights, of objects that are there. Those that this user may not give
+    /// are left out and told.
     Owners {
         /// Whether they belong again to whom they belonged.
         owners: bool,
@@ -210,7 +243,7 @@ impl<'a> Restorer<'a> {
         connection.execute(&format!(
             "DROP TABLE IF EXISTS {WAITING}; CREATE TEMP TABLE dbkeep_large_objects ({columns}) ON COMMIT DELETE ROWS"
         ))?;
-        Ok(Self { connection, what, rows: Vec::new(), count: 0 })
+        Ok(Self { connection, what, rows: Vec::new(), count: 0, refused: BTreeMap::new() })
     }
 
     /// Takes the next bytes; a row may be in several.
@@ -226,11 +259,11 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
-    /// Ends the rows. Returns how many there were.
+    /// Ends the rows. Returns how many there were, and what could not be given: owners, rights, comments.
     ///
     /// # Errors
     /// When the last row is cut, or the server refuses an object.
-    pub fn finish(mut self) -> Result<u64> {
+    pub fn finish(mut self) -> Result<(u64, Vec<Loss>)> {
         while let Some(end) = memrchr(b'\n', &self.rows) {
             self.put(end + 1)?;
         }
@@ -238,7 +271,11 @@ impl<'a> Restorer<'a> {
             return Err(Error::protocol("a row of a large object that is cut"));
         }
         self.connection.execute(&format!("DROP TABLE IF EXISTS {WAITING}"))?;
-        Ok(self.count)
+        let loss = |(what, (count, why)): (String, (u64, String))| {
+            let objects = if count == 1 { "object" } else { "objects" };
+            Loss { what: format!("{what} of {count} large {objects}"), why }
+        };
+        Ok((self.count, self.refused.into_iter().map(loss).collect()))
     }
 
     /// Puts rows into objects, some of these bytes, and forgets them.
@@ -296,44 +333,73 @@ impl<'a> Restorer<'a> {
 
     /// Has the server write the statements, which quotes all names, and sends them back.
     fn describe(&mut self, owners: bool, privileges: bool) -> Result<()> {
-        let mut statements = vec![format!(
-            "SELECT pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', oid, comment) FROM {WAITING}
-             WHERE comment IS NOT NULL"
-        )];
-        if privileges {
-            statements.push(format!(
-                "SELECT pg_catalog.format('REVOKE ALL ON LARGE OBJECT %s FROM PUBLIC; REVOKE ALL ON LARGE OBJECT %s FROM %I',
-                                          oid, oid, pg_catalog.pg_get_userbyid(m.lomowner))
-                 FROM {WAITING} AS w JOIN pg_catalog.pg_largeobject_metadata AS m USING (oid) WHERE rights IS NOT NULL"
-            ));
-            // Who passed a right on does so again.
-            statements.push(format!(
-                "SELECT pg_catalog.format('%sGRANT %s ON LARGE OBJECT %s TO %s%s%s',
-                        CASE WHEN r.grantor <> w.owner THEN pg_catalog.format('SET LOCAL ROLE %I; ', r.grantor) END,
-                        CASE WHEN r.privilege IN ('SELECT', 'UPDATE') THEN r.privilege END, w.oid,
-                        coalesce(pg_catalog.quote_ident(r.grantee), 'PUBLIC'),
-                        CASE WHEN r.grantable THEN ' WITH GRANT OPTION' END,
-                        CASE WHEN r.grantor <> w.owner THEN '; RESET ROLE' END)
-                 FROM {WAITING} AS w, LATERAL ROWS FROM (pg_catalog.json_to_recordset(w.rights) AS (
-                          grantee pg_catalog.text, privilege pg_catalog.text, grantable pg_catalog.bool,
-                          grantor pg_catalog.text)) WITH ORDINALITY
-                      AS r (grantee, privilege, grantable, grantor, place) ORDER BY w.oid, r.place"
-            ));
-        }
-        // Owners come first: rights are given by them.
-        if owners {
-            let give = "SELECT pg_catalog.format('ALTER LARGE OBJECT %s OWNER TO %I', oid, owner)";
-            statements.insert(0, format!("{give} FROM {WAITING}"));
-        }
-        for statement in statements {
+        for (what, statement) in descriptions(owners, privileges) {
             let rows = self.connection.query(&statement, &[])?;
-            let made: Vec<String> = rows.into_iter().flatten().flatten().collect();
-            if !made.is_empty() {
-                self.connection.execute(&made.join(";\n"))?;
+            let made: Vec<String> = rows.iter().filter_map(|row| row.first()?.clone()).collect();
+            if made.is_empty() || self.carry_out(&made.join(";\n"))?.is_none() {
+                continue;
+            }
+            // One of them is refused, and this says which.
+            for (row, statement) in rows.iter().zip(&made) {
+                let Some(why) = self.carry_out(statement)? else { continue };
+                let role = row.get(1).cloned().flatten().map(|role| format!(" {}", identifier(&role)));
+                let what = format!("{what}{}", role.unwrap_or_default());
+                self.refused.entry(what).or_insert((0, why)).0 += 1;
             }
         }
         Ok(())
     }
+
+    /// Carries statements out, all or none of them. Returns why the server refuses them.
+    fn carry_out(&mut self, statements: &str) -> Result<Option<String>> {
+        self.connection.execute("SAVEPOINT objects")?;
+        match self.connection.execute(statements) {
+            Ok(()) => self.connection.execute("RELEASE SAVEPOINT objects").map(|()| None),
+            Err(Error::Server(error)) if !is_from_outside(&error.code) => {
+                let back = "ROLLBACK TO SAVEPOINT objects; RELEASE SAVEPOINT objects";
+                self.connection.execute(back).map(|()| Some(error.message))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Returns the queries for the statements about objects, each with what they give. Beside a statement stands the role that
+/// it is about.
+fn descriptions(owners: bool, privileges: bool) -> Vec<(&'static str, String)> {
+    let comments = format!(
+        "SELECT pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', oid, comment) FROM {WAITING}
+         WHERE comment IS NOT NULL"
+    );
+    let mut queries = vec![("comment", comments)];
+    // Owners come before rights, which are given by them.
+    if owners {
+        let give = "SELECT pg_catalog.format('ALTER LARGE OBJECT %s OWNER TO %I', oid, owner), owner";
+        queries.push(("owner", format!("{give} FROM {WAITING}")));
+    }
+    if privileges {
+        let none = format!(
+            "SELECT pg_catalog.format('REVOKE ALL ON LARGE OBJECT %s FROM PUBLIC; REVOKE ALL ON LARGE OBJECT %s FROM %I',
+                                      oid, oid, pg_catalog.pg_get_userbyid(m.lomowner))
+             FROM {WAITING} AS w JOIN pg_catalog.pg_largeobject_metadata AS m USING (oid) WHERE rights IS NOT NULL"
+        );
+        queries.push(("privileges", none));
+        // Who passed a right on does so again.
+        let granted = format!(
+            "SELECT pg_catalog.format('%sGRANT %s ON LARGE OBJECT %s TO %s%s%s',
+                    CASE WHEN r.grantor <> w.owner THEN pg_catalog.format('SET LOCAL ROLE %I; ', r.grantor) END,
+                    CASE WHEN r.privilege IN ('SELECT', 'UPDATE') THEN r.privilege END, w.oid,
+                    coalesce(pg_catalog.quote_ident(r.grantee), 'PUBLIC'),
+                    CASE WHEN r.grantable THEN ' WITH GRANT OPTION' END,
+                    CASE WHEN r.grantor <> w.owner THEN '; RESET ROLE' END), coalesce(r.grantee, 'PUBLIC')
+             FROM {WAITING} AS w, LATERAL ROWS FROM (pg_catalog.json_to_recordset(w.rights) AS (
+                      grantee pg_catalog.text, privilege pg_catalog.text, grantable pg_catalog.bool,
+                      grantor pg_catalog.text)) WITH ORDINALITY
+                  AS r (grantee, privilege, grantable, grantor, place) ORDER BY w.oid, r.place"
+        );
+        queries.push(("privileges for", granted));
+    }
+    queries
 }
 
 #[cfg(test)]

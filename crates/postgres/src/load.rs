@@ -364,7 +364,7 @@ pub fn compare(
 }
 
 /// Takes rows only to have them summed up.
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Receiver for Nowhere {
     fn open(&self, _: &Part, _: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {

@@ -28,6 +28,7 @@ use crate::archive::{Archive, Entry, Stage, major};
 use crate::catalog::{Catalog, Name, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
+use crate::large_objects;
 use crate::load::{Difference, Giver, Load, analyze_rest, compare, set_sequences};
 use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
@@ -36,6 +37,7 @@ use crate::{Error, Result};
 pub(crate) use self::database::administration;
 pub use self::database::{Standing, Unfinished, look, remove_unfinished, unfinished};
 pub use self::extensions::Unfilled;
+pub(crate) use self::leave::is_from_outside;
 pub(crate) use self::objects::session as prepared_session;
 pub use self::promote::{Place, Promoted};
 pub use self::rows::restore_rows;
@@ -205,7 +207,7 @@ impl<'a> Restore<'a> {
         Ok(unfilled)
     }
 
-    /// Makes what comes after the rows: indexes and constraints by several connections, then the rest. While foreign keys
+    /// Makes what comes after the rows, indexes and constraints, by several connections. While foreign keys
     /// are checked, which leaves connections idle, the rows of `expected` are read again and compared with what they
     /// should be. Returns the tables that differ.
     ///
@@ -223,19 +225,39 @@ impl<'a> Restore<'a> {
         let (losses, unfilled) = (&mut self.losses, &self.unfilled);
         let expected: Vec<(&Table, RowSum)> =
             expected.iter().copied().filter(|(table, _)| !unfilled.contains(&table.name)).collect();
-        let differences = thread::scope(|scope| {
+        thread::scope(|scope| {
             let read = || compare(&staging, options, how.jobs, &expected);
             let reader = thread::Builder::new().name("verify rows".to_owned()).spawn_scoped(scope, read);
             let reader = reader.map_err(|source| Error::System { what: "start a thread", source })?;
             let made = parallel.run(later, &bytes, losses);
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             made.map_err(explained).and(read)
-        })?;
+        })
+    }
+
+    /// Sums up what large objects hold, and counts whose they are, when nothing writes any more and all of them still
+    /// belong to who restores: whoever gets them may be somebody whose objects this user cannot read.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn large_objects(&self) -> Result<large_objects::Sums> {
+        large_objects::sums(&self.staging(), &self.options, self.how.jobs)
+    }
+
+    /// Makes what comes last: who may use what, then what asks queries of everything else or watches.
+    ///
+    /// # Errors
+    /// [`Error::Object`] at the first object that a database cannot do without.
+    pub fn last(&mut self) -> Result<()> {
         if self.how.privileges {
             self.in_order(Stage::Privileges)?;
         }
-        self.in_order(Stage::Last)?;
-        Ok(differences)
+        self.in_order(Stage::Last)
+    }
+
+    /// Adds what was not restored by other means.
+    pub fn note(&mut self, losses: Vec<Loss>) {
+        self.losses.all.extend(losses);
     }
 
     /// Lets the server take the statistics that it could not take when the rows had come, so that it plans queries well

@@ -4,6 +4,7 @@
 //! Every row of it was read again and summed up by then. Over the original it is one step: the old database keeps
 //! everything under another name. Whatever ends a restore before leaves the original as it was.
 
+mod large_objects;
 mod lost;
 mod rows;
 mod tables;
@@ -14,7 +15,6 @@ use std::sync::Arc;
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
-use dbkeep_postgres::large_objects::{Restorer, What};
 use dbkeep_postgres::load::Difference;
 use dbkeep_postgres::restore::{Place, Restore as Server, RestoreOptions};
 use dbkeep_postgres::rows::RowSum;
@@ -204,34 +204,19 @@ impl Restore<'_> {
         // Why rows could not be read is told by the repository: the server knows only that they ended.
         let unfilled =
             server.rows(&tables, &rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
-        self.large_objects(server, served, how)?;
+        self.large_objects(server, served)?;
         self.watch.step("restore.rows-written");
         let compared = self.plan.verify != Verify::None;
         let differences = server.after_rows(if compared { &expected } else { &[] })?;
+        if let Some(first) = differences.first() {
+            return Err(Error::Unsound { problem: problem(first, differences.len()) });
+        }
+        self.prove_large_objects(server, served, compared)?;
+        self.owners_of_large_objects(server, served, how, compared)?;
+        server.last()?;
         server.analyze()?;
         self.watch.step("restore.objects-made");
-        match differences.first() {
-            None => Ok(Proved { compared, lost: LostRows::of(unfilled, &served.facts.tables) }),
-            Some(first) => Err(Error::Unsound { problem: problem(first, differences.len()) }),
-        }
-    }
-
-    /// Puts large objects back.
-    fn large_objects(&self, server: &Server<'_>, served: &Served<'_>, how: &RestoreOptions) -> Result<()> {
-        let owners = What::Owners { owners: how.owners, privileges: how.privileges };
-        for (proof, what) in served.facts.large_objects.iter().zip([What::Contents, owners]) {
-            let mut connection = server.open()?;
-            let mut into = Restorer::begin(&mut connection, what)?;
-            let sum = served.sum(proof, self.watch, &mut |bytes| Ok(into.write(bytes)?))?;
-            if let Some(finding) = Served::difference(proof, sum) {
-                return Err(Error::Damaged {
-                    what: format!("snapshot {}", served.entry.id.short()),
-                    finding,
-                });
-            }
-            into.finish()?;
-        }
-        Ok(())
+        Ok(Proved { compared, lost: LostRows::of(unfilled, &served.facts.tables) })
     }
 
     /// Drops what was made. What stays is told: its name says that it is unfinished.
@@ -270,8 +255,7 @@ fn expected<'s>(served: &'s Served<'_>) -> Result<Vec<(&'s Table, RowSum)>> {
         };
         let table = tables.get(&proof.table()).copied();
         let table = table.ok_or_else(|| damaged(format!("there is no table {:?}", proof.name)))?;
-        let hash = proof.hash.parse().map_err(|_| damaged(format!("{:?} is no hash", proof.hash)))?;
-        Ok((table, RowSum { rows: proof.rows, hash }))
+        Ok((table, served.expected(proof)?))
     };
     served.facts.tables.iter().map(one).collect()
 }

@@ -105,6 +105,15 @@ impl<'r> Served<'r> {
         Ok(summer.finish())
     }
 
+    /// Returns what rows must come to.
+    pub(crate) fn expected(&self, proof: &TableProof) -> Result<RowSum> {
+        let hash = proof.hash.parse().map_err(|_| Error::Damaged {
+            what: format!("the manifest of snapshot {}", self.entry.id.short()),
+            finding: format!("{:?} is no hash", proof.hash),
+        })?;
+        Ok(RowSum { rows: proof.rows, hash })
+    }
+
     /// Says what is wrong with the rows of a table, which come to `sum`.
     pub(crate) fn difference(proof: &TableProof, sum: Option<RowSum>) -> Option<String> {
         let table = super::shown(&proof.table());

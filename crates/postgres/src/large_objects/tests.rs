@@ -26,6 +26,12 @@ fn read_all(place: &Place) -> (Kept, Sums) {
 
 /// Restores in pieces of so many bytes.
 fn restore(place: &Place, what: What, rows: &str, piece: usize) -> Result<u64> {
+    let (count, losses) = restore_as_far(place, what, rows, piece)?;
+    assert_eq!(losses, []);
+    Ok(count)
+}
+
+fn restore_as_far(place: &Place, what: What, rows: &str, piece: usize) -> Result<(u64, Vec<Loss>)> {
     let mut connection = place.open();
     let mut restorer = Restorer::begin(&mut connection, what)?;
     rows.as_bytes().chunks(piece).try_for_each(|bytes| restorer.write(bytes))?;
@@ -64,6 +70,13 @@ fn objects_of_every_size_with_owners_and_rights_come_back_on_every_version() {
         assert!(before.contains("|3145728|") && before.contains("lo_other=r/lo_reader"), "{before}");
         assert!(before == after, "the same in every respect");
         assert_eq!(read_all(&again).1, sums);
+        let found = super::sums(&again.info, &again.options, 2).unwrap();
+        assert_eq!((found, sum_of_owners(&mut again.open()).unwrap()), (sums, sums.owners));
+        again.sql("SELECT lo_put(102, 3145727, '\\x00'); ALTER LARGE OBJECT 103 OWNER TO lo_other");
+        let found = super::sums(&again.info, &again.options, 2).unwrap();
+        assert_eq!(found.contents.rows, sums.contents.rows);
+        assert_ne!(found.contents.hash, sums.contents.hash, "a byte is another one");
+        assert_ne!(sum_of_owners(&mut again.open()).unwrap(), sums.owners);
 
         let major = place.server.programs().major;
         let tools = Tools::find(major, Some(&place.server.programs().program("")), None);
@@ -144,11 +157,43 @@ fn what_a_repository_says_of_owners_and_rights_runs_as_no_other_statement() {
     let Some(place) = Place::new("objects from elsewhere", "SELECT lo_create(8)") else { return };
     let rights = r#"[{"grantee":"a\\"; DROP ROLE","privilege":"SELECT; DROP TABLE x","grantor":"postgres"}]"#;
     let rows = format!("8\tpostgres\t'; DROP TABLE x; --\t{rights}\n");
-    let error = restore(&place, OWNERS_TOO, &rows, 100).unwrap_err();
-    assert_eq!(error.code(), Some("42601"), "{error}");
+    let (_, losses) = restore_as_far(&place, OWNERS_TOO, &rows, 100).unwrap();
+    assert!(losses[0].why.starts_with("syntax error at or near"), "{losses:?}");
     let rows = rows.replace("SELECT; DROP TABLE x", "SELECT");
-    let error = restore(&place, OWNERS_TOO, &rows, 100).unwrap_err();
-    assert_eq!(error.to_string(), "role \"a\"; DROP ROLE\" does not exist");
+    let (_, losses) = restore_as_far(&place, OWNERS_TOO, &rows, 100).unwrap();
+    let loss = Loss {
+        what: "privileges for \"a\"\"; DROP ROLE\" of 1 large object".to_owned(),
+        why: "role \"a\"; DROP ROLE\" does not exist".to_owned(),
+    };
+    assert_eq!(losses, [loss]);
     assert_eq!(restore(&place, What::Owners { owners: false, privileges: false }, &rows, 100).unwrap(), 1);
     assert_eq!(place.sql("SELECT obj_description(8, 'pg_largeobject')"), "'; DROP TABLE x; --");
+}
+
+#[test]
+fn owners_and_rights_that_cannot_be_given_are_counted_and_hold_nothing_else_back() {
+    let sql = "CREATE ROLE lo_there; SELECT lo_create(n::oid) FROM generate_series(1, 4) n";
+    let Some(place) = Place::new("objects of nobody", sql) else { return };
+    let rights = |grantee: &str| {
+        format!(r#"[{{"grantee":"{grantee}","privilege":"SELECT","grantable":false,"grantor":"postgres"}}]"#)
+    };
+    let rows = format!(
+        "1\tgone\tone\t\\N\n2\tlo_there\ttwo\t{}\n3\tgone\t\\N\t\\N\n4\tpostgres\tfour\t{}\n",
+        rights("gone"),
+        rights("lo_there")
+    );
+    let (count, losses) = restore_as_far(&place, OWNERS_TOO, &rows, 7).unwrap();
+    let whats: Vec<&str> = losses.iter().map(|loss| loss.what.as_str()).collect();
+    assert_eq!(
+        (count, whats),
+        (4, vec!["owner \"gone\" of 2 large objects", "privileges for \"gone\" of 1 large object"])
+    );
+    assert_eq!(losses[0].why, "role \"gone\" does not exist");
+    assert_eq!(
+        place.sql(
+            "SELECT oid, pg_get_userbyid(lomowner), lomacl, obj_description(oid, 'pg_largeobject')
+             FROM pg_largeobject_metadata ORDER BY oid"
+        ),
+        "1|postgres||one\n2|lo_there|{}|two\n3|postgres||\n4|postgres|{lo_there=r/postgres}|four"
+    );
 }

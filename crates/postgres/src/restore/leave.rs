@@ -44,7 +44,7 @@ impl Essential {
 
 /// Returns whether a code is no answer to a statement, but says that this server cannot go on with any: other sessions,
 /// its room, its end, its disk.
-pub(super) fn is_from_outside(code: &str) -> bool {
+pub(crate) fn is_from_outside(code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
     matches!(class, "25" | "40" | "53" | "57")
         || matches!(code, "55P03" | "58000" | "58030" | "XX001" | "XX002")

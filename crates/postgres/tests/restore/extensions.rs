@@ -44,6 +44,7 @@ fn restore(backup: &Backup, server: &Server, database: &str) -> Result<(Vec<Unfi
     let only_tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
     let unfilled = restore.rows(&only_tables, &backup.rows)?;
     assert_eq!(restore.after_rows(&tables)?, []);
+    restore.last()?;
     Ok((unfilled, restore.promote(&Place::New)?.losses))
 }
 

@@ -148,6 +148,7 @@ impl Backup {
         let only_tables: Vec<&Table> = tables.iter().map(|(table, _)| *table).collect();
         restore.rows(&only_tables, giver)?;
         assert_eq!(restore.after_rows(&tables)?, [], "the rows that were read");
+        restore.last()?;
         restore.analyze()
     }
 

@@ -89,6 +89,47 @@ fn plant(server: &Server, harm: &str) {
     );
 }
 
+fn databases(server: &Server) -> String {
+    server.sql(
+        "postgres",
+        "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
+    )
+}
+
+#[test]
+fn large_objects_are_read_again_before_a_restore_counts() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    plant(
+        server,
+        "PERFORM lo_put(100, 0, 'X') WHERE EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid = 100)",
+    );
+    server.sql("shop", "SELECT lo_from_bytea(100, 'something of the shop'), lo_create(101)");
+    shop.back_up();
+    let run = environment.run(["restore", "latest", "--to", "harmed"]);
+    run.expect_failure(1, "large objects do not hold what those of the snapshot hold", "");
+    assert_eq!(databases(server), "postgres shop", "nothing is called so");
+    let report = environment.ok_json(&["restore", "latest", "--to", "harmed", "--verify", "none"]);
+    assert_eq!(report["verified"], false);
+    assert_eq!(server.sql("harmed", "SELECT convert_from(lo_get(100), 'UTF8')"), "Xomething of the shop");
+
+    server.sql("shop", "DROP TABLE trap");
+    server.sql("shop", "CREATE ROLE keeper; ALTER LARGE OBJECT 101 OWNER TO keeper; GRANT SELECT ON LARGE OBJECT 100 TO keeper");
+    shop.back_up();
+    let report = environment.ok_json(&["restore", "latest", "--to", "sound"]);
+    assert_eq!((&report["verified"], &report["left_out"]), (&json!(true), &json!(0)), "{report:#}");
+    let objects =
+        "SELECT oid, pg_get_userbyid(lomowner), lomacl, lo_get(oid) FROM pg_largeobject_metadata ORDER BY 1";
+    assert_eq!(server.sql("sound", objects), server.sql("shop", objects));
+
+    // An object more than there were.
+    server.sql("postgres", "UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'");
+    server.sql("template0", "SELECT lo_create(777)");
+    let run = environment.run(["restore", "latest", "--to", "more"]);
+    run.expect_failure(1, "there are 3 large objects instead of 2", "");
+    assert_eq!(databases(server), "harmed postgres shop sound");
+}
+
 #[test]
 fn drill_calls_no_snapshot_damaged_for_what_a_server_did() {
     let Some(shop) = Shop::open() else { return };
