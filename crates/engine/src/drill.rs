@@ -1,9 +1,9 @@
 //! Really restores snapshots, asks the restored databases, and throws them away.
 //!
 //! A drill proves what reading back cannot: that the database opens, that its rows are those of the manifest after a
-//! restore, and that answers which somebody wrote down beforehand still hold. It takes nothing from copies and nothing
-//! from what this host has kept: it is this repository that is tried. Whether it passed and how long it took is noted
-//! there; nothing else stays, whatever ends it.
+//! restore, and that answers which somebody wrote down beforehand still hold. It takes nothing from copies and
+//! nothing from what this host has kept: it is this repository that is tried. Whether it passed and how long it took
+//! is noted there; nothing else stays, whatever ends it.
 
 mod assertion;
 mod file;
@@ -33,8 +33,8 @@ pub struct DrillRequest {
     pub snapshot: Option<String>,
     /// What is asked beside what the configuration says.
     pub assertions: Vec<Assertion>,
-    /// The server on which PostgreSQL databases are tried, as a URL or `env:NAME`; the configured one by default, else one
-    /// of our own.
+    /// The server on which PostgreSQL databases are tried, as a URL or `env:NAME`; the configured one by default,
+    /// else one of our own.
     pub server: Option<String>,
 }
 

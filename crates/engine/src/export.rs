@@ -249,9 +249,12 @@ fn targets(subjects: &[Subject], format: Format) -> Vec<String> {
         Format::Gzip => each_with_checksum(subjects, "db.gz"),
         Format::Sql => {
             let served = subjects.iter().filter(|subject| subject.is_served());
-            let roles =
-                served.flat_map(|subject| with_checksum(format!("{}{}", subject.stem(), server::ROLES)));
-            each_with_checksum(subjects, "sql").into_iter().chain(roles).collect()
+            let beside = |subject: &Subject| {
+                [server::ROLES, server::SETTINGS]
+                    .map(|ending| with_checksum(format!("{}{ending}", subject.stem())))
+            };
+            let beside = served.flat_map(beside).flatten();
+            each_with_checksum(subjects, "sql").into_iter().chain(beside).collect()
         }
         other => each_with_checksum(subjects, other.word()),
     }

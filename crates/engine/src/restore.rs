@@ -66,6 +66,9 @@ pub struct RestoreRequest {
     pub owners: bool,
     /// Whether the same roles may use them again.
     pub privileges: bool,
+    /// Whether a new database of a server gets what the original had beside its contents: owner, rights, settings,
+    /// limits.
+    pub attributes: bool,
 }
 
 impl Default for RestoreRequest {
@@ -84,6 +87,7 @@ impl Default for RestoreRequest {
             verify: Verify::Quick,
             owners: true,
             privileges: true,
+            attributes: true,
         }
     }
 }
@@ -207,9 +211,9 @@ impl PlannedRestore {
 /// Restores what was planned.
 ///
 /// On success every target is durable. After an error, or a crash at any point, each target is as it was or wholly
-/// restored. With a session, each database has an answer of its own, and one that fails does not hold back the others.
-/// What turns out to be damaged or gone in the repository is restored from a copy that has the same snapshot, and the
-/// report says so.
+/// restored. With a session, each database has an answer of its own, and one that fails does not hold back the
+/// others. What turns out to be damaged or gone in the repository is restored from a copy that has the same snapshot,
+/// and the report says so.
 pub fn run(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
     fallback::run(store, plan, now, watch)
 }
@@ -249,8 +253,8 @@ pub(crate) fn to_scratch(
     one_of(run_from(store, &plan::draw(store, request, now).plan?, now, watch)?)
 }
 
-/// Restores a PostgreSQL database into a new one, to be thrown away, from this repository and from no copy of it: owners
-/// and privileges are left out, every row is compared.
+/// Restores a PostgreSQL database into a new one, to be thrown away, from this repository and from no copy of it:
+/// owners and privileges are left out, and what is set for the database; every row is compared.
 pub(crate) fn to_scratch_server(
     store: &Store,
     entry: &Entry,
@@ -258,7 +262,8 @@ pub(crate) fn to_scratch_server(
     now: Timestamp,
     watch: &Watch,
 ) -> Result<RestoreReport> {
-    let request = RestoreRequest { owners: false, privileges: false, ..RestoreRequest::default() };
+    let request =
+        RestoreRequest { owners: false, privileges: false, attributes: false, ..RestoreRequest::default() };
     let planned = PlannedRestore {
         snapshot: entry.id,
         database: entry.database.clone().unwrap_or_default(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /shop/manifest.json            what it is, and the proof of each table
-//! /shop/catalog.json             its tables, columns, keys and sequences
+//! /shop/catalog.json             its tables, columns, keys and sequences, and what is set for the database, for us
 //! /shop/schema.dump              its objects, as pg_restore takes them
 //! /shop/schema.sql               the same to read
 //! /shop/globals.sql              roles and tablespaces of the server, as far as they could be read
@@ -17,6 +17,7 @@ mod original;
 
 use std::collections::BTreeMap;
 
+use dbkeep_postgres::attributes::Attributes;
 use dbkeep_postgres::catalog::{Catalog, Name};
 use dbkeep_postgres::snapshot::identifier;
 use dbkeep_repo::Id;
@@ -77,11 +78,13 @@ pub(crate) fn shown(table: &Name) -> String {
     format!("{}.{}", part(&table.schema), part(&table.name))
 }
 
-/// Returns the catalog as it is stored: without numbers and sizes that change though no row does.
-pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof]) -> Vec<u8> {
+/// Returns the catalog as it is stored: without numbers and sizes that change though no row does, and with what the
+/// database has beside its contents.
+pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof], database: &Attributes) -> Vec<u8> {
     let sizes: BTreeMap<(&str, &str), u64> =
         proofs.iter().map(|proof| ((proof.schema.as_str(), proof.name.as_str()), proof.size)).collect();
     let mut catalog = catalog.clone();
+    catalog.database = Some(database.clone());
     for table in &mut catalog.tables {
         table.oid = 0;
         table.filenode = 0;
@@ -104,6 +107,7 @@ pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof]) -> Vec<u8
 pub(crate) fn readme(source: &Source, moment: Timestamp, contents: &Contents) -> String {
     let version = contents.postgres.as_ref().map_or("", |facts| &facts.server.version);
     let major = version.split('.').next().unwrap_or_default();
+    let database = contents.postgres.as_ref().map_or("", |facts| &facts.server.database);
     let proofs = contents.postgres.iter().flat_map(|facts| &facts.tables);
     let tables: String = proofs
         .take(50)
@@ -124,10 +128,14 @@ pub(crate) fn readme(source: &Source, moment: Timestamp, contents: &Contents) ->
          \n\
          with a `\\copy` for each table of {CATALOG}, which has the columns in their order (those that are `generated`\n\
          are left out). Where data/ has a directory NAME.copy.parts, `cat NAME.copy.parts/*/part` gives NAME.copy.\n\
-         {CATALOG} also says where sequences stood. `dbkeep restore` does all of this, and compares every row with\n\
-         the sums of manifest.json.\n\
+         {CATALOG} also says where sequences stood. {GLOBALS} has the roles and tablespaces of the server, as far as they\n\
+         could be read: for a new server, before everything else. {SETTINGS} has what is set for the database itself\n\
+         (owner, rights, settings, comment), under its old name {:?}: rename `restored`, or the name in it, and run it\n\
+         last, as in `psql --dbname=postgres --file={SETTINGS}`. `dbkeep restore` does all of this but for roles, and\n\
+         compares every row with the sums of manifest.json.\n\
          {}{tables}",
         name::printable(&source.name),
+        name::printable(database),
         if tables.is_empty() { "" } else { "\nTables:\n" },
     )
 }

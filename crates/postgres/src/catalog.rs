@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::read::{BASE_TYPE, number, value};
 use crate::Result;
+use crate::attributes::Attributes;
 use crate::snapshot::identifier;
 use crate::wire::Connection;
 
@@ -37,6 +38,9 @@ pub struct Catalog {
     /// What is there and is not read. A backup tells it beside the catalog, so it is not stored in it.
     #[serde(skip)]
     pub unread: Vec<Unread>,
+    /// What the database has beside its contents, as a backup keeps it; absent in a catalog that was just read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<Attributes>,
 }
 
 /// Something that is not in a catalog.
@@ -201,7 +205,8 @@ pub struct ForeignKey {
 pub struct Key {
     /// Their names, in the order of the index.
     pub columns: Vec<String>,
-    /// How well the rows of the table lie in the order of the first: from -1 to 1, unknown where it was never analyzed.
+    /// How well the rows of the table lie in the order of the first: from -1 to 1, unknown where it was never
+    /// analyzed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation: Option<f32>,
     /// Whether its index is in another order than one asks for with the names of the columns alone, as one that is
@@ -280,8 +285,8 @@ impl Table {
         self.kind == Kind::Ordinary && !self.left_out
     }
 
-    /// Puts the columns into the order of another table, as of the same one in a backup. Columns that only the other one
-    /// has are taken over, and reading them fails.
+    /// Puts the columns into the order of another table, as of the same one in a backup. Columns that only the other
+    /// one has are taken over, and reading them fails.
     pub fn order_columns_as(&mut self, other: &Self) {
         let own = |wanted: &Column| {
             self.columns.iter().find(|column| column.name == wanted.name).unwrap_or(wanted).clone()

@@ -1,16 +1,17 @@
 //! What belongs to the server and not to a database: roles, who is a member of which, their settings, tablespaces.
 //!
-//! Everything is SQL text that a superuser of a fresh server runs before a database is restored. Passwords are in it, as
-//! the hashes that the server keeps, where this user may read them; so nothing here is printed or logged. What this user
-//! may not read is listed.
+//! Everything is SQL text that a superuser of a fresh server runs before a database is restored. Passwords are in it,
+//! as the hashes that the server keeps, where this user may read them; so nothing here is printed or logged. What
+//! this user may not read is listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::Result;
+use crate::attributes::{Attributes, setting_value};
 use crate::catalog::value;
 use crate::snapshot::{identifier, literal, version};
 use crate::wire::{Connection, Row};
+use crate::{Error, Result};
 
 /// What belongs to the server.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Globals {
     pub server: Vec<String>,
     /// The owner, the rights and the settings of the database, under its name.
     pub database: Vec<String>,
+    /// The same, of which a restore makes statements for another name.
+    pub attributes: Attributes,
     /// What could not be read.
     pub not_read: Vec<String>,
 }
@@ -48,12 +51,12 @@ impl Globals {
         let version = version(connection)?;
         globals.roles(connection)?;
         globals.memberships(connection, version)?;
-        globals.settings(connection)?;
+        let with_settings = globals.settings(connection)?;
         globals.tablespaces(connection)?;
         if version >= 150_000 {
             globals.parameters(connection)?;
         }
-        globals.own_database(connection)?;
+        globals.own_database(connection, with_settings)?;
         if exists(connection, "SELECT FROM pg_catalog.pg_shseclabel")? {
             globals.not_read.push("security labels of roles, databases and tablespaces".to_owned());
         }
@@ -146,36 +149,26 @@ impl Globals {
         Ok(())
     }
 
-    /// Settings of roles go with the server, those of this database with the database.
-    fn settings(&mut self, connection: &mut Connection) -> Result<()> {
+    /// Settings of roles go with the server, those of this database with the database. Returns whether they may be
+    /// read.
+    fn settings(&mut self, connection: &mut Connection) -> Result<bool> {
         if !self.may_read(connection, "pg_db_role_setting", "settings of roles and databases")? {
-            return Ok(());
+            return Ok(false);
         }
         let rows = connection.query(
-            "SELECT r.rolname, d.datname, c.setting FROM pg_catalog.pg_db_role_setting s
+            "SELECT r.rolname, c.setting FROM pg_catalog.pg_db_role_setting s
              LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-             LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
              CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) WITH ORDINALITY AS c (setting, place)
-             WHERE (s.setrole = 0 OR r.oid IS NOT NULL)
-               AND (s.setdatabase = 0 OR d.datname = pg_catalog.current_database())
-             ORDER BY r.rolname, d.datname, c.place",
+             WHERE s.setdatabase = 0 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY r.rolname, c.place",
             &[],
         )?;
         for row in rows {
-            let Some((name, setting)) = value(&row, 2)?.split_once('=') else { continue };
-            let role = may_be(&row, 0).map(|role| identifier(&role));
-            let database = may_be(&row, 1).map(|database| identifier(&database));
-            let whose = match (role, &database) {
-                (None, Some(database)) => format!("DATABASE {database}"),
-                (Some(role), Some(database)) => format!("ROLE {role} IN DATABASE {database}"),
-                (Some(role), None) => format!("ROLE {role}"),
-                (None, None) => "ROLE ALL".to_owned(),
-            };
-            let statement =
-                format!("ALTER {whose} SET {} TO {}", identifier(name), setting_value(name, setting));
-            if database.is_some() { &mut self.database } else { &mut self.server }.push(statement);
+            let Some((name, setting)) = value(&row, 1)?.split_once('=') else { continue };
+            let whose = may_be(&row, 0).map_or_else(|| "ALL".to_owned(), |role| identifier(&role));
+            let setting = setting_value(name, setting);
+            self.server.push(format!("ALTER ROLE {whose} SET {} TO {setting}", identifier(name)));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn tablespaces(&mut self, connection: &mut Connection) -> Result<()> {
@@ -232,26 +225,16 @@ impl Globals {
     }
 
     /// `pg_dump` says nothing of the database itself where it does not make it.
-    fn own_database(&mut self, connection: &mut Connection) -> Result<()> {
-        let rows = connection.query(
-            "SELECT datname, pg_catalog.pg_get_userbyid(datdba), datconnlimit, datacl IS NOT NULL, oid,
-                    pg_catalog.shobj_description(oid, 'pg_database')
-             FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
-            &[],
-        )?;
-        for row in rows {
-            let (name, owner) = (identifier(value(&row, 0)?), identifier(value(&row, 1)?));
-            self.database.push(format!("ALTER DATABASE {name} OWNER TO {owner}"));
-            if value(&row, 2)? != "-1" {
-                self.database.push(format!("ALTER DATABASE {name} CONNECTION LIMIT {}", value(&row, 2)?));
-            }
-            self.database.extend(comment("DATABASE", &name, &row, 5));
-            if value(&row, 3)? == "t" {
-                let rights = "SELECT datacl FROM pg_catalog.pg_database WHERE oid = $1::pg_catalog.oid";
-                let object = format!("DATABASE {name}");
-                self.database.extend(rights_on(connection, &object, Some(&owner), rights, value(&row, 4)?)?);
-            }
-        }
+    fn own_database(&mut self, connection: &mut Connection, with_settings: bool) -> Result<()> {
+        let rows = connection.query("SELECT pg_catalog.current_database()", &[])?;
+        let row = rows.first().ok_or_else(|| Error::protocol("no database"))?;
+        let name = value(row, 0)?;
+        let attributes = Attributes::read(connection, name, with_settings)?;
+        let attributes = attributes.ok_or_else(|| Error::protocol("no database of this name"))?;
+        let all = attributes.statements(name).into_iter().chain(attributes.gift(name));
+        let all = all.chain(attributes.grants(name, attributes.owner.as_deref()));
+        self.database = all.map(|statement| statement.sql).collect();
+        self.attributes = attributes;
         Ok(())
     }
 }
@@ -302,49 +285,6 @@ fn rights_on(
         statements.push(format!("GRANT {} ON {object} TO {to}{grantable}", value(&row, 1)?));
     }
     Ok(statements)
-}
-
-/// Settings whose value is a list of names, which the server quotes one by one.
-const LISTS: [&str; 6] = [
-    "local_preload_libraries",
-    "search_path",
-    "session_preload_libraries",
-    "shared_preload_libraries",
-    "temp_tablespaces",
-    "unix_socket_directories",
-];
-
-fn setting_value(name: &str, setting: &str) -> String {
-    if !LISTS.contains(&name.to_ascii_lowercase().as_str()) {
-        return literal(setting);
-    }
-    let names: Vec<String> = list(setting).iter().map(|name| literal(name)).collect();
-    if names.is_empty() { "''".to_owned() } else { names.join(", ") }
-}
-
-/// Takes a list apart whose names may stand in double quotes.
-fn list(text: &str) -> Vec<String> {
-    let (mut names, mut name, mut quoted, mut any) = (Vec::new(), String::new(), false, false);
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => name.extend(characters.next()),
-            '"' => (quoted, any) = (!quoted, true),
-            ',' if !quoted => {
-                names.push(std::mem::take(&mut name));
-                any = false;
-            }
-            space if !quoted && space.is_whitespace() => {}
-            other => {
-                name.push(other);
-                any = true;
-            }
-        }
-    }
-    if any {
-        names.push(name);
-    }
-    names
 }
 
 /// That a role is a member of another one.

@@ -2,8 +2,8 @@
 //!
 //! They are read as two pseudo tables, with the text of COPY as all rows are: what they hold
 //! (`pg_catalog.pg_largeobject`: number, place of the first byte, bytes) and whose they are
-//! (`pg_catalog.pg_largeobject_metadata`: number, owner, comment, rights). The first is what a restore is measured by;
-//! the second may differ after one, as owners of tables may. An empty object has one row without bytes.
+//! (`pg_catalog.pg_largeobject_metadata`: number, owner, comment, rights). The first is what a restore is measured
+//! by; the second may differ after one, as owners of tables may. An empty object has one row without bytes.
 //!
 //! Everything works without rights over the server: who may read an object may back it up.
 
@@ -70,8 +70,9 @@ fn pseudo(name: &str, columns: &[(&str, &str)]) -> Table {
 }
 
 impl Dump<'_> {
-    /// Reads all large objects of the moment. The receiver gets the parts of [`contents`] and of [`owners`]; their places
-    /// are those behind the last table of the catalog. Where the catalog says that there are none, nothing is read.
+    /// Reads all large objects of the moment. The receiver gets the parts of [`contents`] and of [`owners`]; their
+    /// places are those behind the last table of the catalog. Where the catalog says that there are none, nothing is
+    /// read.
     ///
     /// # Errors
     /// As [`Dump::run`]; the server names an object that this user may not read.
@@ -218,8 +219,8 @@ pub struct Restorer<'a> {
 pub enum What {
     /// What they hold. None of these objects may hold anything yet.
     Contents,
-    /// Comments, and, as they are wanted, owners and rights, of objects that are there. Those that this user may not give
-    /// are left out and told.
+    /// Comments, and, as they are wanted, owners and rights, of objects that are there. Those that this user may not
+    /// give are left out and told.
     Owners {
         /// Whether they belong again to whom they belonged.
         owners: bool,
@@ -364,8 +365,8 @@ impl<'a> Restorer<'a> {
     }
 }
 
-/// Returns the queries for the statements about objects, each with what they give. Beside a statement stands the role that
-/// it is about.
+/// Returns the queries for the statements about objects, each with what they give. Beside a statement stands the role
+/// that it is about.
 fn descriptions(owners: bool, privileges: bool) -> Vec<(&'static str, String)> {
     let comments = format!(
         "SELECT pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', oid, comment) FROM {WAITING}

@@ -3,6 +3,7 @@
 //! Everything here blocks, with timeouts. Nothing of it knows the repository.
 
 pub mod archive;
+pub mod attributes;
 mod binary;
 pub mod capture;
 pub mod catalog;

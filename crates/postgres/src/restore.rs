@@ -1,14 +1,15 @@
 //! Bringing a database back, from the archive of its objects and the text of its rows.
 //!
-//! Everything is made in a database with a name of its own, which says that it is unfinished. It gets the name that was
-//! asked for as the last step, [`Restore::promote`], when all of it was read again and found to be right. Whatever ends
-//! a restore before leaves only that database behind; [`unfinished`] lists such ones and [`remove_unfinished`] drops
-//! them.
+//! Everything is made in a database with a name of its own, which says that it is unfinished. It gets the name that
+//! was asked for as the last step, [`Restore::promote`], when all of it was read again and found to be right.
+//! Whatever ends a restore before leaves only that database behind; [`unfinished`] lists such ones and
+//! [`remove_unfinished`] drops them.
 //!
-//! The order is that of `pg_restore`: what comes before the rows, the rows, sequences, indexes and constraints, then who
-//! may use what, then what asks queries of everything else or watches (materialized views, event triggers).
+//! The order is that of `pg_restore`: what comes before the rows, the rows, sequences, indexes and constraints, then
+//! who may use what, then what asks queries of everything else or watches (materialized views, event triggers).
 
 mod database;
+mod dress;
 mod extensions;
 mod leave;
 mod live;
@@ -17,7 +18,6 @@ mod pick;
 mod promote;
 mod rows;
 mod schedule;
-mod settings;
 mod tables;
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,6 +25,7 @@ use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
 use crate::archive::{Archive, Entry, Stage, major};
+use crate::attributes::Attributes;
 use crate::catalog::{Catalog, Name, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
@@ -99,13 +100,15 @@ pub struct Restore<'a> {
     /// The tables that rows went into as binary.
     went_as_binary: BTreeSet<Name>,
     losses: Losses,
+    /// What the database gets beside its contents, under a name that nobody has.
+    attributes: Attributes,
     /// The tables of extensions that took no rows.
     unfilled: BTreeSet<Name>,
 }
 
 impl<'a> Restore<'a> {
-    /// Prepares a restore into a database that is to get the name of the one that `info` names. Nothing is changed yet.
-    /// `catalog` is that of the backup; `id` tells this restore from others and becomes part of names.
+    /// Prepares a restore into a database that is to get the name of the one that `info` names. Nothing is changed
+    /// yet. `catalog` is that of the backup; `id` tells this restore from others and becomes part of names.
     ///
     /// # Errors
     /// When the server cannot be reached.
@@ -134,6 +137,7 @@ impl<'a> Restore<'a> {
             binary: false,
             went_as_binary: BTreeSet::new(),
             losses: Losses::default(),
+            attributes: Attributes::default(),
             unfilled: BTreeSet::new(),
         })
     }
@@ -168,8 +172,8 @@ impl<'a> Restore<'a> {
         session(&self.staging(), &self.options)
     }
 
-    /// Instead of all steps up to [`Restore::promote`]: brings only some tables back, with everything that is theirs and
-    /// with what they need: schemas, types, functions, but no other tables. Their rows are verified.
+    /// Instead of all steps up to [`Restore::promote`]: brings only some tables back, with everything that is theirs
+    /// and with what they need: schemas, types, functions, but no other tables. Their rows are verified.
     ///
     /// # Errors
     /// [`Error::Missing`] names tables that they need.
@@ -188,8 +192,8 @@ impl<'a> Restore<'a> {
         self.in_order(Stage::BeforeRows)
     }
 
-    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood. Returns the tables
-    /// of extensions that took none of their rows; [`Restore::after_rows`] does not ask for these.
+    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood. Returns the
+    /// tables of extensions that took none of their rows; [`Restore::after_rows`] does not ask for these.
     ///
     /// # Errors
     /// The first that any connection met.
@@ -255,13 +259,20 @@ impl<'a> Restore<'a> {
         self.in_order(Stage::Last)
     }
 
+    /// Says what the database is to get beside its contents, as far as that is wanted. It gets that together with its
+    /// name, whatever that is; what this user may not give is a loss. In the place of another database it gets what
+    /// that one has.
+    pub fn give(&mut self, attributes: &Attributes) {
+        self.attributes = attributes.wanted(&self.how);
+    }
+
     /// Adds what was not restored by other means.
     pub fn note(&mut self, losses: Vec<Loss>) {
         self.losses.all.extend(losses);
     }
 
-    /// Lets the server take the statistics that it could not take when the rows had come, so that it plans queries well
-    /// from the first one on.
+    /// Lets the server take the statistics that it could not take when the rows had come, so that it plans queries
+    /// well from the first one on.
     ///
     /// # Errors
     /// When the server cannot.

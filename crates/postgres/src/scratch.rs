@@ -1,8 +1,8 @@
-//! Places for a database that is thrown away: a server of our own, or a database with a name of ours on a server that was
-//! named for that.
+//! Places for a database that is thrown away: a server of our own, or a database with a name of ours on a server that
+//! was named for that.
 //!
-//! Whatever ends us, nothing stays for good. A server of ours ends with this process: a shell waits for the end of a pipe
-//! that only we hold. A database of ours has sessions of ours on its server for as long as it is wanted, and
+//! Whatever ends us, nothing stays for good. A server of ours ends with this process: a shell waits for the end of a
+//! pipe that only we hold. A database of ours has sessions of ours on its server for as long as it is wanted, and
 //! [`Place::begin`] drops those that have none.
 
 mod cluster;

@@ -1,7 +1,8 @@
 //! Throw-away PostgreSQL servers.
 //!
-//! A server lives in a folder of its own and dies with the process that started it, however that ends: a shell between
-//! the two waits for the end of its input. PostgreSQL refuses to run as root, so there it runs as the user `postgres`.
+//! A server lives in a folder of its own and dies with the process that started it, however that ends: a shell
+//! between the two waits for the end of its input. PostgreSQL refuses to run as root, so there it runs as the user
+//! `postgres`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -153,7 +154,8 @@ impl Server {
         }
     }
 
-    /// Ends the server as a power cut does (`pg_ctl stop -m immediate`), starts it again, and waits until it is ready.
+    /// Ends the server as a power cut does (`pg_ctl stop -m immediate`), starts it again, and waits until it is
+    /// ready.
     ///
     /// # Panics
     /// When it does not come back.
@@ -214,8 +216,8 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Returns what a database holds, as stock psql tells it: a line for each table with the count and a hash of its rows,
-    /// whatever their order, and one for each sequence with where it stands.
+    /// Returns what a database holds, as stock psql tells it: a line for each table with the count and a hash of its
+    /// rows, whatever their order, and one for each sequence with where it stands.
     ///
     /// # Panics
     /// When it cannot be asked.
@@ -253,8 +255,8 @@ impl Server {
         kept.collect::<Vec<_>>().join("\n")
     }
 
-    /// Makes tables of a schema those of an extension whose rows are the user's, as those of a scheduler are. Nothing is
-    /// installed of it, so no other database can have it.
+    /// Makes tables of a schema those of an extension whose rows are the user's, as those of a scheduler are. Nothing
+    /// is installed of it, so no other database can have it.
     ///
     /// # Panics
     /// When there is no such table.

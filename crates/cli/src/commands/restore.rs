@@ -200,6 +200,7 @@ impl RestoreArgs {
             verify: self.verify.depth(),
             owners: !self.no_owner,
             privileges: !self.no_privileges,
+            attributes: true,
         })
     }
 

@@ -1,6 +1,7 @@
 //! PostgreSQL databases through the binary: backed up, proved and restored against real servers. What is restored is
 //! compared by stock tools, not by ours.
 
+mod attributes;
 mod backup;
 mod bad_input;
 mod proved;

@@ -167,7 +167,7 @@ impl Session<'_> {
         {
             nodes.push(writer.save_file(name, text.as_bytes(), &meta)?);
         }
-        let catalog = served::encode_catalog(&taken.catalog, &proofs);
+        let catalog = served::encode_catalog(&taken.catalog, &proofs, &taken.globals.attributes);
         manifest::ensure_readable(&catalog)?;
         nodes.push(writer.save_file(served::CATALOG, &catalog, &meta)?);
         let contents = contents(taken, proofs, large_objects, objects, &total);

@@ -97,8 +97,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Finds out whether a restored database is not what the manifest says because what is stored is not, or because of
-    /// the server: only the first is damage. Everything is read again for it, from the repository alone.
+    /// Finds out whether a restored database is not what the manifest says because what is stored is not, or because
+    /// of the server: only the first is damage. Everything is read again for it, from the repository alone.
     fn blame(&self, entry: &Entry, problem: &str, findings: &mut Findings) -> Result<()> {
         let _lock = self.store.repository().lock_for_reading(&**self.watch, self.clock.now())?;
         let catalog = Catalog::load(self.store)?;

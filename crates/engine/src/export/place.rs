@@ -1,7 +1,7 @@
 //! The directory that an export goes into.
 //!
-//! Files are built in a directory `.dbkeep-export` inside of it, so that they are on the same file system, and renamed
-//! into place at the end. What a killed export left there is removed by the next one.
+//! Files are built in a directory `.dbkeep-export` inside of it, so that they are on the same file system, and
+//! renamed into place at the end. What a killed export left there is removed by the next one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -351,7 +351,8 @@ fn remove_abandoned(staging: &Path) -> io::Result<()> {
 
 /// Says whether something has the name of an export: it carries the id of a session.
 fn is_export(name: &str) -> bool {
-    const ENDINGS: [&str; 8] = ["", ".db", ".db.gz", ".tar.gz", ".sql", "_roles.sql", ".json", ".ndjson"];
+    const ENDINGS: [&str; 9] =
+        ["", ".db", ".db.gz", ".tar.gz", ".sql", "_roles.sql", "_settings.sql", ".json", ".ndjson"];
     let name = name.strip_suffix(".sha256").unwrap_or(name);
     let name = ["-wal", "-journal"]
         .into_iter()
@@ -385,6 +386,7 @@ mod tests {
             "app_20260102_030405.db-wal.gz",
             "app_20260102_030405.ndjson",
             "shop_20260102_030405_roles.sql.sha256",
+            "shop_20260102_030405_settings.sql",
         ] {
             assert!(is_export(name), "{name}");
         }

@@ -16,7 +16,7 @@ use dbkeep_postgres::text::Malformed;
 pub use metadata::{SERVED_CSV_FORMAT, SERVED_JSON_FORMAT, SERVED_NDJSON_FORMAT};
 pub(super) use pieces::Piece;
 pub(crate) use pieces::SUMS;
-pub(super) use sql::ROLES;
+pub(super) use sql::{ROLES, SETTINGS};
 
 use super::place::Finished;
 use super::{Export, Exported, Format, Subject};
@@ -81,9 +81,9 @@ pub(super) fn no_file(subject: &Subject, format: Format) -> Error {
     }
 }
 
-/// Returns what a table is called in an export: by its name alone in the schema `public`, else with its schema; quoted as
-/// in SQL where a part would be misunderstood. No two tables are called the same: only a name alone is without a dot
-/// outside of quotes.
+/// Returns what a table is called in an export: by its name alone in the schema `public`, else with its schema;
+/// quoted as in SQL where a part would be misunderstood. No two tables are called the same: only a name alone is
+/// without a dot outside of quotes.
 fn label(name: &Name) -> String {
     let is_plain = !name.name.is_empty() && !name.name.contains(['.', '"']);
     if name.schema == "public" && is_plain { name.name.clone() } else { served::shown(name) }

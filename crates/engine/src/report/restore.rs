@@ -56,8 +56,8 @@ pub struct RestoreReport {
 }
 
 impl RestoreReport {
-    /// Returns what the process exits with: 0, or 4 when what was restored is as damaged as its source was, or lacks rows
-    /// that were stored.
+    /// Returns what the process exits with: 0, or 4 when what was restored is as damaged as its source was, or lacks
+    /// rows that were stored.
     pub fn exit_code(&self) -> u8 {
         match (&self.error, self.integrity.as_str()) {
             (Some(error), _) => error.exit_code,

@@ -34,6 +34,10 @@ use crate::{Error, Result, name, show};
 
 pub(super) use target::ServerTarget;
 
+/// What is said of a snapshot that has what is set for its database as statements only, for one name.
+const OLDER: &str = "what is set for the database itself (owner, rights, settings, comment) is not restored: an older \
+                     dbkeep kept it as statements only, in settings.sql of the snapshot";
+
 /// What a restore came to.
 struct Done {
     /// What a person should know.
@@ -91,8 +95,8 @@ impl Restore<'_> {
         Ok(self.report(planned, entry, &served.manifest, restored, began))
     }
 
-    /// Makes the database under a name of its own, fills and proves it, and gives it its name; or puts tables into one
-    /// that is there.
+    /// Makes the database under a name of its own, fills and proves it, and gives it its name; or puts tables into
+    /// one that is there.
     fn fill(&self, planned: &PlannedRestore, target: &ServerTarget, served: &Served<'_>) -> Result<Done> {
         let archive = served.objects()?;
         let stop = {
@@ -124,6 +128,13 @@ impl Restore<'_> {
         let safety_snapshot = self.server_safety_backup(planned, &target.server, served)?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
         let (mut server, proved) = self.staged(planned, target, served, (options, how, &id), archive)?;
+        // In the place of another database it gets what that one has.
+        if let Some(attributes) = &served.catalog.database
+            && planned.tables.is_empty()
+            && self.plan.request.attributes
+        {
+            server.give(attributes);
+        }
         let place = match planned.action {
             Action::ReplaceDatabase => Place::Over { disconnect: self.plan.force },
             _ => Place::New,
@@ -139,6 +150,10 @@ impl Restore<'_> {
         self.watch.step("restore.promoted");
         let mut notes = told(&proved.lost, &promoted.losses);
         let left_out = proved.lost.len() + promoted.losses.len();
+        let is_new = planned.action == Action::CreateDatabase && planned.tables.is_empty();
+        if is_new && self.plan.request.attributes && served.catalog.database.is_none() {
+            notes.push(OLDER.to_owned());
+        }
         if let Some(before) = promoted.before {
             notes.push(format!(
                 "the database that was there is kept as {}; drop it when nothing of it is wanted any more",

@@ -45,7 +45,8 @@ pub(super) fn catalog(connection: &mut Connection) -> Result<Catalog> {
     let (sequences, unknown) = read_sequences(connection)?;
     unread.extend(unknown.into_iter().map(Unread::Sequence));
     connection.execute("ROLLBACK TO SAVEPOINT sequences; RELEASE SAVEPOINT sequences")?;
-    Ok(Catalog { tables, sequences, large_objects: read_large_objects(connection)?, unread })
+    let large_objects = read_large_objects(connection)?;
+    Ok(Catalog { tables, sequences, large_objects, unread, database: None })
 }
 
 fn tables_query() -> String {

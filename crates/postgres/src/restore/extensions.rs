@@ -1,8 +1,8 @@
 //! The rows of tables that extensions made.
 //!
-//! Such a table is what the extension on this server makes of it, and not what it was in the backup: there may be none,
-//! one of another version, or one that this user may not write. A database is of use without those rows, so a table that
-//! does not take them is told and does not end the restore. What the extension itself put there stays.
+//! Such a table is what the extension on this server makes of it, and not what it was in the backup: there may be
+//! none, one of another version, or one that this user may not write. A database is of use without those rows, so a
+//! table that does not take them is told and does not end the restore. What the extension itself put there stays.
 
 use super::Restore;
 use super::leave::is_from_outside;

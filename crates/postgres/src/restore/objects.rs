@@ -120,11 +120,16 @@ impl<'a> Maker<'a> {
     /// # Errors
     /// [`Error::Object`] when the server refuses it and it is none that a restore can do without.
     pub(super) fn make(&mut self, entry: &Entry) -> Result<Made> {
+        // What is said of the database itself names the original, which may be on this server and in use.
+        let of_database = matches!(entry.kind.as_str(), "ACL" | "COMMENT" | "SECURITY LABEL")
+            && entry.tag.starts_with("DATABASE ");
         // The settings of the archive are those of the session; databases are made elsewhere.
-        if matches!(
-            entry.kind.as_str(),
-            "ENCODING" | "STDSTRINGS" | "SEARCHPATH" | "DATABASE" | "DATABASE PROPERTIES"
-        ) {
+        if of_database
+            || matches!(
+                entry.kind.as_str(),
+                "ENCODING" | "STDSTRINGS" | "SEARCHPATH" | "DATABASE" | "DATABASE PROPERTIES"
+            )
+        {
             return Ok(Made::Whole);
         }
         let placed = self.place(entry);

@@ -1,17 +1,19 @@
 //! The last step of a restore: the database that was filled gets its name.
 //!
 //! Over another database this is one transaction of the server with two renames: the old one steps aside, the new one
-//! takes its name. At every instant a database of that name is the complete old one or the complete new one, also after
-//! a crash of either side. While the server holds the renames back for a session to go, nobody new gets in.
+//! takes its name. At every instant a database of that name is the complete old one or the complete new one, also
+//! after a crash of either side. While the server holds the renames back for a session to go, nobody new gets in. In
+//! the same transaction it gets what a database has beside its contents.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::database::{BEFORE, administration, free_name, oid, sessions};
+use super::dress::dress;
 use super::objects::comment_on_database;
-use super::settings::{carry_over, give_to, owner};
 use super::{Loss, Restore};
+use crate::attributes::Attributes;
 use crate::conninfo::ConnInfo;
 use crate::snapshot::identifier;
 use crate::wire::{Connection, Options};
@@ -74,7 +76,8 @@ impl Restore<'_> {
             comment_on_database(&self.staging, None),
             format!("ALTER DATABASE {} RENAME TO {}", identifier(&self.staging), identifier(name)),
         ];
-        self.swap(&Swap { name, statements, owner: None, disconnect: false }).map_err(|error| {
+        let attributes = self.attributes.clone();
+        self.swap(&Swap { name, statements, attributes, disconnect: false }).map_err(|error| {
             match error.code() {
                 Some("42P04") => Error::DatabaseExists { database: name.to_owned() },
                 _ => error,
@@ -83,7 +86,8 @@ impl Restore<'_> {
     }
 
     fn take_place(&mut self, name: &str, disconnect: bool) -> Result<String> {
-        let Some(owner) = owner(&mut self.admin, name)? else {
+        // They are those of the database that is there now.
+        let Some(attributes) = Attributes::read(&mut self.admin, name, true)? else {
             return Err(Error::NoDatabase { database: name.to_owned() });
         };
         let connected = sessions(&mut self.admin, name)?;
@@ -91,13 +95,15 @@ impl Restore<'_> {
             return Err(Error::InUse { database: name.to_owned(), sessions: connected });
         }
         let before = free_name(&mut self.admin, name, BEFORE, &self.id)?;
-        let lost = carry_over(&mut self.admin, name, &self.staging)?;
-        self.losses.all.extend(lost);
         let statements = [
             format!("ALTER DATABASE {} RENAME TO {}", identifier(name), identifier(&before)),
-            format!("ALTER DATABASE {} RENAME TO {}", identifier(&self.staging), identifier(name)),
+            format!(
+                "COMMENT ON DATABASE {staging} IS NULL; ALTER DATABASE {staging} RENAME TO {}",
+                identifier(name),
+                staging = identifier(&self.staging)
+            ),
         ];
-        self.swap(&Swap { name, statements, owner: Some(owner), disconnect })?;
+        self.swap(&Swap { name, statements, attributes, disconnect })?;
         Ok(before)
     }
 
@@ -105,10 +111,11 @@ impl Restore<'_> {
     fn swap(&mut self, swap: &Swap<'_>) -> Result<()> {
         let staging = oid(&mut self.admin, &self.staging)?;
         let staging = staging.ok_or_else(|| Error::NoDatabase { database: self.staging.clone() })?;
+        let mut lost = Vec::new();
         for number in 1..=TRIES {
             match self.try_swap(swap) {
-                Ok(loss) => {
-                    self.losses.all.extend(loss);
+                Ok(losses) => {
+                    lost = losses;
                     break;
                 }
                 Err(error) => {
@@ -126,13 +133,15 @@ impl Restore<'_> {
             }
         }
         match self.admin.execute("COMMIT") {
-            Ok(()) => Ok(()),
-            Err(error) => self.settle(swap.name, &staging, error),
+            Ok(()) => {}
+            Err(error) => self.settle(swap.name, &staging, error)?,
         }
+        self.losses.all.extend(lost);
+        Ok(())
     }
 
     /// Does everything but the commit.
-    fn try_swap(&mut self, swap: &Swap<'_>) -> Result<Option<Loss>> {
+    fn try_swap(&mut self, swap: &Swap<'_>) -> Result<Vec<Loss>> {
         let mut other = match swap.disconnect {
             true => Some(administration(&self.info, &self.options, swap.name)?),
             false => None,
@@ -149,10 +158,7 @@ impl Restore<'_> {
             done.store(true, Ordering::Release);
             swapped
         })?;
-        match &swap.owner {
-            Some(owner) => give_to(&mut self.admin, swap.name, owner),
-            None => Ok(None),
-        }
+        dress(&mut self.admin, swap.name, &swap.attributes)
     }
 
     /// Returns who is in the way.
@@ -189,8 +195,8 @@ struct Swap<'s> {
     /// The name that the filled database gets.
     name: &'s str,
     statements: [String; 2],
-    /// To whom it is given.
-    owner: Option<String>,
+    /// What it gets beside its contents.
+    attributes: Attributes,
     /// Whether sessions of the other database are ended.
     disconnect: bool,
 }

@@ -1,8 +1,8 @@
-//! A server of our own, for as long as this process lives: on a socket in a folder that nobody else may enter, without a
-//! port, and without caring for power cuts.
+//! A server of our own, for as long as this process lives: on a socket in a folder that nobody else may enter,
+//! without a port, and without caring for power cuts.
 //!
-//! A database that is restored may hold functions that run while it is restored. So it is restored by a role that is no
-//! superuser: such a one may not run programs or read files of this machine.
+//! A database that is restored may hold functions that run while it is restored. So it is restored by a role that is
+//! no superuser: such a one may not run programs or read files of this machine.
 
 use std::fs;
 use std::io::Write;
@@ -39,8 +39,8 @@ pub struct Cluster {
     pipe: Option<ChildStdin>,
 }
 
-/// Returns the user and the group that a server must belong to: none where this process may run one itself. PostgreSQL
-/// refuses to run as root, and belongs to the user `postgres` there.
+/// Returns the user and the group that a server must belong to: none where this process may run one itself.
+/// PostgreSQL refuses to run as root, and belongs to the user `postgres` there.
 ///
 /// # Errors
 /// [`Error::Scratch`] when this is root, and there is no such user.
@@ -61,8 +61,8 @@ pub fn owner(is_root: bool) -> Result<Option<(u32, u32)>> {
 }
 
 impl Cluster {
-    /// Makes a server in a folder and starts it. The folder is empty but for files of the caller's, belongs to `owner`
-    /// where there is one, and nobody else may enter it. It is removed when this process is killed.
+    /// Makes a server in a folder and starts it. The folder is empty but for files of the caller's, belongs to
+    /// `owner` where there is one, and nobody else may enter it. It is removed when this process is killed.
     ///
     /// # Errors
     /// [`Error::Scratch`] or [`Error::Tool`] with what the programs said.
@@ -134,8 +134,8 @@ impl Drop for Cluster {
         if self.has_ended() {
             self.tell("done\n");
         }
-        // The watchdog ends it so that it gives back what the system lends to it, as its shared memory. A process that
-        // nobody waited for keeps its number, so no other one can be meant.
+        // The watchdog ends it so that it gives back what the system lends to it, as its shared memory. A process
+        // that nobody waited for keeps its number, so no other one can be meant.
         drop(self.pipe.take());
         let until = Instant::now() + LAST_PATIENCE;
         while !self.has_ended() && Instant::now() < until {

@@ -1,6 +1,7 @@
 //! Restores on real servers, of every version that is installed.
 #![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
+mod attributes;
 mod crashes;
 mod extensions;
 mod losses;

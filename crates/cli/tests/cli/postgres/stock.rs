@@ -31,6 +31,8 @@ fn readme_of_a_snapshot_brings_the_database_back_with_stock_tools() {
     let steps = readme.split("\nTables:\n").next().unwrap();
     let steps: Vec<&str> = steps.lines().filter_map(|line| line.strip_prefix("    ")).collect();
     assert!(steps.iter().any(|step| step.contains("\\copy")), "{readme}");
+    assert!(readme.contains("settings.sql has what is set for the database itself"), "{readme}");
+    assert!(readme.contains("under its old name \"shop\""), "{readme}");
     assert!(folder.join("data/public.large.copy.parts").is_dir(), "a large table is in parts");
     expect_verified_as_files(environment, &folder);
     join_parts(&folder.join("data"));

@@ -1,4 +1,5 @@
-//! Exports a PostgreSQL database as one text that `psql` carries out, with the roles of the server beside it.
+//! Exports a PostgreSQL database as one text that `psql` carries out, with the roles of the server and what is set
+//! for the database itself beside it.
 
 use std::io::Write;
 
@@ -20,15 +21,23 @@ use crate::{Error, Result, manifest, served};
 
 /// What is added to the name of the file with the roles.
 pub(in crate::export) const ROLES: &str = "_roles.sql";
+/// What is added to the name of the file with what is set for the database itself.
+pub(in crate::export) const SETTINGS: &str = "_settings.sql";
 
 impl Opened<'_> {
     /// Writes SQL text that a stock `psql` carries out, the roles of the server, and the checksums of both.
     pub(super) fn sql(&self, finished: &mut Vec<Finished>) -> Result<Exported> {
         let archive = self.archive()?;
-        let mut notes = vec![format!(
-            "the roles that own its objects are in {}{ROLES}, with the hashes of their passwords where the backup's user could read them: carry that out first",
-            self.subject.stem()
-        )];
+        let stem = self.subject.stem();
+        let mut notes = vec![
+            format!(
+                "the roles that own its objects are in {stem}{ROLES}, with the hashes of their passwords where the backup's user could read them: carry that out first"
+            ),
+            format!(
+                "what is set for the database itself (owner, rights, settings, comment) is in {stem}{SETTINGS}, for a database called {}: carry that out last",
+                printable(&format!("{:?}", self.served.facts.server.database))
+            ),
+        ];
         let key = key()?;
         let staged = self.export.place.file()?;
         let mut has_rights = false;
@@ -52,21 +61,23 @@ impl Opened<'_> {
         if has_rights {
             notes.push("rights on large objects are left out".to_owned());
         }
-        let stem = self.subject.stem();
-        let roles = self.roles()?;
-        for (name, staged, sum) in
-            [(format!("{stem}.sql"), staged, sum), (format!("{stem}{ROLES}"), roles.0, roles.1)]
-        {
+        let roles = self.as_stored(served::GLOBALS)?;
+        let settings = self.as_stored(served::SETTINGS)?;
+        for (name, staged, sum) in [
+            (format!("{stem}.sql"), staged, sum),
+            (format!("{stem}{ROLES}"), roles.0, roles.1),
+            (format!("{stem}{SETTINGS}"), settings.0, settings.1),
+        ] {
             let checksum = self.export.checksum(&name, &sum)?;
             finished.push(Finished::File { staged, name, sum });
             finished.push(checksum);
         }
-        Ok(Exported { bytes: sum.bytes + roles.1.bytes, sha256: None, notes })
+        Ok(Exported { bytes: sum.bytes + roles.1.bytes + settings.1.bytes, sha256: None, notes })
     }
 
-    /// Writes the roles of the server.
-    fn roles(&self) -> Result<(dbkeep_repo::durable::Staged, Sum)> {
-        let text = self.served.file(served::GLOBALS, manifest::LIMIT)?;
+    /// Writes a file of the snapshot as it is.
+    fn as_stored(&self, name: &str) -> Result<(dbkeep_repo::durable::Staged, Sum)> {
+        let text = self.served.file(name, manifest::LIMIT)?;
         let staged = self.export.place.file()?;
         let sum = write(staged.file(), |out| out.write_all(&text));
         let sum = sum.map_err(|error| self.export.write_failed(error))?;

@@ -1,5 +1,5 @@
-//! The large objects of a database: what they hold is put back and read again as rows of tables are, whose they are comes
-//! as far as this user may give them.
+//! The large objects of a database: what they hold is put back and read again as rows of tables are, whose they are
+//! comes as far as this user may give them.
 
 use dbkeep_postgres::large_objects::{Restorer, What, sum_of_owners};
 use dbkeep_postgres::restore::{Loss, Restore as Server, RestoreOptions};
@@ -47,8 +47,8 @@ impl Restore<'_> {
         Err(Error::Unsound { problem })
     }
 
-    /// Gives large objects comments, owners and rights, as they are wanted. What cannot be given, and what is not as it
-    /// was then, is told.
+    /// Gives large objects comments, owners and rights, as they are wanted. What cannot be given, and what is not as
+    /// it was then, is told.
     pub(super) fn owners_of_large_objects(
         &self,
         server: &mut Server<'_>,
