@@ -20,7 +20,7 @@ use crate::finding::{finding, is_damage};
 use crate::report::{DrillReport, DrillStatus, Drilled, Engine, ErrorReport, TriedAssertion};
 use crate::repository::Store;
 use crate::verify::{self, VerifyRequest};
-use crate::{Error, Result, show};
+use crate::{Error, Result, served, show};
 
 pub use assertion::Assertion;
 
@@ -148,15 +148,16 @@ impl Run<'_> {
     }
 
     fn attempt(&self, entry: &Entry, findings: &mut Findings) -> Result<()> {
-        let manifest = {
+        let (manifest, roles) = {
             let _lock = self.store.repository().lock_for_reading(&**self.watch, self.clock.now())?;
             let catalog = Catalog::load(self.store)?;
-            show::manifest(&self.store.reader(&catalog)?, entry)?
+            let reader = self.store.reader(&catalog)?;
+            (show::manifest(&reader, entry)?, served::roles(&reader, entry)?)
         };
         let assertions = self.assertions(&manifest.database)?;
         match manifest.engine {
             Engine::Sqlite => self.attempt_file(entry, &manifest, &assertions, findings),
-            Engine::Postgres => self.attempt_server(entry, &manifest, &assertions, findings),
+            Engine::Postgres => self.attempt_server(entry, &manifest, &roles, &assertions, findings),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::name;
 use crate::source::Source;
 
 pub(crate) use objects::{ObjectHash, ObjectSum};
-pub(crate) use open::Served;
+pub(crate) use open::{Served, roles};
 pub(crate) use original::{Reached, original, reached};
 
 /// The directory of rows.

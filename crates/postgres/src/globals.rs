@@ -239,6 +239,23 @@ impl Globals {
     }
 }
 
+/// Returns the names of the roles that [`Globals::server_sql`] sets up. The text may be from anywhere: what comes back are
+/// names and nothing else.
+pub fn role_names(server_sql: &str) -> Vec<String> {
+    let name = |rest: &str| {
+        let mut name = String::new();
+        let mut characters = rest.chars().peekable();
+        while let Some(character) = characters.next() {
+            if character == '"' && characters.next_if_eq(&'"').is_none() {
+                break;
+            }
+            name.push(character);
+        }
+        name
+    };
+    server_sql.split("\nALTER ROLE \"").skip(1).map(name).filter(|name| !name.is_empty()).collect()
+}
+
 fn text(statements: &[String]) -> String {
     let lines = statements.iter().map(|statement| format!("{statement};\n"));
     HEAD.to_owned() + &lines.collect::<String>()

@@ -32,6 +32,7 @@ impl Run<'_> {
         &self,
         entry: &Entry,
         manifest: &Manifest,
+        roles: &[String],
         assertions: &[Assertion],
         findings: &mut Findings,
     ) -> Result<()> {
@@ -40,7 +41,13 @@ impl Run<'_> {
             Arc::new(move || watch.cancelled())
         };
         let options = Options { stop, ..Options::default() };
-        let tried = self.attempt_on_server(entry, manifest, assertions, findings, &options);
+        let server = match self.named_server() {
+            Ok(Some(info)) => Ok(Server { info, _own: None }),
+            Ok(None) => self.own_server(manifest, roles, &options),
+            Err(error) => Err(error),
+        };
+        let tried =
+            server.and_then(|server| self.attempt_on_server(entry, &server, assertions, findings, &options));
         tried.map_err(|error| match error {
             Error::Postgres(dbkeep_postgres::Error::Stopped) => Error::Cancelled,
             error => error,
@@ -50,15 +57,11 @@ impl Run<'_> {
     fn attempt_on_server(
         &self,
         entry: &Entry,
-        manifest: &Manifest,
+        server: &Server,
         assertions: &[Assertion],
         findings: &mut Findings,
         options: &Options,
     ) -> Result<()> {
-        let server = match self.named_server()? {
-            Some(info) => Server { info, _own: None },
-            None => self.own_server(manifest, options)?,
-        };
         self.watch.step("drill.server-started");
         let unique = format!("{} {} {}", std::process::id(), self.clock.now(), entry.id);
         let unique = Id::of(unique.as_bytes()).to_string();
@@ -131,8 +134,9 @@ impl Run<'_> {
         }
     }
 
-    /// Starts a server of our own, of the version that was backed up or the next newer one.
-    fn own_server(&self, manifest: &Manifest, options: &Options) -> Result<Server> {
+    /// Starts a server of our own, of the version that was backed up or the next newer one. It has the roles that the
+    /// other one had, by name only: policies are not without them.
+    fn own_server(&self, manifest: &Manifest, roles: &[String], options: &Options) -> Result<Server> {
         let context = self.store.context();
         let major = manifest.postgres.as_ref().map_or(0, |facts| facts.server.major());
         let configured = context.config.databases.get(&manifest.database);
@@ -146,6 +150,7 @@ impl Run<'_> {
             give(scratch.path(), user, group)?;
         }
         let cluster = Cluster::start(&tools, scratch.path(), owner, options)?;
+        cluster.make_roles(roles, options)?;
         Ok(Server { info: cluster.info().clone(), _own: Some((cluster, scratch)) })
     }
 }

@@ -6,15 +6,24 @@ use std::sync::Arc;
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::Catalog;
+use dbkeep_postgres::globals::role_names;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_repo::read::{Forward, Image, Reader};
 
-use super::{ARCHIVE, CATALOG, DATA, TEXT};
+use super::{ARCHIVE, CATALOG, DATA, GLOBALS, TEXT};
 use crate::catalog::Entry;
 use crate::context::Watch;
 use crate::manifest::{self, Manifest, PostgresFacts, TableProof};
 use crate::report::Engine;
 use crate::{Error, Result};
+
+/// Returns the names of the roles of the server that was backed up, as far as they are known; none for a file.
+pub(crate) fn roles(reader: &Reader, entry: &Entry) -> Result<Vec<String>> {
+    let path = format!("{}/{GLOBALS}", entry.directory());
+    let Some(node) = reader.find(&entry.snapshot, &path)? else { return Ok(Vec::new()) };
+    let text = reader.file(&node, manifest::LIMIT)?;
+    Ok(role_names(&String::from_utf8_lossy(&text)))
+}
 
 /// A PostgreSQL database in a snapshot.
 pub(crate) struct Served<'r> {

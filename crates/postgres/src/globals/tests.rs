@@ -6,6 +6,7 @@ use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use super::*;
 use crate::conninfo::{ConnInfo, Surroundings};
+use crate::place::Place;
 use crate::snapshot::Holder;
 use crate::wire::Options;
 
@@ -107,4 +108,19 @@ fn what_belongs_to_a_server_is_the_same_on_a_fresh_one_of_every_version() {
             !seen.server_sql().contains("PASSWORD") && seen.server_sql().contains("CREATE ROLE \"worker\"")
         );
     }
+}
+
+#[test]
+fn names_of_roles_are_read_back_whatever_they_hold() {
+    let sql = "CREATE ROLE names_plain; CREATE ROLE \"names \"\"x\"\"\ny\" NOLOGIN";
+    let Some(place) = Place::new("names of roles", sql) else { return };
+    let (mut holder, _) = place.hold();
+    let globals = Globals::read(holder.connection()).unwrap();
+    let names = role_names(&globals.server_sql());
+    let mut ours: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| name.starts_with("names")).collect();
+    ours.sort_unstable();
+    assert_eq!(ours, ["names \"x\"\ny", "names_plain"]);
+    assert!(names.contains(&"postgres".to_owned()));
+    assert_eq!(role_names("no roles"), [""; 0]);
 }

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::conninfo::{ConnInfo, Surroundings};
+use crate::snapshot::identifier;
 use crate::tools::{self, Tools};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -89,6 +90,24 @@ impl Cluster {
     /// Returns the way to it, for a role that may make databases, sees all rows in them, and may do nothing else.
     pub fn info(&self) -> &ConnInfo {
         &self.info
+    }
+
+    /// Makes roles that policies may name. Nobody logs in as one, nobody is a member of one, and none may do anything.
+    ///
+    /// # Errors
+    /// When the server cannot be asked. A name that it does not take is left out.
+    pub fn make_roles(&self, names: &[String], options: &Options) -> Result<()> {
+        let mut info = self.info.clone();
+        info.user = SUPERUSER.to_owned();
+        let mut connection = Connection::open(&info, options)?;
+        for name in names {
+            match connection.execute(&format!("CREATE ROLE {} NOLOGIN", identifier(name))) {
+                // One of that name is there, or none can be: what needs it is told when it is restored.
+                Ok(()) | Err(Error::Server(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Waits until it answers, and makes the role.
