@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
+use crate::catalog::Name;
 use crate::snapshot::identifier;
 use crate::{Error, Result};
 
@@ -107,6 +108,12 @@ impl Archive {
     /// [`Error::Archive`] when it is none, or of a version that is not known.
     pub fn read(input: impl Read, size: u64) -> Result<Self> {
         Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.archive()
+    }
+
+    /// Returns the names of all objects of a kind that are in schemas.
+    pub(crate) fn named(&self, kind: &str) -> impl Iterator<Item = Name> {
+        let of_kind = self.entries.iter().filter(move |entry| entry.kind == kind);
+        of_kind.filter_map(|entry| Some(Name { schema: entry.schema.clone()?, name: entry.tag.clone() }))
     }
 
     /// Returns the major version of the server that it came from.
@@ -327,8 +334,9 @@ impl<R: Read> Reader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extent::Extent;
     use crate::place::Place;
-    use crate::schema::{Filter, dump};
+    use crate::schema::dump;
     use crate::tools::Tools;
 
     const SQL: &str = "CREATE TYPE mood AS ENUM ('a'); CREATE TABLE \"t\nx\" (id serial PRIMARY KEY, m mood);
@@ -343,7 +351,7 @@ mod tests {
         let (mut holder, _) = place.hold();
         let host = holder.connection().host().clone();
         let file = tempfile::NamedTempFile::new().unwrap();
-        let (filter, out) = (Filter::default(), file.reopen().unwrap());
+        let (filter, out) = (Extent::default(), file.reopen().unwrap());
         dump(&tools, &place.info, &host, &place.options, holder.id(), &filter, out).unwrap();
         std::fs::read(file.path()).unwrap()
     }

@@ -20,6 +20,7 @@ use crate::catalog::{Catalog, Kind, Name, Table, value};
 use crate::conninfo::{ConnInfo, Host};
 use crate::doctor::pooler::{self, Pooler};
 use crate::dump::{Dump, Receiver, plan};
+use crate::extent::Extent;
 use crate::facts::Facts;
 use crate::globals::Globals;
 use crate::large_objects::Sums;
@@ -34,7 +35,7 @@ use crate::watch::Watch;
 use crate::wire::{Backends, Connection, Options};
 use crate::{Error, Result};
 
-use self::choose::Seen;
+use self::choose::{Seen, with_all_partitions};
 use self::keep::Keeper;
 
 mod choose;
@@ -104,6 +105,8 @@ pub enum Gap {
     OfExtension,
     /// They belong to no table or schema, and only some were asked for.
     NotAskedFor,
+    /// Only its form is needed, by a table that was asked for.
+    Form,
     /// They are not read.
     NotSupported,
     /// Only a superuser may read it, or who it belongs to.
@@ -129,6 +132,7 @@ pub struct Capture {
     host: Host,
     facts: Facts,
     catalog: Catalog,
+    extent: Extent,
     marks: Marks,
     missing: Vec<String>,
     not_covered: Mutex<Vec<NotCovered>>,
@@ -169,6 +173,10 @@ impl Capture {
         };
         let begun = Self::look(&mut holder, &info, &options, how, &facts);
         let seen = begun.map_err(|error| watch.as_ref().and_then(Watch::why).unwrap_or(error))?;
+        let seen = match seen.extent.lacks_extensions(tools.major) {
+            true => seen.without("extensions", Gap::NotSupported),
+            false => seen,
+        };
         let (snapshot, host) = (holder.id().to_owned(), holder.connection().host().clone());
         let holder = Arc::new(Mutex::new(holder));
         let keeper = Keeper::begin(&holder)?;
@@ -183,6 +191,7 @@ impl Capture {
             host,
             facts,
             catalog: seen.catalog,
+            extent: seen.extent,
             marks: seen.marks,
             missing: seen.missing,
             not_covered: Mutex::new(seen.not_covered),
@@ -203,8 +212,10 @@ impl Capture {
     ) -> Result<Seen> {
         // The server looks at tables to tell their sizes, and waits for who has them for himself.
         patiently(holder, info, options, how.lock_timeout, |connection| {
-            let seen = Seen::choose(Catalog::read(connection)?, how, facts, &schemas(connection)?)?;
-            let seen = Seen { marks: Marks::read(connection, &seen.filter)?, ..seen };
+            let catalog = Catalog::read(connection)?;
+            let extent = Extent::read(connection, &with_all_partitions(&catalog, &how.filter))?;
+            let seen = Seen::choose(catalog, how, facts, &schemas(connection)?, extent)?;
+            let seen = Seen { marks: Marks::read(connection, &seen.extent)?, ..seen };
             let seen = withheld(connection, seen)?;
             let labels = seen.catalog.large_objects > 0 && has_labels(connection)?;
             let tables = lockable(&seen.catalog);
@@ -340,7 +351,7 @@ impl Capture {
             &self.host,
             &self.options,
             &self.snapshot,
-            &self.how.filter,
+            &self.extent,
             archive,
         );
         let dumped = dumped.map(|warnings| self.left_out_by_pg_dump(warnings));
@@ -378,7 +389,7 @@ impl Capture {
     fn check_marks(&self) -> Result<()> {
         let mut connection = Connection::open(&self.info, &self.options)?;
         begin(&mut connection, None)?;
-        self.marks.check(&Marks::read(&mut connection, &self.how.filter)?)
+        self.marks.check(&Marks::read(&mut connection, &self.extent)?)
     }
 
     /// Reads the rows of all tables. Returns their sums, as the catalog has them.

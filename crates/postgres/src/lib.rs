@@ -11,6 +11,7 @@ pub mod conninfo;
 pub mod doctor;
 pub mod dump;
 mod error;
+pub mod extent;
 pub mod facts;
 pub mod globals;
 pub mod json;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::catalog::{Name, number, value};
-use crate::schema::Filter;
+use crate::extent::Extent;
 use crate::wire::Connection;
 use crate::{Error, Result};
 
@@ -52,12 +52,12 @@ SELECT 'schema', n.oid, n.nspname, '', '' FROM pg_catalog.pg_namespace n WHERE {
 
 impl Marks {
     /// Reads the marks that the transaction of a connection sees.
-    pub(crate) fn read(connection: &mut Connection, filter: &Filter) -> Result<Self> {
+    pub(crate) fn read(connection: &mut Connection, extent: &Extent) -> Result<Self> {
         let of_user = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
         let mut marks = HashMap::new();
         for row in connection.query(&MARKS.replace("{of user}", of_user), &[])? {
             let name = Name { schema: value(&row, 2)?.to_owned(), name: value(&row, 3)?.to_owned() };
-            if filter.may_take(&name) {
+            if extent.takes(&name) {
                 let text = name.quoted().trim_end_matches(".\"\"").to_owned();
                 let key = (value(&row, 0)?.to_owned(), number(&row, 1)?);
                 marks.insert(key, (text, value(&row, 4)?.to_owned()));

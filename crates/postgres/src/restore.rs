@@ -26,7 +26,7 @@ use std::thread;
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
 use crate::archive::{Archive, Entry, Stage, major};
 use crate::attributes::Attributes;
-use crate::catalog::{Catalog, Name, Table};
+use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
 use crate::large_objects;
@@ -207,7 +207,10 @@ impl<'a> Restore<'a> {
         let unfilled = self.fill_extensions(&of_extensions, giver)?;
         self.unfilled = unfilled.iter().map(|one| one.table.clone()).collect();
         let mut connection = self.open()?;
-        set_sequences(&mut connection, &self.catalog.sequences)?;
+        let made: BTreeSet<Name> = self.archive.named("SEQUENCE").collect();
+        let there = |sequence: &&Sequence| made.contains(&sequence.name);
+        let sequences: Vec<Sequence> = self.catalog.sequences.iter().filter(there).cloned().collect();
+        set_sequences(&mut connection, &sequences)?;
         Ok(unfilled)
     }
 

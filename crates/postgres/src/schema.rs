@@ -4,7 +4,6 @@
 //! compression, so that the repository finds again what did not change. It has what comes before the rows (types,
 //! functions, tables) and what comes after (indexes, constraints, triggers, policies); nobody ever changes its text.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::catalog::Name;
 use crate::conninfo::{ConnInfo, Host};
+use crate::extent::Extent;
 use crate::tools::{Tools, run};
 use crate::wire::Options;
 
@@ -34,34 +34,10 @@ impl Filter {
             && !self.without.contains(name)
     }
 
-    /// Returns whether something else of that name may be meant: with tables named, others may be part of them.
-    pub(crate) fn may_take(&self, name: &Name) -> bool {
-        (self.schemas.is_empty() || self.schemas.contains(&name.schema)) && !self.without.contains(name)
-    }
-
     /// Returns whether all of a database is meant.
     pub fn is_everything(&self) -> bool {
         self.schemas.is_empty() && self.tables.is_empty() && self.without.is_empty()
     }
-
-    /// Returns what `pg_dump` calls it. Where tables are named it takes no notice of schemas, so none is told.
-    fn arguments(&self) -> Vec<OsString> {
-        let named = self.tables.iter().filter(|table| self.takes(table));
-        let schemas = self.schemas.iter().filter(|_| self.tables.is_empty());
-        let schemas = schemas.map(|schema| format!("--schema={}", pattern(schema)));
-        let tables = named.map(|table| format!("--table={}", table_pattern(table)));
-        let without = self.without.iter().map(|table| format!("--exclude-table={}", table_pattern(table)));
-        schemas.chain(tables).chain(without).map(OsString::from).collect()
-    }
-}
-
-/// Returns a pattern that fits one name only: in double quotes no sign has a meaning.
-fn pattern(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn table_pattern(name: &Name) -> String {
-    format!("{}.{}", pattern(&name.schema), pattern(&name.name))
 }
 
 /// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to. Returns
@@ -75,10 +51,10 @@ pub fn dump(
     host: &Host,
     options: &Options,
     snapshot: &str,
-    filter: &Filter,
+    extent: &Extent,
     archive: File,
 ) -> Result<Vec<String>> {
-    dump_within(LOCK_TIMEOUT, tools, info, host, options, snapshot, filter, archive)
+    dump_within(LOCK_TIMEOUT, tools, info, host, options, snapshot, extent, archive)
 }
 
 /// How long `pg_dump` waits for locks.
@@ -93,7 +69,7 @@ pub(crate) fn dump_within(
     host: &Host,
     options: &Options,
     snapshot: &str,
-    filter: &Filter,
+    extent: &Extent,
     archive: File,
 ) -> Result<Vec<String>> {
     let mut command = tools.command("pg_dump", info, host, options);
@@ -105,7 +81,7 @@ pub(crate) fn dump_within(
         // with their owners and rights, so that it is the same for all.
         .arg("-B")
         .arg(format!("--snapshot={snapshot}"))
-        .args(filter.arguments());
+        .args(extent.arguments(tools.major));
     run(command, archive, &options.stop).map(|said| warnings(&said))
 }
 

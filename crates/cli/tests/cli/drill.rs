@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::environment::{TestEnvironment, restic};
 
 /// An environment whose temporary directory is its own, and so is what is left there.
-fn environment() -> (TestEnvironment, tempfile::TempDir) {
+pub(crate) fn environment() -> (TestEnvironment, tempfile::TempDir) {
     use std::os::unix::fs::PermissionsExt as _;
 
     // The path of a socket is short, and the user of a server has to get through.

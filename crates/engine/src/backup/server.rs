@@ -366,6 +366,7 @@ fn told_gap(gap: &NotCovered) -> String {
         Gap::NotAskedFor => {
             format!("{what}: they belong to no table or schema, and only some were asked for")
         }
+        Gap::Form => format!("{what}: only its form is in the snapshot, because others need it"),
         Gap::NotSupported => format!("{what}: they are not in the snapshot"),
         Gap::Withheld => {
             format!("{what}: not in the snapshot, since only a superuser or the owner may read it")

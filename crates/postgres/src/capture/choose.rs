@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::{CaptureOptions, Gap, NotCovered};
 use crate::catalog::{Catalog, Kind, Name, Sequence, Unread, with_partitions};
+use crate::extent::Extent;
 use crate::facts::Facts;
 use crate::marks::Marks;
 use crate::schema::Filter;
@@ -17,6 +18,8 @@ pub(super) struct Seen {
     pub(super) catalog: Catalog,
     /// What is wanted, with all partitions by name.
     pub(super) filter: Filter,
+    /// What of the database is written by `pg_dump`.
+    pub(super) extent: Extent,
     pub(super) marks: Marks,
     pub(super) missing: Vec<String>,
     pub(super) not_covered: Vec<NotCovered>,
@@ -30,18 +33,15 @@ impl Seen {
         how: &CaptureOptions,
         facts: &Facts,
         schemas: &BTreeSet<String>,
+        extent: Extent,
     ) -> Result<Self> {
         let missing = missing(&catalog, &how.filter, schemas)?;
-        let whole = |names: &[Name]| with_partitions(&[&catalog], names.iter().cloned());
-        let filter = Filter {
-            schemas: how.filter.schemas.clone(),
-            tables: whole(&how.filter.tables).into_iter().collect(),
-            without: whole(&how.filter.without).into_iter().collect(),
-        };
-        let without_rows = whole(&how.exclude_data);
+        let filter = with_all_partitions(&catalog, &how.filter);
+        let without_rows = with_partitions(&[&catalog], how.exclude_data.iter().cloned());
         let mut seen = Self {
             catalog,
             filter,
+            extent,
             marks: Marks::default(),
             missing,
             not_covered: Vec::new(),
@@ -68,14 +68,22 @@ impl Seen {
 
     /// Takes out of the catalog what is not wanted.
     fn filter(&mut self) {
-        let filter = &self.filter;
+        let (filter, extent) = (&self.filter, &self.extent);
         self.catalog.tables.retain(|table| filter.takes(&table.name));
         let tables: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
-        self.catalog.sequences.retain(|sequence| takes_sequence(filter, &tables, sequence));
+        self.catalog.sequences.retain(|sequence| {
+            // A default that asks a sequence needs where it stands.
+            let needed = sequence.readable && extent.needed_others.contains(&sequence.name);
+            needed || takes_sequence(filter, &tables, sequence)
+        });
         self.catalog.unread.retain(|unread| match unread {
-            Unread::Sequence(sequence) => takes_sequence(filter, &tables, sequence),
+            Unread::Sequence(sequence) => {
+                extent.needed_others.contains(&sequence.name) || takes_sequence(filter, &tables, sequence)
+            }
             Unread::OfExtension { table, .. } => filter.takes(table),
         });
+        let forms = extent.needed.iter();
+        self.not_covered.extend(forms.map(|name| NotCovered { what: name.quoted(), why: Gap::Form }));
         // As with `pg_dump`: they belong to no schema.
         if !filter.schemas.is_empty() || !filter.tables.is_empty() {
             let large_objects = std::mem::take(&mut self.catalog.large_objects);
@@ -99,6 +107,12 @@ fn unread(unread: Unread) -> (String, Gap) {
             (format!("{} of extension {}", table.quoted(), identifier(&extension)), Gap::OfExtension)
         }
     }
+}
+
+/// Returns what is wanted, with all partitions by name.
+pub(super) fn with_all_partitions(catalog: &Catalog, filter: &Filter) -> Filter {
+    let whole = |names: &[Name]| with_partitions(&[catalog], names.iter().cloned()).into_iter().collect();
+    Filter { schemas: filter.schemas.clone(), tables: whole(&filter.tables), without: whole(&filter.without) }
 }
 
 /// A sequence goes with its table; one of an identity column goes nowhere else.

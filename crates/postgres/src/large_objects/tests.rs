@@ -1,8 +1,9 @@
 //! Against real servers: objects of all sizes, owners and rights go out and come back.
 
 use super::*;
+use crate::extent::Extent;
 use crate::place::{Kept, Place};
-use crate::schema::{self, Filter};
+use crate::schema;
 use crate::snapshot::Holder;
 use crate::tools::Tools;
 use crate::wire::Options;
@@ -85,7 +86,7 @@ fn objects_of_every_size_with_owners_and_rights_come_back_on_every_version() {
         let host = holder.connection().host().clone();
         let archive = tempfile::NamedTempFile::new().unwrap();
         let (options, file) = (Options::default(), archive.reopen().unwrap());
-        schema::dump(&tools, &place.info, &host, &options, holder.id(), &Filter::default(), file).unwrap();
+        schema::dump(&tools, &place.info, &host, &options, holder.id(), &Extent::default(), file).unwrap();
         let text = tempfile::NamedTempFile::new().unwrap();
         schema::render(&tools, archive.reopen().unwrap(), text.reopen().unwrap(), &options).unwrap();
         let text = std::fs::read_to_string(text.path()).unwrap();

@@ -172,13 +172,31 @@ impl<'a> Maker<'a> {
     /// Carries out what makes an object.
     fn define(&mut self, entry: &Entry) -> Result<()> {
         if entry.kind != "MATERIALIZED VIEW DATA" {
-            return self.execute(&entry.definition);
+            return match (self.execute(&entry.definition), self.schema_of(entry)) {
+                // Backups of some tables or schemas do not have every schema that something of them is in.
+                (Err(error), Some(schema)) if error.code() == Some("3F000") && !self.in_use => {
+                    self.execute(&format!("CREATE SCHEMA IF NOT EXISTS {schema};\n{}", entry.definition))
+                }
+                (made, _) => made,
+            };
         }
         // It gets the rows that its owner sees, as on any other day: where policies hide some, that is no error.
         self.connection.execute("SET row_security = on")?;
         let made = self.execute(&entry.definition);
         self.connection.execute("SET row_security = off")?;
         made
+    }
+
+    /// Returns the schema that something cannot do without which rows or others need, as SQL.
+    fn schema_of(&self, entry: &Entry) -> Option<String> {
+        match entry.kind.as_str() {
+            "EXTENSION" => {
+                let (_, behind) = entry.definition.split_once(" WITH SCHEMA ")?;
+                Some(behind.trim_end().trim_end_matches(';').to_owned())
+            }
+            "TABLE" | "SEQUENCE" => entry.schema.as_deref().map(identifier),
+            _ => None,
+        }
     }
 
     fn execute(&mut self, definition: &str) -> Result<()> {

@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use dbkeep_postgres::catalog::Catalog;
+use dbkeep_postgres::extent::Extent;
 use dbkeep_postgres::load::compare;
 use dbkeep_postgres::schema::{Filter, dump, render};
 use dbkeep_postgres::snapshot::Holder;
@@ -165,9 +166,10 @@ fn archive_is_one_that_people_can_read() {
         schema: schema.to_owned(),
         name: name.to_owned(),
     };
-    let tables = |filter: &Filter| -> Vec<String> {
+    let mut tables = |filter: &Filter| -> Vec<String> {
+        let extent = Extent::read(holder.connection(), filter).unwrap();
         let archive = tempfile::NamedTempFile::new().unwrap();
-        dump(&tools, &info, &host, &options, holder.id(), filter, archive.reopen().unwrap()).unwrap();
+        dump(&tools, &info, &host, &options, holder.id(), &extent, archive.reopen().unwrap()).unwrap();
         let text = tempfile::NamedTempFile::new().unwrap();
         render(&tools, archive.reopen().unwrap(), File::create(text.path()).unwrap(), &options).unwrap();
         let text = std::fs::read_to_string(text.path()).unwrap();

@@ -1,5 +1,6 @@
 //! The home-made backup systems that dbkeep replaces, one file each.
 
+mod narrowed;
 mod system_a;
 mod system_b;
 mod system_c;
