@@ -7,9 +7,12 @@
 
 mod cluster;
 
+use std::thread;
+use std::time::Duration;
+
 use crate::conninfo::ConnInfo;
 use crate::restore::administration;
-use crate::snapshot::identifier;
+use crate::snapshot::{identifier, version};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
@@ -41,7 +44,7 @@ impl Place {
         // A connection string may say what connections call themselves.
         guard.query("SELECT pg_catalog.set_config('application_name', $1, false)", &[Some(&database)])?;
         for left in abandoned(&mut guard)? {
-            match guard.execute(&format!("DROP DATABASE {} WITH (FORCE)", identifier(&left))) {
+            match drop_by_force(&mut guard, &left) {
                 Ok(()) => tracing::info!(event = "scratch-dropped", database = left, "an abandoned drill"),
                 Err(error) => tracing::warn!(event = "scratch-stays", database = left, %error, "not dropped"),
             }
@@ -90,7 +93,7 @@ impl Place {
         for row in connection.query(sql, &[Some(&self.info.database)])? {
             let name = row.into_iter().next().flatten();
             let name = name.ok_or_else(|| Error::protocol("a database without a name"))?;
-            connection.execute(&format!("DROP DATABASE {} WITH (FORCE)", identifier(&name)))?;
+            drop_by_force(&mut connection, &name)?;
         }
         Ok(())
     }
@@ -103,6 +106,35 @@ impl Drop for Place {
             tracing::warn!(event = "scratch-stays", database = self.info.database, %error, "not dropped");
         }
     }
+}
+
+/// From this version on a database is dropped together with its sessions.
+const BY_FORCE: u32 = 130_000;
+/// How often a database is tried to be dropped whose sessions take their time to end.
+const TRIES: u32 = 50;
+
+/// Drops a database, whoever uses it.
+fn drop_by_force(connection: &mut Connection, database: &str) -> Result<()> {
+    match version(connection)? {
+        BY_FORCE.. => connection.execute(&format!("DROP DATABASE {} WITH (FORCE)", identifier(database))),
+        _ => drop_step_by_step(connection, database),
+    }
+}
+
+/// Does the same by ending its sessions first.
+fn drop_step_by_step(connection: &mut Connection, database: &str) -> Result<()> {
+    let end = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+               WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()";
+    let drop = format!("DROP DATABASE {}", identifier(database));
+    for _ in 1..TRIES {
+        connection.query(end, &[Some(database)])?;
+        match connection.execute(&drop) {
+            // They end a moment after they were told to.
+            Err(error) if error.code() == Some("55006") => thread::sleep(Duration::from_millis(100)),
+            result => return result,
+        }
+    }
+    connection.execute(&drop)
 }
 
 /// What a question for one value came to.
@@ -128,4 +160,24 @@ fn abandoned(connection: &mut Connection) -> Result<Vec<String>> {
     );
     let rows = connection.query(&sql, &[])?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Place as Database;
+
+    /// As on servers before version 13, which know no `WITH (FORCE)`.
+    #[test]
+    fn database_in_use_is_dropped_by_ending_its_sessions_first() {
+        let Some(database) = Database::new("scratch in \"use\"", "") else { return };
+        let mut user = database.open();
+        let mut other = administration(&database.info, &database.options, &database.name).unwrap();
+        let in_use = other.execute(&format!("DROP DATABASE {}", identifier(&database.name))).unwrap_err();
+        assert_eq!(in_use.code(), Some("55006"));
+        drop_step_by_step(&mut other, &database.name).unwrap();
+        assert!(user.query("SELECT 1", &[]).is_err(), "its session has ended");
+        let gone = "SELECT FROM pg_catalog.pg_database WHERE datname = $1";
+        assert_eq!(other.query(gone, &[Some(&database.name)]).unwrap(), Vec::<crate::wire::Row>::new());
+    }
 }
