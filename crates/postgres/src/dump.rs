@@ -21,7 +21,11 @@ use crate::{Error, Result};
 /// How long a part waits for the lock of its table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s';";
 /// Rows in the order of an index, as they come from it.
-pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off";
+pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off;
+    SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on";
+/// Rows as the table itself has them, whatever its indexes say.
+const BY_TABLE: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off;
+    SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
 
 /// Takes the rows of parts. Parts come at once, from several threads.
 pub trait Receiver: Sync {
@@ -120,8 +124,8 @@ impl Dump<'_> {
     /// moment is over and another one may succeed.
     pub fn run(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
         let work = Work::new(parts, self.catalog.tables.len());
-        self.each(&work, &|connection, part| self.read(connection, part, Patience::Waits, receiver));
-        work.end()
+        self.each(&work, &|connection, part| self.read(connection, part, Patience::Waits, receiver, &work));
+        self.complete(work)
     }
 
     /// Does the same where the connection of the holder has locked all tables already. It reads itself what others
@@ -136,14 +140,29 @@ impl Dump<'_> {
         receiver: &dyn Receiver,
     ) -> Result<Vec<RowSum>> {
         let work = Work::new(parts, self.catalog.tables.len());
-        self.each(&work, &|connection, part| self.read(connection, part, Patience::Never, receiver));
+        self.each(&work, &|connection, part| self.read(connection, part, Patience::Never, receiver, &work));
         for part in work.left_over() {
             let mut holder = holder.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver);
+            let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver, &work);
             let read = read.and_then(|sum| sum.ok_or_else(|| Error::protocol("a table that was not locked")));
             work.note(read.map(|sum| work.add(part.table, sum)));
         }
-        work.end()
+        self.complete(work)
+    }
+
+    /// Returns the sums of all tables, of which those that were read by an index must have as many rows as the table.
+    fn complete(&self, work: Work) -> Result<Vec<RowSum>> {
+        let counts = std::mem::take(&mut *work.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        let sums = work.end()?;
+        for (place, there) in counts {
+            let read = sums.get(place).map_or(0, |sum| sum.rows);
+            if read != there {
+                let table =
+                    self.catalog.tables.get(place).map(|table| table.name.quoted()).unwrap_or_default();
+                return Err(Error::Index { table, read, there });
+            }
+        }
+        Ok(sums)
     }
 
     /// Does something to each part, by several connections at once. What comes to nothing is left over.
@@ -184,9 +203,10 @@ impl Dump<'_> {
         part: &Part,
         patience: Patience,
         receiver: &dyn Receiver,
+        work: &Work,
     ) -> Result<Option<RowSum>> {
         begin(connection, Some(self.snapshot))?;
-        let sum = self.read_on(connection, part, patience, receiver)?;
+        let sum = self.read_on(connection, part, patience, receiver, work)?;
         connection.execute(if sum.is_some() { "COMMIT" } else { "ROLLBACK" })?;
         Ok(sum)
     }
@@ -198,6 +218,7 @@ impl Dump<'_> {
         part: &Part,
         patience: Patience,
         receiver: &dyn Receiver,
+        work: &Work,
     ) -> Result<Option<RowSum>> {
         let table =
             self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
@@ -209,7 +230,11 @@ impl Dump<'_> {
             Err(error) if patience == Patience::Never && error.code() == Some("55P03") => return Ok(None),
             locked => locked?,
         }
-        copy(connection, part, table, &part.statement(table), receiver).map(Some)
+        let sum = copy(connection, part, table, &part.statement(table), receiver)?;
+        if part.number == 0 && part.is_in_order(table) {
+            work.expect(part.table, count(connection, table)?);
+        }
+        Ok(Some(sum))
     }
 }
 
@@ -284,6 +309,16 @@ fn check_columns(connection: &mut Connection, table: &Table) -> Result<()> {
     if same { Ok(()) } else { Err(changed("has other columns")) }
 }
 
+/// Counts the rows of a table without any index: a damaged one has fewer, and nobody would see it.
+fn count(connection: &mut Connection, table: &Table) -> Result<u64> {
+    connection.execute(BY_TABLE)?;
+    let condition = Part::of_all().condition(table);
+    let sql = format!("SELECT pg_catalog.count(*) FROM ONLY {}{condition}", table.name.quoted());
+    let found = connection.query(&sql, &[])?.pop().and_then(|mut row| row.pop()?);
+    let found = found.and_then(|count| count.parse().ok());
+    found.ok_or_else(|| Error::protocol("a count that is no number"))
+}
+
 pub(crate) fn copy(
     connection: &mut Connection,
     part: &Part,
@@ -307,6 +342,8 @@ pub(crate) fn copy(
 pub(crate) struct Work {
     waiting: Mutex<VecDeque<Part>>,
     sums: Mutex<Vec<RowSum>>,
+    /// How many rows tables have that are read by an index.
+    counts: Mutex<Vec<(usize, u64)>>,
     failed: Mutex<Option<Error>>,
     left_over: Mutex<Vec<Part>>,
 }
@@ -317,9 +354,15 @@ impl Work {
         Self {
             waiting: Mutex::new(parts.into()),
             sums: Mutex::new(vec![RowSum::default(); tables]),
+            counts: Mutex::default(),
             failed: Mutex::new(None),
             left_over: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Takes note of how many rows a table has.
+    fn expect(&self, table: usize, rows: u64) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).push((table, rows));
     }
 
     /// Returns the sums of all tables, or the first failure.

@@ -94,6 +94,16 @@ pub enum Error {
         /// What happened to it.
         what: &'static str,
     },
+    /// An index does not lead to all rows of its table.
+    #[error("an index of {table} leads to {read} of its {there} rows: it is damaged")]
+    Index {
+        /// The table.
+        table: String,
+        /// How many rows came by the index.
+        read: u64,
+        /// How many rows the table has.
+        there: u64,
+    },
     /// A table could not be locked in time.
     #[error("{table} is locked by {by} for more than {} s", after.as_secs_f32())]
     Locked {
@@ -351,6 +361,9 @@ impl Error {
             Self::Lost { .. } => Some("the log of the server says why; then start again".to_owned()),
             Self::Target { .. } => Some("`target_session_attrs` of the connection asks for it".to_owned()),
             Self::Changed { .. } => Some("start again when the migration is over".to_owned()),
+            Self::Index { table, .. } => {
+                Some(format!("REINDEX TABLE {table} makes its indexes anew; queries of applications miss rows, too"))
+            }
             Self::Locked { .. } => {
                 Some("start again when that transaction is over, or use --yield, which locks nothing for long".to_owned())
             }

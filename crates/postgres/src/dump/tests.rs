@@ -287,3 +287,30 @@ fn receiver_that_fails_ends_all_of_it() {
     };
     assert_eq!(dump.run(parts, &Full).unwrap_err().to_string(), "the disk is full");
 }
+
+#[test]
+fn rows_that_a_damaged_index_has_lost_are_missed() {
+    let Some(place) = Place::new(
+        "lost_by_an_index",
+        "CREATE TABLE sound (n int PRIMARY KEY); INSERT INTO sound SELECT generate_series(1, 5000);
+         CREATE TABLE damaged (n int NOT NULL); INSERT INTO damaged SELECT generate_series(1, 5000);
+         CREATE UNIQUE INDEX not_all ON damaged (n) WHERE n <> 4711;
+         UPDATE pg_index SET indpred = NULL WHERE indexrelid = 'not_all'::regclass",
+    ) else {
+        return;
+    };
+    let (mut holder, catalog) = place.hold();
+    let parts = plan(&mut holder, &catalog).unwrap();
+    let kept = Kept::default();
+    let dump = Dump {
+        info: &place.info,
+        options: &place.options,
+        snapshot: holder.id(),
+        catalog: &catalog,
+        jobs: 2,
+    };
+    let error = dump.run(parts, &kept).unwrap_err();
+    let told = r#"an index of "public"."damaged" leads to 4999 of its 5000 rows: it is damaged"#;
+    assert_eq!(error.to_string(), told);
+    assert!(error.hint().unwrap().starts_with(r#"REINDEX TABLE "public"."damaged""#));
+}

@@ -105,8 +105,15 @@ pub(super) fn run(
     let stage = |stage| picked.entries.iter().copied().filter(move |entry| entry.stage == stage);
     make_in_order(&mut maker, stage(Stage::BeforeRows), &mut losses)?;
     maker.connection.execute("SET LOCAL standard_conforming_strings = on")?;
-    let rows = wanted.rows(&names);
-    let rows = filled(&mut maker.connection, &rows)?;
+    let wanted_rows = wanted.rows(&names);
+    let rows = filled(&mut maker.connection, &wanted_rows)?;
+    if let Some((table, _)) =
+        wanted_rows.iter().find(|(table, _)| !rows.iter().any(|one| one.stored.name == table.name))
+    {
+        // One of an extension that was not made.
+        let Name { schema, name } = &table.name;
+        return Err(Error::Missing { place: "the database", what: vec![format!("table {schema}.{name}")] });
+    }
     for one in &rows {
         let freeze = empty(&mut maker.connection, &one.table, true)?;
         put(&mut maker.connection, one.stored, 0..wanted.giver.pieces(one.stored), wanted.giver, freeze)?;

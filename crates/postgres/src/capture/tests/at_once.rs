@@ -130,7 +130,7 @@ fn more_tables_than_the_server_has_locks_for_twice_are_read_nevertheless() {
     let settings = dbkeep_testkit::postgres::Settings { configuration, ..Default::default() };
     let server = dbkeep_testkit::postgres::Server::start(&programs, &settings);
     // The server has room for the locks of one, and not for those of two.
-    let tables = 1_300;
+    let tables: usize = if programs.major >= 18 { 1_300 } else { 600 };
     let made: Vec<String> = (0..tables)
         .map(|number| format!("CREATE TABLE t{number} AS SELECT n FROM generate_series(1, 5) n;"))
         .collect();
@@ -150,7 +150,7 @@ fn more_tables_than_the_server_has_locks_for_twice_are_read_nevertheless() {
     assert_eq!(locked(), tables.to_string(), "ours are there");
     capture.finish().unwrap();
     assert_eq!((sums.len(), sums.iter().map(|sum| sum.rows).sum::<u64>()), (tables, tables as u64 * 5));
-    assert_eq!(kept.table("t1299"), "1\n2\n3\n4\n5\n");
+    assert_eq!(kept.table(&format!("t{}", tables - 1)), "1\n2\n3\n4\n5\n");
     let objects = crate::archive::Archive::of(archive.as_file()).unwrap().entries;
     assert_eq!(objects.iter().filter(|entry| entry.kind == "TABLE").count(), tables);
 
