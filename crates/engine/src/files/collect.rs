@@ -303,7 +303,7 @@ impl<'w> Collector<'w> {
             }));
         }
         match base(name) {
-            served::ARCHIVE => return server::archive(&mut buffered, image).map(Some),
+            served::ARCHIVE => return server::archive(&mut buffered).map(Some),
             served::CATALOG => return server::catalog(&mut buffered, name),
             _ => {}
         }

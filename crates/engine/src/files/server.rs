@@ -12,7 +12,7 @@ use super::collect::{Collected, Holding, Item};
 use super::content::{self, Form};
 use super::documents::{Document, directory};
 use super::json;
-use super::spool::{FileImage, Unpacked, spool, unpacked};
+use super::spool::{Unpacked, spool, unpacked};
 use crate::manifest::{self, Manifest, TableProof};
 use crate::report::{Engine, TableRows};
 use crate::served::{self, ObjectHash, ObjectSum, shown};
@@ -59,12 +59,10 @@ pub(super) fn copy(text: &mut dyn BufRead) -> Result<Holding, Unpacked> {
     Ok(Holding { proof: Some(Proof::Rows(summer.finish())), ..Holding::new(Form::Copy) })
 }
 
-/// Reads the list of an archive of objects.
-pub(super) fn archive(from: &mut dyn BufRead, image: Option<FileImage>) -> Result<Holding, Unpacked> {
-    let file = match image {
-        Some(image) => image.file,
-        None => spool(from)?.0,
-    };
+/// Reads the list of an archive of objects. Where the file itself is read, others share its position, and its sum would
+/// be that of other bytes.
+pub(super) fn archive(from: &mut dyn BufRead) -> Result<Holding, Unpacked> {
+    let (file, _) = spool(from)?;
     match Archive::of(&file) {
         Ok(_) => Ok(Holding { proof: Some(Proof::Archive), ..Holding::new(Form::Other) }),
         Err(error) => Err(Unpacked::Damaged(error.to_string())),
