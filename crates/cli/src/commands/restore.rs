@@ -403,7 +403,7 @@ fn say_way_back(app: &App, context: &Context, plan: &RestorePlan, report: &Resto
         let context = copy.as_ref().unwrap_or(context);
         let mut words = vec!["restore".to_owned(), short(safety), "--in-place".to_owned()];
         let planned = plan.restores.iter().find(|planned| planned.snapshot == report.snapshot);
-        words.extend(planned.into_iter().flat_map(narrowing));
+        words.extend(planned.into_iter().flat_map(|planned| narrowing(planned, &report.safety_tables)));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         app.output.line("what was there before is kept; back to it with:");
         app.output.line(format_args!("  {}", app.command_line(context, &words)));
@@ -411,10 +411,10 @@ fn say_way_back(app: &App, context: &Context, plan: &RestorePlan, report: &Resto
 }
 
 /// Returns what keeps the way back from going over more of a server than was replaced.
-fn narrowing(planned: &PlannedRestore) -> Vec<String> {
+fn narrowing(planned: &PlannedRestore, kept: &[String]) -> Vec<String> {
     let rows = (planned.action == Action::ReplaceRows).then(|| "--data-only".to_owned());
     let partly = matches!(planned.action, Action::ReplaceRows | Action::ReplaceTables);
-    let tables = planned.tables.iter().filter(|_| partly);
+    let tables = kept.iter().filter(|_| partly);
     rows.into_iter().chain(tables.flat_map(|table| ["--table".to_owned(), table.clone()])).collect()
 }
 

@@ -21,6 +21,9 @@ pub struct RestoreReport {
     pub moment: Timestamp,
     /// The backup of what was there before.
     pub safety_snapshot: Option<Id>,
+    /// Which of the tables of a server that were named it has, as they were written: the way back names them.
+    #[serde(skip)]
+    pub safety_tables: Vec<String>,
     /// Rows of all tables restored, as the manifest or the copy counted them; without those that could not be.
     pub rows: u64,
     /// What was written to the target.

@@ -46,6 +46,7 @@ struct Done {
     left_out: usize,
     proved: Proved,
     safety_snapshot: Option<Id>,
+    safety_tables: Vec<String>,
 }
 
 /// How far the rows of a database that was filled are those of the snapshot.
@@ -86,6 +87,7 @@ impl Restore<'_> {
         let restored = Restored {
             bytes_written: written.iter().map(|proof| proof.size).sum(),
             safety_snapshot: done.safety_snapshot,
+            safety_tables: done.safety_tables,
             tables: named.map(|proof| TableRows { name: shown(&proof.table()), rows: proof.rows }).collect(),
             notes: done.notes,
             left_out: done.left_out as u64,
@@ -111,9 +113,9 @@ impl Restore<'_> {
         }
         let filled = self.fill_database(planned, target, served, (&options, &how), &archive)?;
         self.watch.step("restore.promoted");
-        let Filled { losses, safety_snapshot } = filled;
+        let Filled { losses, safety_snapshot, kept_tables: safety_tables } = filled;
         let (notes, left_out) = (told(&[], &losses), losses.len());
-        Ok(Done { notes, left_out, proved: Proved::all(), safety_snapshot })
+        Ok(Done { notes, left_out, proved: Proved::all(), safety_snapshot, safety_tables })
     }
 
     /// Fills a new database, which gets its name last.
@@ -125,7 +127,7 @@ impl Restore<'_> {
         (options, how): (&Options, &RestoreOptions),
         archive: Archive,
     ) -> Result<Done> {
-        let safety_snapshot = self.server_safety_backup(planned, &target.server, served)?;
+        let safety_snapshot = self.server_safety_backup(planned, &target.server, &[])?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
         let (mut server, proved) = self.staged(planned, target, served, (options, how, &id), archive)?;
         // In the place of another database it gets what that one has.
@@ -160,7 +162,7 @@ impl Restore<'_> {
                 name::printable(&format!("{before:?}"))
             ));
         }
-        Ok(Done { notes, left_out, proved, safety_snapshot })
+        Ok(Done { notes, left_out, proved, safety_snapshot, safety_tables: Vec::new() })
     }
 
     /// Makes the database under a name of its own, and fills and proves it. When rows are wrong that were sent as binary,

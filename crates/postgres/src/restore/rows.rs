@@ -36,7 +36,7 @@ pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> 
     refuse_newer_partitions(&mut connection, &tables)?;
     let may_truncate = make_room(&mut connection, &tables, &rows, wanted.replace)?;
     if wanted.replace {
-        (wanted.before)()?;
+        (wanted.before)(&names.iter().cloned().collect::<Vec<_>>())?;
     }
     if !names.is_empty() {
         let all: Vec<String> = names.iter().map(|name| format!("ONLY {}", name.quoted())).collect();

@@ -36,9 +36,9 @@ pub struct Wanted<'a> {
     pub giver: &'a dyn Giver,
     /// Whether tables that are there are replaced; else they are an error.
     pub replace: bool,
-    /// Called once, before tables that are there are replaced, while nobody else can write to them: what is read then is
-    /// what is replaced. Nothing is changed when it fails.
-    pub before: &'a dyn Fn() -> Result<()>,
+    /// Called once with the tables that are there and are replaced, while nobody else can write to them: what is read
+    /// then is what is replaced. Nothing is changed when it fails.
+    pub before: &'a dyn Fn(&[Name]) -> Result<()>,
 }
 
 impl<'a> Wanted<'a> {
@@ -165,18 +165,18 @@ fn lock(connection: &mut Connection, tables: &str, mode: &str) -> Result<()> {
 fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, wanted: &Wanted<'_>) -> Result<()> {
     let mut there = Vec::new();
     for name in names {
-        there.extend(relation(connection, name)?.map(|_| name.quoted()));
+        there.extend(relation(connection, name)?.map(|_| name.clone()));
     }
     if there.is_empty() {
         return Ok(());
     }
-    let tables = there.join(", ");
+    let tables = there.iter().map(Name::quoted).collect::<Vec<_>>().join(", ");
     if !wanted.replace {
         return Err(Error::Exists { what: format!("table {tables}") });
     }
     keep_writers_out(connection, &tables)?;
     refuse_needed(connection, names, &tables)?;
-    (wanted.before)()?;
+    (wanted.before)(&there)?;
     keep_all_out(connection, &tables)?;
     // A view may have come meanwhile.
     refuse_needed(connection, names, &tables)?;

@@ -61,7 +61,7 @@ fn rows_that_policies_hide_from_their_owner_are_verified_before_they_are_hidden(
         expected: &tables,
         giver: &backup.rows,
         replace: false,
-        before: &|| Ok(()),
+        before: &|_| Ok(()),
     };
     let archive = Archive::open(backup.archive.path()).unwrap();
     let how = RestoreOptions { jobs: 1, owners: false, privileges: true };

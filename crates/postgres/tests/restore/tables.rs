@@ -30,7 +30,7 @@ impl<'a> Ask<'a> {
 
     fn wanted<'w>(&'w self, giver: &'w dyn Giver, replace: bool) -> Wanted<'w> {
         let Self { backup, expected, names } = self;
-        Wanted { names, catalog: &backup.catalog, expected, giver, replace, before: &|| Ok(()) }
+        Wanted { names, catalog: &backup.catalog, expected, giver, replace, before: &|_| Ok(()) }
     }
 
     fn restore(&self, server: &Server, database: &str, replace: bool) -> Result<Vec<Loss>> {

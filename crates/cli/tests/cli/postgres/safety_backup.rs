@@ -103,6 +103,17 @@ fn way_back_that_is_printed_leads_back_and_leaves_other_tables_alone() {
         assert_eq!(server.sql("shop", "SELECT name FROM users WHERE id = 1"), "written later");
     }
     assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_database WHERE datname ~ '_before_'"), "0");
+    // Of a table that was not there nothing is kept.
+    fs::remove_file(environment.path("dbkeep.toml")).unwrap();
+    server.sql("shop", "DROP TABLE audit.log; DELETE FROM orders WHERE id % 7 = 0");
+    let before = orders();
+    let restore = ["restore", "latest", "--in-place", "--yes", "--table", "audit.log", "--table", "orders"];
+    let run = environment.ok(restore);
+    let mut back = way_back(&run.stdout);
+    assert!(!back.contains(&"audit.log".to_owned()), "{back:?}");
+    back.push("--yes".to_owned());
+    environment.ok(&back);
+    assert_eq!(orders(), before, "{back:?}");
 }
 
 #[test]

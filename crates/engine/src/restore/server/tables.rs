@@ -1,6 +1,6 @@
 //! Some tables of a PostgreSQL database, or rows alone.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table, with_partitions};
@@ -69,7 +69,10 @@ impl Restore<'_> {
         let info = &target.server.info;
         let safety = Safety::default();
         let losses = self.with_wanted(planned, served, &|wanted, rows| {
-            let before = || safety.keep(self.server_safety_backup(planned, &target.server, served));
+            let before = |names: &[Name]| {
+                safety.names.replace(names.to_vec());
+                safety.keep(self.server_safety_backup(planned, &target.server, names))
+            };
             let wanted = &Wanted { before: &before, ..*wanted };
             let restored = match planned.action {
                 Action::FillTables | Action::ReplaceRows => {
@@ -81,7 +84,10 @@ impl Restore<'_> {
             restored
                 .map_err(|error| safety.failure().or_else(|| rows.failure()).unwrap_or_else(|| error.into()))
         })?;
-        Ok(Filled { losses, safety_snapshot: safety.snapshot.take() })
+        let there = safety.names.take();
+        let is_kept = |text: &&String| one(&served.facts, text).is_ok_and(|name| there.contains(&name));
+        let kept_tables = planned.tables.iter().filter(is_kept).cloned().collect();
+        Ok(Filled { losses, safety_snapshot: safety.snapshot.take(), kept_tables })
     }
 
     /// Restores tables into a database that has nothing yet.
@@ -119,7 +125,7 @@ impl Restore<'_> {
             expected: &expected,
             giver: &rows,
             replace: planned.overwrites(),
-            before: &|| Ok(()),
+            before: &|_| Ok(()),
         };
         act(&wanted, &rows)
     }
@@ -129,11 +135,15 @@ impl Restore<'_> {
 pub(super) struct Filled {
     pub(super) losses: Vec<Loss>,
     pub(super) safety_snapshot: Option<Id>,
+    /// Which of the tables that were named the safety backup has, as they were written.
+    pub(super) kept_tables: Vec<String>,
 }
 
 /// What became of a safety backup that the restore of tables asked for.
 #[derive(Default)]
 struct Safety {
+    /// What is replaced.
+    names: RefCell<Vec<Name>>,
     snapshot: Cell<Option<Id>>,
     failure: Cell<Option<Error>>,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use dbkeep_postgres::Error as Postgres;
+use dbkeep_postgres::catalog::Name;
 use dbkeep_postgres::restore::{self, Standing};
 use dbkeep_postgres::schema::Filter;
 use dbkeep_postgres::wire::Options;
@@ -11,10 +12,9 @@ use jiff::tz::TimeZone;
 
 use super::super::plan::Planner;
 use super::super::{Action, PlannedRestore, Restore};
-use super::tables::named;
 use crate::catalog::Entry;
 use crate::manifest::{Identity, Manifest, ServerIdentity};
-use crate::served::{self, Reached, Served};
+use crate::served::{self, Reached};
 use crate::source::server::{is_connection_string, is_url, redact};
 use crate::source::{Place, Server};
 use crate::{Error, Result, name};
@@ -214,44 +214,28 @@ impl Restore<'_> {
         &self,
         planned: &PlannedRestore,
         server: &Server,
-        served: &Served<'_>,
+        names: &[Name],
     ) -> Result<Option<Id>> {
-        let server = Server { timeout: None, ..self.replaced(planned, server, served)? };
+        let server = Server { timeout: None, ..replaced(planned, server, names) };
         let place = Place::Server(Box::new(server.clone()));
-        let kept = self.keep(planned, place, &|session, writer, source, past| {
+        self.keep(planned, place, &|session, writer, source, past| {
             session.save_server(writer, source, &server, past, self.watch)
-        });
-        match kept {
-            // Tables that were dropped are restored: there is nothing to keep.
-            Err(Error::SafetyBackup { source }) if is_nothing(&source) => Ok(None),
-            kept => kept,
-        }
-    }
-
-    /// Returns the database with what of it is replaced: all of it is kept under another name where it is replaced as a
-    /// whole.
-    fn replaced(&self, planned: &PlannedRestore, server: &Server, served: &Served<'_>) -> Result<Server> {
-        let names = match planned.action {
-            Action::ReplaceTables | Action::ReplaceRows => named(&served.facts, &planned.tables)?,
-            _ => return Ok(server.clone()),
-        };
-        let filter = match planned.tables.is_empty() {
-            // Each name would be an argument of a program.
-            true => Filter {
-                schemas: names
-                    .into_iter()
-                    .map(|name| name.schema)
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .collect(),
-                ..Filter::default()
-            },
-            false => Filter { tables: names, ..Filter::default() },
-        };
-        Ok(Server { filter, exclude_data: Vec::new(), ..server.clone() })
+        })
     }
 }
 
-fn is_nothing(error: &Error) -> bool {
-    matches!(error, Error::Postgres(Postgres::Nothing { .. }))
+/// Returns a database with what of it is replaced: all of it is kept under another name where it is replaced as a whole.
+fn replaced(planned: &PlannedRestore, server: &Server, names: &[Name]) -> Server {
+    let filter = match (planned.action, planned.tables.is_empty()) {
+        // Each name would be an argument of a program.
+        (Action::ReplaceRows, true) => {
+            let schemas: BTreeSet<&String> = names.iter().map(|name| &name.schema).collect();
+            Filter { schemas: schemas.into_iter().cloned().collect(), ..Filter::default() }
+        }
+        (Action::ReplaceTables | Action::ReplaceRows, _) => {
+            Filter { tables: names.to_vec(), ..Filter::default() }
+        }
+        _ => return server.clone(),
+    };
+    Server { filter, exclude_data: Vec::new(), ..server.clone() }
 }
