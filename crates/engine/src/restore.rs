@@ -370,6 +370,8 @@ impl Restored {
 impl<'r> Restore<'r> {
     fn one(&self, planned: &PlannedRestore) -> Result<RestoreReport> {
         let began = self.clock.now();
+        // That of another database of the session is told with that one.
+        self.kept.set(None);
         let restored = match &planned.server {
             Some(target) => self.restore_server(planned, target, began),
             None => self.restore_file(planned, began),

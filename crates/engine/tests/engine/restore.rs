@@ -432,7 +432,25 @@ fn session_is_restored_with_one_answer_each() {
         report.restores.iter().map(|one| (one.database.as_str(), one.status.unwrap())).collect();
     assert_eq!(answers, [("a", RestoreStatus::Ok), ("b", RestoreStatus::Failed)]);
     assert_eq!(report.restores[1].error.as_ref().unwrap().kind, "target-in-use");
+    // The safety backup of the first is in its report, and is none of the second.
+    assert!(report.restores[0].safety_snapshot.is_some());
+    assert_eq!(place.warnings(), [""; 0]);
     assert_eq!((rows(&place.path("a.db")).len(), rows(&place.path("b.db")).len()), (1, 7));
+}
+
+#[test]
+fn restore_that_ends_after_its_safety_backup_says_where_that_is() {
+    let place = Fixture::new();
+    let application = place.database("app.db", 1);
+    place.stored("app.db");
+    insert(&application, 2);
+    *place.heard.cancel_at.lock().unwrap() = Some("restore.safety-backup");
+    assert_eq!(place.restore(&in_place()).unwrap_err().kind(), "interrupted");
+    *place.heard.cancel_at.lock().unwrap() = None;
+    let kept =
+        place.list().snapshots.into_iter().find(|row| row.reason.as_deref() == Some("pre-restore")).unwrap();
+    assert_eq!(place.warnings(), [format!("what was there before is kept as snapshot {}", kept.id.short())]);
+    assert_eq!(rows(&place.path("app.db")).len(), 3);
 }
 
 #[test]
