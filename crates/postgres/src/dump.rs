@@ -27,6 +27,11 @@ pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable
 const BY_TABLE: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off;
     SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
 
+/// As the server reads by itself, for what the same transaction asks afterwards.
+const AS_USUAL: &str = "SET LOCAL enable_sort = DEFAULT; SET LOCAL enable_seqscan = DEFAULT;
+    SET LOCAL enable_indexscan = DEFAULT; SET LOCAL enable_indexonlyscan = DEFAULT;
+    SET LOCAL enable_bitmapscan = DEFAULT";
+
 /// Takes the rows of parts. Parts come at once, from several threads.
 pub trait Receiver: Sync {
     /// Takes the rows of a part that is about to be read.
@@ -145,6 +150,7 @@ impl Dump<'_> {
             let mut holder = holder.lock().unwrap_or_else(PoisonError::into_inner);
             let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver, &work);
             let read = read.and_then(|sum| sum.ok_or_else(|| Error::protocol("a table that was not locked")));
+            let read = read.and_then(|sum| holder.connection().execute(AS_USUAL).map(|()| sum));
             work.note(read.map(|sum| work.add(part.table, sum)));
         }
         self.complete(work)
