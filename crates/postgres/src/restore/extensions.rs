@@ -53,11 +53,12 @@ impl Restore<'_> {
             connection.execute("BEGIN")?;
             connection.execute(SETTINGS)?;
             put(&mut connection, table, 0..giver.pieces(table), giver, false)?;
-            connection.execute("COMMIT")?;
-            connection.execute(&format!("ANALYZE {}", table.name.quoted()))
+            connection.execute("COMMIT").map(|()| connection)
         };
         match fill() {
-            Ok(()) => Ok(None),
+            Ok(mut connection) => {
+                connection.execute(&format!("ANALYZE {}", table.name.quoted())).map(|()| None)
+            }
             Err(Error::Server(error)) if !is_from_outside(&error.code) => Ok(Some(error.message)),
             Err(error) => Err(error),
         }
