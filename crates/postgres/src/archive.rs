@@ -63,6 +63,26 @@ pub struct Entry {
     pub needs: Vec<i32>,
 }
 
+#[cfg(test)]
+impl Entry {
+    /// Returns an object that is called by its number and belongs to nobody, for tests.
+    pub(crate) fn sample(id: i32, kind: &str, stage: Stage, needs: &[i32]) -> Self {
+        Self {
+            id,
+            kind: kind.to_owned(),
+            tag: id.to_string(),
+            schema: None,
+            owner: String::new(),
+            stage,
+            definition: String::new(),
+            drop: String::new(),
+            tablespace: None,
+            access_method: None,
+            needs: needs.to_vec(),
+        }
+    }
+}
+
 /// When the turn of an object comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {

@@ -32,7 +32,8 @@ const WORTH_ASKING: u64 = 64 << 10;
 /// Gives rows, as COPY wrote them. Called by several threads at once.
 pub trait Giver: Sync {
     /// Returns in how many pieces the rows of a table come; each has whole rows. All of them are asked for, in any order,
-    /// and again when the server did not take them as they went in first. The number is that of the pieces: 0 for a table without any rows is fine.
+    /// and again when the server did not take them as they went in first. The number is that of the pieces: 0 for a
+    /// table without any rows is fine.
     fn pieces(&self, table: &Table) -> usize {
         let _ = table;
         1

@@ -86,19 +86,7 @@ mod tests {
     use crate::archive::Stage;
 
     fn entry(id: i32, kind: &str, needs: &[i32]) -> Entry {
-        Entry {
-            id,
-            kind: kind.to_owned(),
-            tag: id.to_string(),
-            schema: None,
-            owner: String::new(),
-            stage: Stage::BeforeRows,
-            definition: String::new(),
-            drop: String::new(),
-            tablespace: None,
-            access_method: None,
-            needs: needs.to_vec(),
-        }
+        Entry::sample(id, kind, Stage::BeforeRows, needs)
     }
 
     #[test]

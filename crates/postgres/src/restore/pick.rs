@@ -120,18 +120,12 @@ mod tests {
     use crate::catalog::Sequence;
 
     fn entry(id: i32, kind: &str, tag: &str, definition: &str, needs: &[i32]) -> Entry {
+        let stage = if id < 10 { Stage::BeforeRows } else { Stage::AfterRows };
         Entry {
-            id,
-            kind: kind.to_owned(),
             tag: tag.to_owned(),
             schema: Some("s".to_owned()),
-            owner: String::new(),
-            stage: if id < 10 { Stage::BeforeRows } else { Stage::AfterRows },
             definition: definition.to_owned(),
-            drop: String::new(),
-            tablespace: None,
-            access_method: None,
-            needs: needs.to_vec(),
+            ..Entry::sample(id, kind, stage, needs)
         }
     }
 

@@ -170,19 +170,7 @@ mod tests {
     use super::*;
 
     fn entry(id: i32, kind: &str, needs: &[i32]) -> Entry {
-        Entry {
-            id,
-            kind: kind.to_owned(),
-            tag: id.to_string(),
-            schema: None,
-            owner: String::new(),
-            stage: Stage::AfterRows,
-            definition: String::new(),
-            drop: String::new(),
-            tablespace: None,
-            access_method: None,
-            needs: needs.to_vec(),
-        }
+        Entry::sample(id, kind, Stage::AfterRows, needs)
     }
 
     fn begun(schedule: &mut Schedule<'_>) -> Vec<i32> {
