@@ -206,9 +206,9 @@ fn log_file(context: &Context) -> Result<Option<LogFile>, Failure> {
 impl From<dbkeep_engine::Error> for Failure {
     fn from(error: dbkeep_engine::Error) -> Self {
         Self {
-            kind: error.kind().to_owned(),
+            kind: error.kind().word().to_owned(),
             message: error.full_message(),
-            hint: error.hint().or_else(|| Some(general_hint(error.kind()).to_owned())),
+            hint: error.hint().or_else(|| Some(general_hint(error.kind().word()).to_owned())),
             exit: Exit::from_code(error.exit_code()),
             report: None,
         }

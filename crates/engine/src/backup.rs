@@ -33,7 +33,7 @@ use crate::report::{
 };
 use crate::repository::{self, Store};
 use crate::source::{self, Place, Source, Unresolved};
-use crate::{Error, Result, copy, git, session};
+use crate::{Error, ErrorKind, Result, copy, git, session};
 
 pub use dbkeep_repo::write::give_way;
 pub(crate) use plan::plan;
@@ -470,7 +470,7 @@ impl<'r> Run<'r> {
 /// Says whether after this error nothing more can be stored: the storage failed, or the user stopped it.
 fn ends_session(error: &Error) -> bool {
     match error {
-        error if error.kind() == "interrupted" => true,
+        error if error.kind() == ErrorKind::Interrupted => true,
         Error::Repo(error) => !matches!(error, dbkeep_repo::Error::Source(_)),
         _ => false,
     }
@@ -563,7 +563,7 @@ pub(crate) fn overall(errors: &[&ErrorReport]) -> ErrorReport {
     let all = Error::AllFailed { failed: errors.len(), total: errors.len(), first: first.message.clone() };
     let alike = rest.iter().all(|error| error.kind == first.kind);
     ErrorReport {
-        kind: if alike { first.kind.clone() } else { all.kind().to_owned() },
+        kind: if alike { first.kind.clone() } else { all.kind().word().to_owned() },
         message: all.to_string(),
         hint: first.hint.clone(),
         exit_code: if common { first.exit_code } else { 1 },

@@ -559,7 +559,7 @@ mod tests {
     fn latest_of_several_databases_is_wrong_usage_with_the_candidates() {
         let catalog = catalog(&[(1, 10, SHOP), (2, 20, &["database=clinic", "integrity=ok"])]);
         let error = catalog.choose("latest", None).unwrap_err();
-        assert_eq!((error.exit_code(), error.kind()), (2, "ambiguous"));
+        assert_eq!((error.exit_code(), error.kind().word()), (2, "ambiguous"));
         assert_eq!(error.to_string(), "the repository holds several databases: clinic, shop");
         assert_eq!(time_of(catalog.choose("latest", Some("shop"))), 10);
         let error = catalog.choose("latest", Some("shp")).unwrap_err();
@@ -570,7 +570,7 @@ mod tests {
     fn prefix_that_fits_two_snapshots_is_an_error_with_the_candidates() {
         let catalog = catalog(&[(0x4f, 10, SHOP), (0x4e, 20, SHOP), (0xaa, 30, &[])]);
         let error = catalog.choose("4", None).unwrap_err();
-        assert_eq!((error.exit_code(), error.kind()), (1, "ambiguous"));
+        assert_eq!((error.exit_code(), error.kind().word()), (1, "ambiguous"));
         assert!(error.to_string().contains("fits 2 snapshots: 4e"), "{error}");
         assert!(error.to_string().contains("(shop, 1970-01-01T00:00:20Z)"), "{error}");
         assert_eq!(time_of(catalog.choose("4F", None)), 10);

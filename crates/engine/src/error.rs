@@ -1,9 +1,13 @@
 //! What can go wrong in an operation, and what to do about it.
 
+mod kind;
+
 use std::io;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+
+pub use kind::ErrorKind;
 
 /// The result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -312,56 +316,61 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// Returns a word that programs can rely on.
-    pub fn kind(&self) -> &'static str {
+    /// Returns what went wrong, as a word that programs can rely on.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Usage { .. } => "usage",
-            Self::Config { .. } => "config",
-            Self::UnsafeFile { .. } => "unsafe-file",
-            Self::UnknownSource { .. } => "unknown-source",
-            Self::LeadsNowhere { .. } => "missing",
-            Self::NoDatabases { .. } => "no-databases",
-            Self::NotADatabase { .. } => "not-a-database",
-            Self::NoVariable { .. } => "no-variable",
-            Self::Unsupported { .. } => "unsupported",
-            Self::NameTaken { .. } | Self::SameName { .. } => "name-taken",
-            Self::NoSnapshot { .. } => "no-snapshot",
-            Self::AmbiguousSnapshot { .. } | Self::AmbiguousDatabase { .. } => "ambiguous",
-            Self::RepositoryGone { .. } => "repository-gone",
-            Self::NoRepository { .. } => "no-repository",
-            Self::NoPassword { .. } => "no-password",
-            Self::NoPasswordFile { .. } | Self::ReportUnwritten { .. } | Self::Io { .. } => "io",
-            Self::Unacknowledged { .. } => "unacknowledged",
-            Self::PasswordCommand { .. } => "password-command",
-            Self::TargetExists { .. } => "target-exists",
-            Self::TargetInUse { .. } => "target-in-use",
-            Self::Refused { .. } => "refused",
-            Self::Unsound { .. } => "unsound",
-            Self::SafetyBackup { .. } => "safety-backup",
-            Self::Damaged { .. } => "damaged",
-            Self::NoSpace { .. } => "no-space",
-            Self::AllFailed { .. } => "all-failed",
+            Self::Usage { .. } => ErrorKind::Usage,
+            Self::Config { .. } => ErrorKind::Config,
+            Self::UnsafeFile { .. } => ErrorKind::UnsafeFile,
+            Self::UnknownSource { .. } => ErrorKind::UnknownSource,
+            Self::LeadsNowhere { .. } => ErrorKind::Missing,
+            Self::NoDatabases { .. } => ErrorKind::NoDatabases,
+            Self::NotADatabase { .. } => ErrorKind::NotADatabase,
+            Self::NoVariable { .. } => ErrorKind::NoVariable,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::NameTaken { .. } | Self::SameName { .. } => ErrorKind::NameTaken,
+            Self::NoSnapshot { .. } => ErrorKind::NoSnapshot,
+            Self::AmbiguousSnapshot { .. } | Self::AmbiguousDatabase { .. } => ErrorKind::Ambiguous,
+            Self::RepositoryGone { .. } => ErrorKind::RepositoryGone,
+            Self::NoRepository { .. } => ErrorKind::NoRepository,
+            Self::NoPassword { .. } => ErrorKind::NoPassword,
+            Self::NoPasswordFile { .. } | Self::ReportUnwritten { .. } | Self::Io { .. } => ErrorKind::Io,
+            Self::Unacknowledged { .. } => ErrorKind::Unacknowledged,
+            Self::PasswordCommand { .. } => ErrorKind::PasswordCommand,
+            Self::TargetExists { .. } => ErrorKind::TargetExists,
+            Self::TargetInUse { .. } => ErrorKind::TargetInUse,
+            Self::Refused { .. } => ErrorKind::Refused,
+            Self::Unsound { .. } => ErrorKind::Unsound,
+            Self::SafetyBackup { .. } => ErrorKind::SafetyBackup,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::AllFailed { .. } => ErrorKind::AllFailed,
             Self::AtCopy { source, .. } => source.kind(),
-            Self::CopyBusy => "locked",
-            Self::NotAllCopied { .. } => "not-all-copied",
-            Self::Cancelled => "interrupted",
-            Self::Repo(error) => repo_kind(error),
-            Self::Sqlite(error) => sqlite_kind(error),
-            Self::Postgres(error) => postgres_kind(error),
-            Self::TimedOut { .. } => "timed-out",
+            Self::CopyBusy => ErrorKind::Locked,
+            Self::NotAllCopied { .. } => ErrorKind::NotAllCopied,
+            Self::Cancelled => ErrorKind::Interrupted,
+            Self::Repo(error) => kind::of_repository(error),
+            Self::Sqlite(error) => kind::of_sqlite(error),
+            Self::Postgres(error) => kind::of_postgres(error),
+            Self::TimedOut { .. } => ErrorKind::TimedOut,
         }
     }
 
     /// Returns what the process exits with when this ends it.
     pub fn exit_code(&self) -> u8 {
         match self.kind() {
-            "usage" | "config" | "unsafe-file" | "name-taken" | "no-variable" | "connection-string" => 2,
-            "ambiguous" if matches!(self, Self::AmbiguousDatabase { .. }) => 2,
+            ErrorKind::Usage
+            | ErrorKind::Config
+            | ErrorKind::UnsafeFile
+            | ErrorKind::NameTaken
+            | ErrorKind::NoVariable
+            | ErrorKind::ConnectionString => 2,
+            ErrorKind::Ambiguous if matches!(self, Self::AmbiguousDatabase { .. }) => 2,
             _ if matches!(self, Self::AtCopy { source, .. } if source.exit_code() == 2) => 2,
-            "no-repository" | "repository-gone" => 10,
-            "locked" => 11,
-            "no-password" | "wrong-password" | "password-command" => 12,
-            "interrupted" => 130,
+            ErrorKind::NoRepository | ErrorKind::RepositoryGone => 10,
+            ErrorKind::Locked => 11,
+            ErrorKind::NoPassword | ErrorKind::WrongPassword | ErrorKind::PasswordCommand => 12,
+            ErrorKind::Interrupted => 130,
             _ => 1,
         }
     }
@@ -436,13 +445,13 @@ impl Error {
             Self::Damaged { .. } => Some("run `dbkeep check --read-data` to see what is affected".to_owned()),
             Self::NoSpace { .. } => Some("free some space, or choose another place".to_owned()),
             Self::AtCopy { copy, source } => match source.kind() {
-                "wrong-password" => Some(format!(
+                ErrorKind::WrongPassword => Some(format!(
                     "the copy {copy:?} was made with another password than is used now: name its own as `password-file` of that copy in the configuration, or with --to-password-file"
                 )),
-                "name-taken" => Some(format!(
+                ErrorKind::NameTaken => Some(format!(
                     "copy to a place of its own, or back it up under another name with --name; if it is the same one in a new place, `dbkeep copy --to {copy} --adopt-name`"
                 )),
-                "repository-gone" => Some(
+                ErrorKind::RepositoryGone => Some(
                     "is the disk mounted? Nothing was made there; the next backup or `dbkeep copy` catches up. If the copy is really gone, `dbkeep init --repo` makes a new one in its place"
                         .to_owned(),
                 ),
@@ -485,73 +494,6 @@ impl Error {
             cause = error.source();
         }
         message
-    }
-}
-
-/// Returns the word for an error of the repository.
-fn repo_kind(error: &dbkeep_repo::Error) -> &'static str {
-    use dbkeep_repo::Error as Repo;
-    match error {
-        Repo::NoRepository { .. } => "no-repository",
-        Repo::NotEmpty { .. } => "not-empty",
-        Repo::Version { .. } => "version",
-        Repo::WrongPassword | Repo::TooManyKeys { .. } => "wrong-password",
-        Repo::NoKey => "no-password",
-        Repo::Locked { .. } => "locked",
-        Repo::NoSpace { .. } => "no-space",
-        Repo::Cancelled => "interrupted",
-        Repo::Missing { .. }
-        | Repo::BlobMissing { .. }
-        | Repo::Short { .. }
-        | Repo::Damaged { .. }
-        | Repo::KeyDamaged { .. } => "damaged",
-        Repo::Foreign { .. } => "foreign",
-        _ => "repository",
-    }
-}
-
-/// Returns the word for an error of a SQLite database.
-fn sqlite_kind(error: &dbkeep_sqlite::Error) -> &'static str {
-    use dbkeep_sqlite::Error as Sqlite;
-    match error {
-        Sqlite::Missing { .. } => "missing",
-        Sqlite::NotADatabase { .. } | Sqlite::NotAFile { .. } => "not-a-database",
-        Sqlite::Empty { .. } | Sqlite::EmptyWithSibling { .. } => "empty",
-        Sqlite::Encrypted { .. } => "encrypted",
-        Sqlite::Permission { .. } => "permission",
-        Sqlite::Damaged { .. } => "damaged",
-        Sqlite::Busy { .. } => "busy",
-        Sqlite::Cancelled => "interrupted",
-        Sqlite::Unsupported { .. } => "unsupported",
-        _ => "sqlite",
-    }
-}
-
-/// Returns the word for an error of a PostgreSQL database.
-fn postgres_kind(error: &dbkeep_postgres::Error) -> &'static str {
-    use dbkeep_postgres::Error as Postgres;
-    match error {
-        Postgres::ConnInfo(_) => "connection-string",
-        Postgres::Connect { .. } | Postgres::TimedOut { .. } | Postgres::Target { .. } => "unreachable",
-        Postgres::Tls { .. } | Postgres::Certificates { .. } => "tls",
-        Postgres::Login { .. } => "login",
-        Postgres::Server(server) => match server.code.get(..2) {
-            Some("28") => "login",
-            Some("3D") => "missing",
-            _ if server.code == "42501" => "permission",
-            _ => "server",
-        },
-        Postgres::Lost { .. } => "connection-lost",
-        Postgres::Changed { .. } | Postgres::Yielded { .. } => "changed",
-        Postgres::Locked { .. } => "busy",
-        Postgres::Denied { .. } => "permission",
-        Postgres::Nothing { .. } | Postgres::NoDatabase { .. } => "missing",
-        Postgres::Pooler { .. } | Postgres::SeveralServers { .. } => "pooler",
-        Postgres::NoTools { .. } => "no-tools",
-        Postgres::DatabaseExists { .. } => "target-exists",
-        Postgres::InUse { .. } => "target-in-use",
-        Postgres::Stopped => "interrupted",
-        _ => "postgres",
     }
 }
 

@@ -52,6 +52,6 @@ pub use dbkeep_postgres::conninfo::{redact, redact_within};
 pub use dbkeep_repo::{Id, Secret};
 pub use dbkeep_repo::{Observer, Unobserved};
 pub use environment::Environment;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use integrity::Verify;
 pub use moment::{parse as parse_moment, written as write_moment};

@@ -44,7 +44,7 @@ pub use space::{DatabaseSize, PruneReport, SizeReport};
 /// An error as it stands in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReport {
-    /// A word for programs; see [`Error::kind`].
+    /// A word for programs; see [`crate::ErrorKind`].
     pub kind: String,
     /// One sentence, with its causes.
     pub message: String,
@@ -58,7 +58,7 @@ pub struct ErrorReport {
 impl From<&Error> for ErrorReport {
     fn from(error: &Error) -> Self {
         Self {
-            kind: error.kind().to_owned(),
+            kind: error.kind().word().to_owned(),
             message: error.full_message(),
             hint: error.hint(),
             exit_code: error.exit_code(),

@@ -454,7 +454,8 @@ mod tests {
             ["app.db", "clinik", "gone.db", "empty", "env:NOPE", "env:HOSTED", "postgresql://u:hunter2@h/d"];
         let found = resolved(&context, &given);
         assert_eq!(found[0].as_ref().unwrap().name, "app");
-        let kinds: Vec<_> = found[1..5].iter().map(|one| one.as_ref().unwrap_err().error.kind()).collect();
+        let kinds: Vec<_> =
+            found[1..5].iter().map(|one| one.as_ref().unwrap_err().error.kind().word()).collect();
         assert_eq!(kinds, ["unknown-source", "missing", "no-databases", "no-variable"]);
         assert_eq!(found[1].as_ref().unwrap_err().error.hint().as_deref(), Some("did you mean \"clinic\"?"));
         assert!(!format!("{found:?}").contains("hunter2"));
@@ -515,7 +516,7 @@ mod tests {
         for (given, name) in [("env:TOKEN", "TOKEN"), ("shop", "shop")] {
             let found = resolved(&context, &[given]);
             let unresolved = found[0].as_ref().unwrap_err();
-            assert_eq!((unresolved.name.as_str(), unresolved.error.kind()), (name, "missing"));
+            assert_eq!((unresolved.name.as_str(), unresolved.error.kind().word()), (name, "missing"));
             assert_eq!(unresolved.error.to_string(), "env:TOKEN leads to no file");
             assert!(!everything(&found[0]).contains("hunter2"));
         }

@@ -7,7 +7,7 @@ use dbkeep_engine::list::{self, ListRequest};
 use dbkeep_engine::report::{RestoreOutcome, RestoreReport, SessionRestoreReport, SnapshotRow};
 use dbkeep_engine::repository::Store;
 use dbkeep_engine::restore::{self, Action, PlannedRestore, RestorePlan, RestoreRequest};
-use dbkeep_engine::{Context, redact};
+use dbkeep_engine::{Context, ErrorKind, redact};
 use jiff::Timestamp;
 
 use crate::app::{App, short};
@@ -125,7 +125,7 @@ pub(crate) struct RestoreArgs {
 impl RestoreArgs {
     /// Names a part of a target in no error, where that is no path and holds a password.
     fn without_target(&self, error: dbkeep_engine::Error) -> Failure {
-        match self.to.as_deref().filter(|to| error.kind() == "io" && redact(to) != *to) {
+        match self.to.as_deref().filter(|to| error.kind() == ErrorKind::Io && redact(to) != *to) {
             Some(to) => Failure::usage(
                 format!("{} is no path of a file that can be made", redact(to)),
                 "give the path of a file to create, or the URL of a PostgreSQL database",

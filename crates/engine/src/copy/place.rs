@@ -15,7 +15,7 @@ use crate::context::{AsCopy, Context, Watch, directory};
 use crate::repository::{self, Store};
 use crate::state::plain;
 use crate::suggest::nearest;
-use crate::{Error, Result, keys};
+use crate::{Error, ErrorKind, Result, keys};
 
 /// A place that holds copies, or will.
 #[derive(Clone, Debug)]
@@ -290,7 +290,7 @@ impl Place {
 pub(crate) fn at(copy: &str, error: Error) -> Error {
     match error {
         Error::Cancelled | Error::AtCopy { .. } => error,
-        error if error.kind() == "interrupted" => Error::Cancelled,
+        error if error.kind() == ErrorKind::Interrupted => Error::Cancelled,
         error => Error::AtCopy { copy: copy.to_owned(), source: Box::new(error) },
     }
 }

@@ -6,12 +6,12 @@
 use jiff::Timestamp;
 
 use super::{Choice, ForgetRequest, run, run_among};
-use crate::Result;
 use crate::context::Watch;
 use crate::copy::names;
 use crate::copy::place::{self, Place};
 use crate::report::{CopyForgetReport, ErrorReport, ForgetReport, PolicyReport};
 use crate::repository::Store;
+use crate::{ErrorKind, Result};
 
 /// Drops what the policies of the configuration do not keep, in the repository and then in each configured copy. Days,
 /// weeks and months are those of the user's zone.
@@ -66,7 +66,7 @@ fn drop_there(
         .and_then(|ours| run_among(&copy, request, Some(&ours), now, watch));
     match done {
         // The database was not copied there yet.
-        Err(error) if error.kind() == "no-snapshot" => Ok(nothing()),
+        Err(error) if error.kind() == ErrorKind::NoSnapshot => Ok(nothing()),
         done => done.map_err(|error| place::at(&place.name, error)),
     }
 }

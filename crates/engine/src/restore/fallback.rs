@@ -16,7 +16,7 @@ use crate::copy::{first_of, is_same};
 use crate::report::{ErrorReport, RestoreOutcome, RestoreReport, RestoreStatus};
 use crate::repository::{self, Store};
 use crate::state::{RepositoryState, State};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Opens the repository or, where it is gone or too damaged for that, the first of its copies that can be opened.
 pub fn open(context: &Context, now: Timestamp, watch: &Watch) -> Result<Store> {
@@ -49,7 +49,9 @@ pub(super) fn complete(
 ) -> Result<RestorePlan> {
     let Drawn { plan, meant, lost } = drawn;
     match plan {
-        Err(error) if is_unusable(error.kind()) || error.kind() == "no-snapshot" && !lost.is_empty() => {
+        Err(error)
+            if is_unusable(error.kind()) || error.kind() == ErrorKind::NoSnapshot && !lost.is_empty() =>
+        {
             instead(store, request, meant.as_ref(), error, now)
         }
         Err(error) => Err(error),
@@ -163,7 +165,11 @@ fn improved(
 ) -> RestorePlan {
     let session = plan.session.clone();
     for one in &mut plan.restores {
-        let damage = one.error.as_ref().filter(|error| is_unusable(&error.kind)).cloned();
+        let damage = one
+            .error
+            .as_ref()
+            .filter(|error| ErrorKind::of_word(&error.kind).is_some_and(is_unusable))
+            .cloned();
         if let (Some(error), Some(meant)) = (damage, one.meant.clone())
             && let Some((copy, mut found)) =
                 first_plan(store, now, |copy| plan_of_same(copy, request, session.as_deref(), &meant, now))
@@ -271,7 +277,10 @@ fn run_session(
     }
     let with_copies = |(report, one): (Option<RestoreReport>, &PlannedRestore)| {
         let report = report?;
-        let damage = report.error.as_ref().filter(|error| is_unusable(&error.kind) && !watch.cancelled());
+        let damage = report
+            .error
+            .as_ref()
+            .filter(|error| ErrorKind::of_word(&error.kind).is_some_and(is_unusable) && !watch.cancelled());
         let restored = damage.and_then(|error| from_copy(store, plan, one, &error.message, now, watch));
         Some(match restored {
             Some(restored) => RestoreReport { status: Some(RestoreStatus::Ok), ..restored },
@@ -345,8 +354,15 @@ fn name_of(copy: &Store) -> &str {
 }
 
 /// Says whether an error of this kind means that the repository is gone, damaged or cannot be read.
-fn is_unusable(kind: &str) -> bool {
-    matches!(kind, "damaged" | "no-repository" | "repository-gone" | "foreign" | "repository")
+fn is_unusable(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Damaged
+            | ErrorKind::NoRepository
+            | ErrorKind::RepositoryGone
+            | ErrorKind::Foreign
+            | ErrorKind::Repository
+    )
 }
 
 /// Says whether a repository has lost all its keys. A wrong password, or one that is not there, is another thing.
@@ -357,7 +373,7 @@ fn has_no_key(error: &Error) -> bool {
 /// Says whether what failed may work with a copy. A safety backup may have failed for the same reason.
 fn may_have_copy(error: &Error) -> bool {
     match error {
-        Error::SafetyBackup { source } => source.kind() == "damaged",
+        Error::SafetyBackup { source } => source.kind() == ErrorKind::Damaged,
         error => is_unusable(error.kind()),
     }
 }

@@ -14,7 +14,7 @@ use crate::backup::{BackupRequest, Past, Saved, Session};
 use crate::catalog::PRE_RESTORE;
 use crate::integrity::Verify;
 use crate::source::{Place, Source};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Stores what is there, without its snapshot.
 pub(super) type Save<'s> = dyn Fn(&Session<'_>, &mut Writer<'_>, &Source, &Past<'_>) -> Result<Saved> + 's;
@@ -45,7 +45,7 @@ impl Restore<'_> {
     pub(super) fn keep(&self, planned: &PlannedRestore, place: Place, save: &Save<'_>) -> Result<Option<Id>> {
         let Some(lock) = self.writing_lock().filter(|_| planned.safety_backup) else { return Ok(None) };
         let id = self.commit(planned, place, lock, save).map_err(|error| match error {
-            error if error.kind() == "interrupted" => Error::Cancelled,
+            error if error.kind() == ErrorKind::Interrupted => Error::Cancelled,
             error => Error::SafetyBackup { source: Box::new(error) },
         })?;
         self.kept.set(Some(id));

@@ -190,7 +190,7 @@ fn repository_that_lost_its_keys_is_damaged_and_a_copy_stands_in() {
         assert_eq!(place.backup(&request).unwrap().exit_code(), 0);
         place.objects("keys").iter().for_each(|key| std::fs::remove_file(key).unwrap());
         let error = place.open().unwrap_err();
-        assert_eq!((error.kind(), error.exit_code()), ("no-password", 12));
+        assert_eq!((error.kind().word(), error.exit_code()), ("no-password", 12));
         assert!(error.hint().unwrap().contains("the folder `keys` from a copy"), "{error:?}");
         assert_eq!(restored_anyhow(&place, &to("back.db")).0.as_deref(), Some("second"));
         assert_eq!(rows(&place.path("back.db")).len(), 10);

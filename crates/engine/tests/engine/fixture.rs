@@ -167,7 +167,7 @@ pub(crate) fn rows(path: &Path) -> Vec<(i64, String)> {
 /// Returns kind, exit code and message of an error.
 pub(crate) fn told(error: &Error) -> (&'static str, u8, String) {
     assert!(error.hint().is_some(), "{error:?} has no hint");
-    (error.kind(), error.exit_code(), error.full_message())
+    (error.kind().word(), error.exit_code(), error.full_message())
 }
 
 impl Fixture {
