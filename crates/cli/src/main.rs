@@ -3,6 +3,7 @@
 mod app;
 mod args;
 mod commands;
+mod event;
 mod exit;
 #[cfg(feature = "fault-injection")]
 mod fault;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 
+use crate::event::Event;
 use crate::exit::Failure;
 use crate::human;
 
@@ -126,7 +127,7 @@ impl Output {
             return;
         }
         if self.choices.events {
-            self.event(&serde_json::json!({ "event": "message", "message": text.to_string() }));
+            self.event(&Event::Message { message: &text.to_string() });
         } else {
             self.write_message(&format!("{text}\n"));
         }
@@ -135,7 +136,7 @@ impl Output {
     /// Prints a warning, with what to do about it where there is something.
     pub(crate) fn warn(&self, text: &str, hint: Option<&str>) {
         if self.choices.events {
-            self.event(&serde_json::json!({ "event": "warning", "message": text, "hint": hint }));
+            self.event(&Event::Warning { message: text, hint });
             return;
         }
         let mut lines = format!("{} {}\n", self.paint_err(Tone::Notice, "warning:"), human::visible(text));
@@ -154,9 +155,7 @@ impl Output {
     /// Prints one error on standard error, with what to do about it.
     pub(crate) fn failed(&self, kind: &str, message: &str, hint: Option<&str>) {
         if self.choices.events {
-            self.event(&serde_json::json!({
-                "event": "error", "kind": kind, "message": message, "hint": hint
-            }));
+            self.event(&Event::Error { kind, message, hint });
             return;
         }
         let mut lines = format!("{} {}\n", self.paint_err(Tone::Bad, "error:"), human::visible(message));
@@ -167,8 +166,9 @@ impl Output {
     }
 
     /// Writes one JSON event to standard error.
-    pub(crate) fn event(&self, event: &serde_json::Value) {
-        self.write_message(&format!("{event}\n"));
+    pub(crate) fn event(&self, event: &Event<'_>) {
+        let text = serde_json::to_string(event).expect("events are structs of texts and numbers");
+        self.write_message(&format!("{text}\n"));
     }
 
     /// Returns `text` in the colour of `tone` where standard output shows colours.

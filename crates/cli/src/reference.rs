@@ -1,12 +1,15 @@
 //! `docs/reference/cli.md`, made from the definition of the command line and compared in a test.
 
+mod json;
+
 use crate::args;
 
 const INTRODUCTION: &str = "\
 # Command line
 
 This page is made from the help texts of the program; a test compares the two. To write it anew, run
-`DBKEEP_UPDATE_REFERENCE=1 cargo test -p dbkeep reference`.
+`DBKEEP_UPDATE_REFERENCE=1 cargo test -p dbkeep reference`. So are the JSON schemas of what `--json` prints, one a
+command, in [json/](json/).
 
 Results go to stdout, progress and messages to stderr. Every command takes the global options that stand under
 `dbkeep` below. With `--json` there is exactly one JSON document on stdout, also on failure and for wrong usage; exit

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use dbkeep_engine::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 
+use crate::event::Event;
 use crate::human;
 use crate::output::Output;
 
@@ -66,10 +66,8 @@ impl Watch {
 
     fn report(&self, phase: &mut Phase) {
         phase.reported = Instant::now();
-        self.output.event(&json!({
-            "event": "progress", "phase": phase.name,
-            "done": self.done.load(Ordering::Relaxed), "total": phase.total
-        }));
+        let done = self.done.load(Ordering::Relaxed);
+        self.output.event(&Event::Progress { phase: &phase.name, done, total: phase.total });
     }
 }
 
@@ -81,7 +79,7 @@ impl Observer for Watch {
     fn step(&self, name: &'static str) {
         tracing::trace!(step = name);
         if self.output.events() {
-            self.output.event(&json!({ "event": "step", "step": name }));
+            self.output.event(&Event::Step { step: name });
         }
         #[cfg(feature = "fault-injection")]
         crate::fault::at_step(name);
@@ -94,7 +92,7 @@ impl Observer for Watch {
         phase.name = name.to_owned();
         phase.total = total;
         if self.output.events() {
-            self.output.event(&json!({ "event": "phase", "phase": name, "total": total }));
+            self.output.event(&Event::Phase { phase: name, total });
         }
         phase.bar = self.output.bars().add(bar(name, total));
     }

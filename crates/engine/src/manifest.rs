@@ -44,6 +44,7 @@ pub(crate) fn ensure_readable(text: &[u8]) -> Result<()> {
 
 /// What a snapshot is, and the proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manifest {
     /// The format of this document.
     pub format: u32,
@@ -95,6 +96,7 @@ pub struct Manifest {
 
 /// What a database says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Identity {
     /// A SQLite file.
@@ -105,6 +107,7 @@ pub enum Identity {
 
 /// Which file a SQLite database is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileIdentity {
     /// The host of the file.
     pub host: String,
@@ -118,6 +121,7 @@ pub struct FileIdentity {
 
 /// Which database of which server a PostgreSQL database is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerIdentity {
     /// The host and the port of the server, or the folder of its socket.
     pub server: String,
@@ -182,6 +186,7 @@ impl fmt::Display for Identity {
 
 /// What the working directory had checked out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Git {
     /// The branch; `None` when no branch was checked out.
     pub branch: Option<String>,
@@ -191,6 +196,7 @@ pub struct Git {
 
 /// What the header of a SQLite file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SqliteFacts {
     /// Bytes a page.
     pub page_size: u32,
@@ -213,6 +219,7 @@ pub struct SqliteFacts {
 
 /// What a PostgreSQL server says of a database, and the proof of its tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PostgresFacts {
     /// The server, the database and the user.
     pub server: Facts,
@@ -235,6 +242,7 @@ pub struct PostgresFacts {
 
 /// The part of a database that was asked for, by names as people write them; everything when all lists are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Selection {
     /// These schemas only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -284,6 +292,7 @@ fn some_of(names: &[String]) -> String {
 
 /// The proof of a table: what a restored one must come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TableProof {
     /// Its schema.
     pub schema: String,
@@ -305,6 +314,7 @@ pub struct TableProof {
 
 /// The image in the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageFacts {
     /// The name of the file, or of the directory of parts without `.parts`; `data` for the rows of a server.
     pub name: String,
@@ -329,6 +339,7 @@ pub struct ImageFacts {
 
 /// Whether a database was sound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Integrity {
     /// What the check came to.
     pub result: IntegrityResult,
@@ -341,6 +352,7 @@ pub struct Integrity {
 
 /// What an integrity check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum IntegrityResult {
     /// It found nothing.
@@ -377,6 +389,7 @@ impl Integrity {
 
 /// How a snapshot was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Options {
     /// Why.
     pub reason: String,

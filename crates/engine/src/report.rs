@@ -43,6 +43,7 @@ pub use space::{DatabaseSize, PruneReport, SizeReport};
 
 /// An error as it stands in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorReport {
     /// A word for programs; see [`crate::ErrorKind`].
     pub kind: String,
@@ -68,6 +69,7 @@ impl From<&Error> for ErrorReport {
 
 /// Which engine a database belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// A SQLite file.
@@ -88,6 +90,7 @@ impl Engine {
 
 /// A table and how many rows it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TableRows {
     /// The name.
     pub name: String,
@@ -97,6 +100,7 @@ pub struct TableRows {
 
 /// The snapshots of a repository, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListReport {
     /// One entry a snapshot.
     pub snapshots: Vec<SnapshotRow>,
@@ -104,6 +108,7 @@ pub struct ListReport {
 
 /// One snapshot in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SnapshotRow {
     /// Its id.
     pub id: Id,
@@ -145,6 +150,7 @@ pub struct SnapshotRow {
 
 /// The manifest of a snapshot, and what the repository knows of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ShowReport {
     /// What was stored with it; `None` for a snapshot that other tools made.
     #[serde(flatten)]
@@ -155,6 +161,7 @@ pub struct ShowReport {
 
 /// What the repository knows of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepositoryFacts {
     /// The snapshot.
     pub id: Id,
@@ -178,6 +185,7 @@ pub struct RepositoryFacts {
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VerifyReport {
     /// One entry a snapshot.
     pub checked: Vec<Verified>,
@@ -196,6 +204,7 @@ impl VerifyReport {
 
 /// What was found of one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verified {
     /// The snapshot.
     pub snapshot: Id,
@@ -220,6 +229,7 @@ pub struct Verified {
 
 /// What a snapshot turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyStatus {
     /// It is what its manifest says.
@@ -232,6 +242,7 @@ pub enum VerifyStatus {
 
 /// What a check of the repository found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckReport {
     /// Nothing was found.
     pub ok: bool,
@@ -261,6 +272,7 @@ impl CheckReport {
 
 /// One thing that is wrong with the repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckFinding {
     /// A word for programs.
     pub kind: String,
@@ -276,6 +288,7 @@ pub struct CheckFinding {
 
 /// What [`crate::pin::run`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PinReport {
     /// The snapshot.
     pub snapshot: Id,
@@ -291,6 +304,7 @@ pub struct PinReport {
 
 /// Everything on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusReport {
     /// Where the repository is.
     pub repository: String,
@@ -314,6 +328,7 @@ pub struct StatusReport {
 
 /// One database on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DatabaseStatus {
     /// The name.
     pub name: String,
@@ -343,6 +358,7 @@ pub struct DatabaseStatus {
 
 /// One configured copy on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopyStatus {
     /// The configured name.
     pub name: String,
@@ -377,6 +393,7 @@ pub struct CopyStatus {
 
 /// The keys of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyListReport {
     /// One entry a key, oldest first.
     pub keys: Vec<KeyRow>,
@@ -384,6 +401,7 @@ pub struct KeyListReport {
 
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyRow {
     /// The id of its file.
     pub id: Id,
@@ -401,6 +419,7 @@ pub struct KeyRow {
 
 /// A key that was added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyAddReport {
     /// The id of its file.
     pub id: Id,
@@ -410,6 +429,7 @@ pub struct KeyAddReport {
 
 /// A key that was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyRemoveReport {
     /// The id of its file.
     pub id: Id,
@@ -417,6 +437,7 @@ pub struct KeyRemoveReport {
 
 /// What a configuration holds, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigReport {
     /// The file; `None` when there is none.
     pub file: Option<PathBuf>,
@@ -426,7 +447,8 @@ pub struct ConfigReport {
     pub repository_from: String,
     /// What gives the password; the password itself is never here.
     pub password_from: Option<String>,
-    /// The settings, defaults included.
+    /// The settings, defaults included; `dbkeep config schema` prints their schema.
+    #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, serde_json::Value>"))]
     pub config: crate::config::Config,
     /// What is allowed but odd.
     pub warnings: Vec<String>,

@@ -94,6 +94,7 @@ impl Default for RestoreRequest {
 
 /// What a restore will do.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestorePlan {
     /// The session, when all its databases are restored.
     pub session: Option<String>,
@@ -110,6 +111,7 @@ pub struct RestorePlan {
 
 /// What a restore will do with one database.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedRestore {
     /// The snapshot.
     pub snapshot: Id,
@@ -153,6 +155,7 @@ pub struct PlannedRestore {
 
 /// How a database comes into its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// A new file.

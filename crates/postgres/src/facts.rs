@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// What is known of a server, a database and a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Facts {
     /// The version of the server, as `16.4`.
@@ -47,6 +48,7 @@ pub struct Facts {
 
 /// Something that is installed in a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Extension {
     /// Its name.
@@ -139,6 +141,7 @@ fn extensions(connection: &mut Connection) -> Result<Vec<Extension>> {
 
 /// What a database is beside what it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Properties {
     /// The encoding, as `UTF8`.

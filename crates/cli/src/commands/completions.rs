@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap_complete::Shell;
+use serde::Serialize;
 
 use crate::args;
 use crate::exit::{Exit, Failure};
@@ -24,15 +25,24 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: Shell,
 }
 
+/// What was printed.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct CompletionsReport<'r> {
+    /// The shell.
+    shell: &'r str,
+    /// The script.
+    script: &'r str,
+}
+
 impl CompletionsArgs {
     /// Prints the script.
     pub(crate) fn run(&self, output: &Output) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut args::definition(), "dbkeep", &mut script);
         output.raw(&script);
-        output.document(&serde_json::json!({
-            "shell": self.shell.to_string(), "script": String::from_utf8_lossy(&script)
-        }));
+        let script = String::from_utf8_lossy(&script);
+        output.document(&CompletionsReport { shell: &self.shell.to_string(), script: &script });
         Ok(Exit::Done)
     }
 }

@@ -1,9 +1,12 @@
 //! `dbkeep config`: the configuration, checked, shown and explained.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use dbkeep_engine::config;
 use dbkeep_engine::report::ConfigReport;
 use dbkeep_engine::{redact, redact_within};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -42,6 +45,26 @@ pub(crate) enum ConfigCommand {
     Schema,
 }
 
+/// That a configuration is sound.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ConfigChecked<'r> {
+    /// It can be used; one that cannot is an error.
+    ok: bool,
+    /// The file; `None` when there is none.
+    file: Option<&'r Path>,
+    /// What is allowed but odd.
+    warnings: &'r [String],
+}
+
+/// A configuration to begin with.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ConfigExample<'r> {
+    /// The text of the file.
+    example: &'r str,
+}
+
 impl ConfigArgs {
     /// Checks, shows or explains.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
@@ -52,7 +75,8 @@ impl ConfigArgs {
                     Some(file) => format!("{} is sound", human::visible(&file.to_string_lossy())),
                     None => "there is no configuration; every setting has its default".to_owned(),
                 });
-                app.output.document(&json!({ "ok": true, "file": report.file, "warnings": report.warnings }));
+                let (file, warnings) = (report.file.as_deref(), report.warnings.as_slice());
+                app.output.document(&ConfigChecked { ok: true, file, warnings });
             }
             ConfigCommand::Show => {
                 let report = app.context()?.describe();
@@ -61,7 +85,7 @@ impl ConfigArgs {
             }
             ConfigCommand::Example => {
                 app.output.raw(config::example().as_bytes());
-                app.output.document(&json!({ "example": config::example() }));
+                app.output.document(&ConfigExample { example: config::example() });
             }
             ConfigCommand::Schema => {
                 app.output.raw(config::schema().as_bytes());

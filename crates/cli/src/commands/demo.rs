@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::app::App;
 use crate::exit::{Exit, Failure};
@@ -93,10 +94,36 @@ fn fresh_directory() -> PathBuf {
 struct Demo<'a> {
     app: &'a App,
     directory: PathBuf,
-    steps: Vec<Value>,
+    steps: Vec<Step>,
+}
+
+/// What was made, and the commands that were run.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct DemoReport<'r> {
+    /// Where everything is.
+    directory: &'r Path,
+    /// Each command, in order.
+    steps: &'r [Step],
+}
+
+/// A command that was run.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Step {
+    /// As a person types it.
+    command: String,
+    /// What it ended with; `None` when a signal ended it.
+    exit: Option<i32>,
+    /// What it printed with `--json`.
+    report: Value,
 }
 
 impl Demo<'_> {
+    fn report(&self) -> DemoReport<'_> {
+        DemoReport { directory: &self.directory, steps: &self.steps }
+    }
+
     fn make_databases(&mut self) -> Result<(), Failure> {
         self.tell("Five SQLite databases, and a configuration that names them:");
         let mut config = CONFIG.to_owned();
@@ -167,7 +194,7 @@ impl Demo<'_> {
         ] {
             self.app.output.line(format_args!("  {line}"));
         }
-        self.app.output.document(&json!({ "directory": self.directory, "steps": self.steps }));
+        self.app.output.document(&self.report());
     }
 
     /// Prints what comes next.
@@ -193,7 +220,7 @@ impl Demo<'_> {
         };
         let output = output.map_err(|error| failed("run", Path::new("dbkeep"), &error))?;
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        self.steps.push(json!({ "command": typed, "exit": output.status.code(), "report": report }));
+        self.steps.push(Step { command: typed.clone(), exit: output.status.code(), report });
         if output.status.success() {
             return Ok(());
         }
@@ -205,7 +232,7 @@ impl Demo<'_> {
         if output.status.code() == Some(i32::from(Exit::Interrupted.code())) {
             failure.exit = Exit::Interrupted;
         }
-        Err(failure.with_report(&json!({ "directory": self.directory, "steps": self.steps })))
+        Err(failure.with_report(&self.report()))
     }
 
     fn command(&self, words: &[&str]) -> Result<Command, Failure> {

@@ -159,18 +159,22 @@ impl ForgetArgs {
 
 /// What was forgotten, and what the prune after that did, in the repository and in its copies.
 #[derive(Serialize)]
-struct Document<'r> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Document<'r> {
     #[serde(flatten)]
     here: InPlace<&'r ForgetReport>,
+    /// In its copies, in the order of the configuration.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     copies: Vec<InPlace<&'r CopyForgetReport>>,
 }
 
 /// The same of one place.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct InPlace<R> {
     #[serde(flatten)]
     forgotten: R,
+    /// What the prune after that did.
     #[serde(skip_serializing_if = "Option::is_none")]
     prune: Option<PruneReport>,
 }

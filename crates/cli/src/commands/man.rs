@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap_mangen::Man;
+use serde::Serialize;
 
 use crate::args;
 use crate::exit::{Exit, Failure};
@@ -27,6 +28,16 @@ pub(crate) struct ManArgs {
     pub(crate) directory: PathBuf,
 }
 
+/// What was written.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ManReport<'r> {
+    /// Where.
+    directory: &'r Path,
+    /// Each page.
+    pages: &'r [PathBuf],
+}
+
 impl ManArgs {
     /// Writes the pages.
     pub(crate) fn run(&self, output: &Output) -> Result<Exit, Failure> {
@@ -42,7 +53,7 @@ impl ManArgs {
             pages.push(path);
         }
         output.line(format_args!("wrote {} pages to {}", pages.len(), self.directory.display()));
-        output.document(&serde_json::json!({ "directory": self.directory, "pages": pages }));
+        output.document(&ManReport { directory: &self.directory, pages: &pages });
         Ok(Exit::Done)
     }
 }

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 
 /// Everything that is needed to restore without this machine.
 #[derive(Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RecoverySheet {
     /// Where the repository is.
     pub location: String,

@@ -10,6 +10,7 @@ use super::{Engine, ErrorReport, TableRows};
 
 /// What [`crate::repository::init`] made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitReport {
     /// Where the repository is.
     pub repository: String,
@@ -27,6 +28,7 @@ pub struct InitReport {
 
 /// One thing that `init --setup` took care of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SetupItem {
     /// The file or directory.
     pub path: PathBuf,
@@ -36,6 +38,7 @@ pub struct SetupItem {
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SessionStatus {
     /// Every database is done.
@@ -48,6 +51,7 @@ pub enum SessionStatus {
 
 /// What a backup session did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BackupReport {
     /// `YYYYMMDD_HHMMSS`, UTC.
     pub session: String,
@@ -106,6 +110,7 @@ impl BackupReport {
 
 /// Sums over the databases of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BackupTotals {
     /// How many databases.
     pub databases: u64,
@@ -130,6 +135,7 @@ impl Eq for BackupTotals {}
 
 /// How the backup of one database ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BackupStatus {
     /// Stored.
@@ -144,6 +150,7 @@ pub enum BackupStatus {
 
 /// What a session did with one database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DatabaseBackup {
     /// The name in the repository.
     pub name: String,
@@ -189,6 +196,7 @@ pub struct DatabaseBackup {
 
 /// What became of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopyReport {
     /// The configured name.
     pub name: String,

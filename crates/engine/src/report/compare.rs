@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 /// What differs between a snapshot and another one, or the live database.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CompareReport {
     /// Whether nothing differs. False where something could not be compared.
     pub same: bool,
@@ -36,6 +37,7 @@ impl CompareReport {
 
 /// One of the two sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ComparedSide {
     /// The snapshot; `None` for the live database.
     pub snapshot: Option<Id>,
@@ -49,6 +51,7 @@ pub struct ComparedSide {
 
 /// What differs in the schema.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SchemaReport {
     /// What only the right side has.
     pub added: Vec<SchemaChange>,
@@ -60,6 +63,7 @@ pub struct SchemaReport {
 
 /// An object of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SchemaChange {
     /// `table`, `index`, `view`, `trigger`, or `setting` (`user_version`, `application_id`); of PostgreSQL what `pg_dump`
     /// calls it, as `fk constraint`.
@@ -75,6 +79,7 @@ pub struct SchemaChange {
 
 /// What differs in a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ComparedTable {
     /// Its name.
     pub name: String,
@@ -122,6 +127,7 @@ impl ComparedTable {
 
 /// A column with two names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RenamedColumn {
     /// Its name on the left.
     pub left: String,
@@ -131,11 +137,13 @@ pub struct RenamedColumn {
 
 /// A row that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RowChange {
     /// What became of it.
     pub change: RowKind,
     /// The columns that tell it apart, or its `rowid`; empty where a table has neither.
     #[serde(serialize_with = "as_map")]
+    #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, CellValue>"))]
     pub key: Vec<(String, CellValue)>,
     /// The columns that differ; of a row that one side has, all but those of the key.
     pub columns: Vec<ColumnChange>,
@@ -143,6 +151,7 @@ pub struct RowChange {
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RowKind {
     /// Only the right side has it.
@@ -155,6 +164,7 @@ pub enum RowKind {
 
 /// A column that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ColumnChange {
     /// Its name.
     pub name: String,
@@ -217,6 +227,33 @@ impl Serialize for CellValue {
             Self::Real(number) => serializer.serialize_f64(*number),
             Self::Text(text) => serializer.serialize_str(text),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for CellValue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CellValue".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = |key: &str, inner: serde_json::Value| serde_json::json!({ "type": "object", "properties": { key: inner }, "required": [key] });
+        let text = || serde_json::json!({ "type": "string" });
+        let long = serde_json::json!({
+            "type": "object",
+            "properties": { "begin": { "type": "string" }, "bytes": { "type": "integer", "minimum": 0 } },
+            "required": ["begin", "bytes"]
+        });
+        schemars::json_schema!({
+            "description": "A value of a database. What JSON has no word for is an object with one key: `$blob` and \
+                `$text` (not valid as text) in base64, `$integer` beyond 2^53, `$real`, `$long` for the beginning of \
+                a long text.",
+            "anyOf": [
+                { "type": ["null", "number", "string"] },
+                one("$blob", text()), one("$text", text()), one("$integer", text()), one("$real", text()),
+                one("$long", long)
+            ]
+        })
     }
 }
 

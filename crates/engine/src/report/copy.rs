@@ -10,6 +10,7 @@ use super::{ErrorReport, SessionStatus};
 
 /// What [`crate::copy::run`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopyRunReport {
     /// The configured name of the copy, else its location.
     pub copy: String,
@@ -80,6 +81,7 @@ impl CopyRunReport {
 
 /// One snapshot that was to be copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopiedSnapshot {
     /// The snapshot of the source.
     pub snapshot: Id,
@@ -97,6 +99,7 @@ pub struct CopiedSnapshot {
 
 /// What became of one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum CopiedStatus {
     /// It is there now; in a plan: it would be copied.

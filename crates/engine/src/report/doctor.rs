@@ -6,6 +6,7 @@ use super::{Engine, ErrorReport};
 
 /// What [`crate::doctor::run`] found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DoctorReport {
     /// Each source, in the order in which they were given.
     pub sources: Vec<ExaminedSource>,
@@ -15,6 +16,7 @@ pub struct DoctorReport {
 
 /// A source that was examined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExaminedSource {
     /// What it is called in the repository.
     pub name: String,
@@ -32,6 +34,7 @@ pub struct ExaminedSource {
 
 /// The repository, examined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExaminedRepository {
     /// Where it is.
     pub location: String,
@@ -43,6 +46,7 @@ pub struct ExaminedRepository {
 
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// It can be backed up.
@@ -55,6 +59,7 @@ pub enum Health {
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It was looked at and is right.
@@ -69,6 +74,7 @@ pub enum Severity {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,

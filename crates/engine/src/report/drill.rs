@@ -7,6 +7,7 @@ use super::{ErrorReport, Verified};
 
 /// What drills found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DrillReport {
     /// One entry a snapshot.
     pub drills: Vec<Drilled>,
@@ -21,6 +22,7 @@ pub struct DrillReport {
 
 /// What the drill of one snapshot found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drilled {
     /// The snapshot.
     pub snapshot: Id,
@@ -47,6 +49,7 @@ pub struct Drilled {
 
 /// Whether a snapshot passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DrillStatus {
     /// Everything was as it should be.
@@ -57,6 +60,7 @@ pub enum DrillStatus {
 
 /// A query and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TriedAssertion {
     /// The query.
     pub sql: String,

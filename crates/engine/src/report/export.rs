@@ -8,6 +8,7 @@ use super::{TableRows, VerifyStatus};
 
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExportReport {
     /// The session.
     pub session: String,
@@ -41,6 +42,7 @@ impl ExportReport {
 
 /// Sums over an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExportTotals {
     /// How many databases.
     pub databases: u64,
@@ -54,6 +56,7 @@ pub struct ExportTotals {
 
 /// A database of a session that is not there any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MissingDatabase {
     /// Its name.
     pub database: String,
@@ -63,6 +66,7 @@ pub struct MissingDatabase {
 
 /// What became of a snapshot that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MissingStatus {
     /// It was forgotten.
@@ -83,6 +87,7 @@ impl MissingDatabase {
 
 /// One database of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DatabaseExport {
     /// Its name.
     pub database: String,
@@ -111,6 +116,7 @@ pub struct DatabaseExport {
 
 /// A file of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExportedFile {
     /// Its path in the directory of the export.
     pub path: String,
@@ -122,6 +128,7 @@ pub struct ExportedFile {
 
 /// What plain files turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FilesReport {
     /// One entry a database, and one for each other file that is not what it should be.
     pub checked: Vec<CheckedFile>,
@@ -142,6 +149,7 @@ impl FilesReport {
 
 /// Who wrote a file, a directory or an archive, when and where, as it says itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileFacts {
     /// The path.
     pub path: String,
@@ -166,6 +174,7 @@ pub struct FileFacts {
 
 /// What was found in one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckedFile {
     /// The snapshot that it was exported from, where it says so.
     pub snapshot: Option<Id>,

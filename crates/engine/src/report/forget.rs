@@ -10,6 +10,7 @@ use super::ErrorReport;
 
 /// What [`crate::forget::run`] decided and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForgetReport {
     /// What stays, and why.
     pub kept: Vec<Kept>,
@@ -49,6 +50,7 @@ impl ForgetReport {
 
 /// A snapshot that stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kept {
     /// The snapshot.
     pub id: Id,
@@ -62,6 +64,7 @@ pub struct Kept {
 
 /// A snapshot that was forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Forgotten {
     /// The snapshot.
     pub id: Id,
@@ -73,6 +76,7 @@ pub struct Forgotten {
 
 /// A database that the policy of the configuration left as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Frozen {
     /// Its name.
     pub database: String,
@@ -82,6 +86,7 @@ pub struct Frozen {
 
 /// A snapshot that was not forgotten though it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Refused {
     /// The snapshot.
     pub id: Id,
@@ -95,6 +100,7 @@ pub struct Refused {
 
 /// What [`crate::forget::by_itself`] did, in the repository and in its copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyReport {
     /// In the repository itself.
     #[serde(flatten)]
@@ -106,6 +112,7 @@ pub struct PolicyReport {
 
 /// What became of one copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopyForgetReport {
     /// What it is called.
     pub name: String,

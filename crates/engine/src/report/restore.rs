@@ -10,6 +10,7 @@ use super::{ErrorReport, SessionStatus, TableRows};
 
 /// What a restore did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestoreReport {
     /// What was restored.
     pub snapshot: Id,
@@ -72,6 +73,7 @@ impl RestoreReport {
 
 /// Whether one database of a session was restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RestoreStatus {
     /// It was.
@@ -82,6 +84,7 @@ pub enum RestoreStatus {
 
 /// What the restore of a session did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionRestoreReport {
     /// The session.
     pub session: String,
@@ -107,6 +110,7 @@ impl SessionRestoreReport {
 
 /// What [`crate::restore::run`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum RestoreOutcome {
     /// One snapshot.

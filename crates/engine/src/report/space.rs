@@ -7,6 +7,7 @@ use super::CopyStatus;
 
 /// What [`crate::prune::run`] did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PruneReport {
     /// Packs that were removed.
     pub packs_removed: u64,
@@ -41,6 +42,7 @@ pub struct PruneReport {
 
 /// What [`crate::size::run`] measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SizeReport {
     /// One entry a database, by name.
     pub databases: Vec<DatabaseSize>,
@@ -62,6 +64,7 @@ pub struct SizeReport {
 
 /// What one database costs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DatabaseSize {
     /// Its name.
     pub name: String,

@@ -1,0 +1,67 @@
+//! What `--progress=json` writes to standard error: one JSON object a line.
+
+use serde::Serialize;
+
+/// Something that happened while a command ran.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum Event<'e> {
+    /// A new phase began, and the one before it ended.
+    Phase {
+        /// What is done, for people.
+        phase: &'e str,
+        /// How many bytes there are to go; 0 where nobody knows.
+        total: u64,
+    },
+    /// The present phase goes on, or ends.
+    Progress {
+        /// What is done, for people.
+        phase: &'e str,
+        /// How many bytes of it are done.
+        done: u64,
+        /// How many there are; 0 where nobody knows.
+        total: u64,
+    },
+    /// The operation reached a step of its own.
+    Step {
+        /// Its name.
+        step: &'e str,
+    },
+    /// Something that a person may want to know.
+    Message {
+        /// One line.
+        message: &'e str,
+    },
+    /// Something that a person should look at.
+    Warning {
+        /// One sentence.
+        message: &'e str,
+        /// What to do about it.
+        hint: Option<&'e str>,
+    },
+    /// Why the command failed, or one database of several.
+    Error {
+        /// A word for programs.
+        kind: &'e str,
+        /// One sentence, with its causes.
+        message: &'e str,
+        /// What to do about it.
+        hint: Option<&'e str>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_apart_by_one_word() {
+        let warning = Event::Warning { message: "odd", hint: None };
+        let written = serde_json::to_string(&warning).unwrap();
+        assert_eq!(written, r#"{"event":"warning","message":"odd","hint":null}"#);
+        let progress = Event::Progress { phase: "read app", done: 1, total: 2 };
+        let written = serde_json::to_string(&progress).unwrap();
+        assert_eq!(written, r#"{"event":"progress","phase":"read app","done":1,"total":2}"#);
+    }
+}
