@@ -2,7 +2,8 @@
 //!
 //! A fenced block marked `sh` is run line by line by a shell, in a folder that holds what the page speaks of: a
 //! database `app.db`, a folder `data/` with two more, the built `dbkeep` on the PATH, and a home of its own. One that is
-//! marked `toml` is written into `dbkeep.toml` there, in the place of what was in it. A line that calls `restic` or `sqlite3` is left out, and said so, where that program is not installed.
+//! marked `toml` is written into `dbkeep.toml` there, in the place of what was in it, one marked `bash` into `backup.sh`.
+//! A line that calls `restic` or `sqlite3` is left out, and said so, where that program is not installed.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stdout, reason = "a test says what it left out")]
@@ -104,6 +105,7 @@ impl Reader {
         for step in steps {
             match step {
                 Step::Configure(text) => fs::write(self.work().join("dbkeep.toml"), text).unwrap(),
+                Step::Script(text) => fs::write(self.work().join("backup.sh"), text).unwrap(),
                 Step::Run(line) => match missing_program(&line) {
                     Some(program) => println!("skipped, {program} is not installed: {line}"),
                     None => self.run(&line),
@@ -120,17 +122,21 @@ enum Step {
     Run(String),
     /// Have this in `dbkeep.toml`.
     Configure(String),
+    /// Have this in `backup.sh`.
+    Script(String),
 }
 
-/// Returns the lines of all blocks marked `sh`, without comments, and the blocks marked `toml`.
+/// Returns the lines of all blocks marked `sh`, without comments, and the blocks marked `toml` and `bash`.
 fn steps(page: &str) -> Vec<Step> {
     let mut block = None;
     let mut steps = Vec::new();
     for line in page.lines() {
         if line.starts_with("```") {
             block = if block.is_none() { Some(line.trim()) } else { None };
-            if block == Some("```toml") {
-                steps.push(Step::Configure(String::new()));
+            match block {
+                Some("```toml") => steps.push(Step::Configure(String::new())),
+                Some("```bash") => steps.push(Step::Script(String::new())),
+                _ => {}
             }
             continue;
         }
@@ -138,7 +144,7 @@ fn steps(page: &str) -> Vec<Step> {
             (Some("```sh"), _) if !line.trim().is_empty() => {
                 steps.push(Step::Run(line.split(" # ").next().unwrap_or(line).trim_end().to_owned()));
             }
-            (Some("```toml"), Some(Step::Configure(text))) => {
+            (Some("```toml"), Some(Step::Configure(text))) | (Some("```bash"), Some(Step::Script(text))) => {
                 text.push_str(line);
                 text.push('\n');
             }
@@ -201,6 +207,11 @@ fn page_about_drills_works_as_printed() {
 }
 
 #[test]
+fn page_about_workflows_works_as_printed() {
+    Reader::new().follow("github-actions.md");
+}
+
+#[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
 }
@@ -233,10 +244,52 @@ fn security_page_works_as_printed() {
     reader.follow("security.md");
 }
 
+/// Returns the commands of the blocks marked `crontab`: what stands behind the five fields of the time.
+fn cron_commands(page: &str) -> Vec<&str> {
+    let blocks = page.split("```crontab\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.flat_map(str::lines).filter_map(|line| line.splitn(6, ' ').nth(5)).collect()
+}
+
+#[test]
+fn page_about_schedulers_works_as_printed_with_what_cron_gives() {
+    let reader = Reader::new();
+    reader.follow("schedulers.md");
+    let home = reader.folder.path().join("home");
+    fs::create_dir(home.join("bin")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dbkeep"), home.join("bin/dbkeep")).unwrap();
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/schedulers.md")).unwrap();
+    let commands = cron_commands(&page);
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        // What cron would take for the end of the line.
+        assert!(!command.contains('%'), "{command}");
+        let command = command.replace("/home/you/project", &reader.work().display().to_string());
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &command]).current_dir(&home).env_clear();
+        shell.env("HOME", &home).env("LOGNAME", "you").env("SHELL", "/bin/sh").env("PATH", "/usr/bin:/bin");
+        let output = shell.output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        // Whatever is printed is mailed.
+        assert_eq!((output.status.code(), printed.as_ref()), (Some(0), ""), "{command}");
+    }
+    // Two databases: by hand, by the first line, by the second.
+    let listed = reader.run_at("dbkeep list --json", None);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let reasons = listed["snapshots"].as_array().unwrap().iter().map(|one| &one["reason"]);
+    assert_eq!(reasons.collect::<Vec<_>>(), ["schedule"; 6]);
+    // And what is wrong is told.
+    fs::remove_file(reader.work().join("app.db")).unwrap();
+    let failed = reader.run_at("./backup.sh", None);
+    assert_eq!(failed.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("app"), "{failed:?}");
+}
+
 #[test]
 fn only_blocks_marked_as_shell_are_commands() {
-    let page = "```sh\none # why\n\ntwo\n```\n```\nnot this\n```\ntext\n```toml\n[a]\n\nb = 1\n```\n```sh\nthree\n```\n";
+    let page = "```sh\none # why\n\ntwo\n```\n```\nnot this\n```\ntext\n```toml\n[a]\n\nb = 1\n```\n```sh\nthree\n```\n```bash\nfour\n```\n";
     let run = |line: &str| Step::Run(line.to_owned());
-    let expected = [run("one"), run("two"), Step::Configure("[a]\n\nb = 1\n".to_owned()), run("three")];
+    let toml = Step::Configure("[a]\n\nb = 1\n".to_owned());
+    let expected = [run("one"), run("two"), toml, run("three"), Step::Script("four\n".to_owned())];
     assert_eq!(steps(page), expected);
 }
