@@ -1,4 +1,6 @@
 //! Verified backups around the schema migrations of a project, from its directory and its branch.
+//!
+//! The same through the client for TypeScript is in `clients/typescript/tests/system-c.test.ts`.
 
 use std::fs;
 
