@@ -23,6 +23,7 @@ pub mod order;
 #[cfg(test)]
 mod place;
 pub mod plan;
+pub mod presence;
 pub mod restore;
 pub mod rows;
 pub mod schema;

@@ -51,7 +51,7 @@ pub fn is_open_elsewhere(path: &Path) -> Result<Usage> {
     if lease == Some(true) {
         return Ok(Usage::Nobody);
     }
-    let (holders, complete) = scan(&identity);
+    let (holders, complete) = scan(&identity, &|_| false);
     Ok(match (holders.is_empty(), lease) {
         (false, _) | (true, Some(false)) => Usage::Somebody(holders),
         (true, None) if complete => Usage::Nobody,
@@ -59,9 +59,15 @@ pub fn is_open_elsewhere(path: &Path) -> Result<Usage> {
     })
 }
 
+/// Looks for other processes that have a file open, without opening it: `passes` says which of them do not count, and is
+/// asked before a process is looked at. The second value says whether all could be looked at.
+pub fn open_in_others(identity: &Identity, passes: &dyn Fn(u32) -> bool) -> (Vec<Holder>, bool) {
+    scan(identity, passes)
+}
+
 /// Returns who has the file open, as `process 4711 (app)`, for an error about its locks.
 pub(crate) fn describe(path: &Path) -> String {
-    let holders = identity(path).map(|identity| scan(&identity).0).unwrap_or_default();
+    let holders = identity(path).map(|identity| scan(&identity, &|_| false).0).unwrap_or_default();
     match holders.as_slice() {
         [] => "another process".into(),
         [holder] => holder.to_string(),
@@ -118,7 +124,7 @@ fn lease(file: &File) -> Option<bool> {
 }
 
 /// Looks for other processes that have the file open; the second value says whether all were seen.
-fn scan(identity: &Identity) -> (Vec<Holder>, bool) {
+fn scan(identity: &Identity, passes: &dyn Fn(u32) -> bool) -> (Vec<Holder>, bool) {
     let Ok(processes) = fs::read_dir("/proc") else { return (Vec::new(), false) };
     let own = std::process::id();
     let mut holders = Vec::new();
@@ -127,7 +133,7 @@ fn scan(identity: &Identity) -> (Vec<Holder>, bool) {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        if pid == own {
+        if pid == own || passes(pid) {
             continue;
         }
         match open_in(&process.path().join("fd"), identity) {
@@ -207,6 +213,19 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(is_open_elsewhere(&path).unwrap(), Usage::Nobody);
         assert_eq!(describe(&path), "another process");
+    }
+
+    #[test]
+    fn process_that_passes_is_not_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = database(directory.path());
+        let identity = identity(&path).unwrap();
+        let mut child = keep_open(&path);
+        let pid = child.id();
+        assert_eq!(open_in_others(&identity, &|_| false).0, [Holder { pid, name: "sh".into() }]);
+        assert_eq!(open_in_others(&identity, &|other| other == pid).0, []);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -1,0 +1,122 @@
+//! Who is connected to a database, and whether anything was written on its server.
+//!
+//! Asked through a session in another database, so that whoever asks is in nobody's way, not even of a rename.
+
+use crate::conninfo::ConnInfo;
+use crate::restore::administration;
+use crate::wire::{Connection, Options};
+use crate::{Error, Result};
+
+/// A session that is connected to a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The number of the server's process.
+    pub process: i32,
+    /// When it began, as the server writes it: together with the number it names one session.
+    pub began: String,
+    /// Its user.
+    pub user: String,
+    /// What it calls itself; empty where the server does not say.
+    pub application: String,
+    /// What kind of session it is, as `client backend`; empty where the server does not say.
+    pub kind: String,
+    /// Where it comes from; `None` for a socket of the server's own machine, and where the server does not say.
+    pub address: Option<String>,
+    /// The port that it comes from; -1 for a socket of the server's own machine.
+    pub port: Option<i32>,
+}
+
+/// A session that looks at one database from outside.
+#[derive(Debug)]
+pub struct Presence {
+    connection: Connection,
+    database: String,
+}
+
+impl Presence {
+    /// Connects to another database of the server that `info` leads to.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub fn open(info: &ConnInfo, options: &Options) -> Result<Self> {
+        let connection = administration(info, options, &info.database)?;
+        Ok(Self { connection, database: info.database.clone() })
+    }
+
+    /// Returns the sessions that are connected to the database, but those that clean up, help others or send its log.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn sessions(&mut self) -> Result<Vec<Present>> {
+        let sql = "SELECT pid, coalesce(backend_start::text, ''), coalesce(usename, ''), coalesce(application_name, ''),
+                          coalesce(backend_type, ''), pg_catalog.host(client_addr), client_port
+                   FROM pg_catalog.pg_stat_activity
+                   WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()
+                     AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender')
+                   ORDER BY pid";
+        let rows = self.connection.query(sql, &[Some(&self.database)])?;
+        rows.into_iter().map(present).collect()
+    }
+
+    /// Returns how many transactions wait in the database to be committed by whoever comes.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn prepared(&mut self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM pg_catalog.pg_prepared_xacts WHERE database = $1";
+        let rows = self.connection.query(sql, &[Some(&self.database)])?;
+        let count = rows.first().and_then(|row| row.first().cloned().flatten());
+        count.and_then(|text| text.parse().ok()).ok_or_else(|| Error::protocol("a count is none"))
+    }
+
+    /// Returns where the server stands: the same again means that no transaction that wrote has ended on it since. `None`
+    /// where one is known to be under way, or there is no such database.
+    ///
+    /// Numbers of transactions are given when something is written for the first time, to the whole server in one order.
+    /// One that has a number and has not ended may be missing here; its session is among [`Presence::sessions`], or it is
+    /// counted by [`Presence::prepared`].
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn position(&mut self) -> Result<Option<String>> {
+        let sql = "SELECT pg_catalog.txid_current_snapshot()::text, d.oid::text,
+                          pg_catalog.pg_postmaster_start_time()::text
+                   FROM pg_catalog.pg_database AS d WHERE d.datname = $1";
+        let rows = self.connection.query(sql, &[Some(&self.database)])?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let parts: Vec<String> = row.into_iter().flatten().collect();
+        let [snapshot, ..] = parts.as_slice() else {
+            return Err(Error::protocol("a position without a snapshot"));
+        };
+        let mut numbers = snapshot.split(':');
+        let (oldest, next, running) = (numbers.next(), numbers.next(), numbers.next());
+        Ok((oldest == next && running == Some("")).then(|| parts.join(" ")))
+    }
+
+    /// Ends a session. Returns whether it was there.
+    ///
+    /// # Errors
+    /// When that is not allowed.
+    pub fn end(&mut self, session: &Present) -> Result<bool> {
+        let sql = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+                   WHERE pid = $1::int AND backend_start::text = $2 AND datname = $3";
+        let process = session.process.to_string();
+        let parameters = [Some(process.as_str()), Some(session.began.as_str()), Some(self.database.as_str())];
+        Ok(!self.connection.query(sql, &parameters)?.is_empty())
+    }
+}
+
+fn present(row: Vec<Option<String>>) -> Result<Present> {
+    let odd = || Error::protocol("a session is described in another way");
+    let row: [Option<String>; 7] = row.try_into().map_err(|_| odd())?;
+    let [process, began, user, application, kind, address, port] = row;
+    Ok(Present {
+        process: process.and_then(|text| text.parse().ok()).ok_or_else(odd)?,
+        began: began.unwrap_or_default(),
+        user: user.unwrap_or_default(),
+        application: application.unwrap_or_default(),
+        kind: kind.unwrap_or_default(),
+        address,
+        port: port.map(|text| text.parse().map_err(|_| odd())).transpose()?,
+    })
+}
