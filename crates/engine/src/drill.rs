@@ -5,7 +5,7 @@
 //! nothing from what this host has kept: it is this repository that is tried. Whether it passed and how long it took
 //! is noted there; nothing else stays, whatever ends it.
 
-mod assertion;
+pub(crate) mod assertion;
 mod file;
 mod scratch;
 mod server;
@@ -23,6 +23,7 @@ use crate::verify::{self, VerifyRequest};
 use crate::{Error, Result, served, show};
 
 pub use assertion::Assertion;
+pub(crate) use file::ask;
 
 /// What to try.
 #[derive(Clone, Debug, Default)]

@@ -283,6 +283,14 @@ pub enum Error {
         /// What the first said.
         first: String,
     },
+    /// The command of a guard could not be started.
+    #[error("{program} could not be started")]
+    NotStarted {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -348,6 +356,10 @@ impl Error {
             Self::AtCopy { source, .. } => source.kind(),
             Self::CopyBusy => ErrorKind::Locked,
             Self::NotAllCopied { .. } => ErrorKind::NotAllCopied,
+            Self::NotStarted { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorKind::CommandNotFound,
+                _ => ErrorKind::CommandNotExecutable,
+            },
             Self::Cancelled => ErrorKind::Interrupted,
             Self::Repo(error) => kind::of_repository(error),
             Self::Sqlite(error) => kind::of_sqlite(error),
@@ -462,6 +474,12 @@ impl Error {
                 "`dbkeep check --read-data` tells what is damaged; one that cannot be saved any more is dropped with `dbkeep forget`"
                     .to_owned(),
             ),
+            Self::NotStarted { source, .. } => Some(match source.kind() {
+                io::ErrorKind::NotFound => {
+                    "check how it is spelled; a command line for a shell is given as `sh -c '…'`".to_owned()
+                }
+                _ => "make it executable with `chmod +x`, and begin a script with `#!/bin/sh` or the like".to_owned(),
+            }),
             Self::AllFailed { .. } | Self::Cancelled => None,
             Self::Io { source, .. } => io_hint(source),
             Self::ReportUnwritten { .. } => Some(

@@ -23,6 +23,7 @@ mod finding;
 mod forecast;
 pub mod forget;
 mod git;
+pub mod guard;
 mod integrity;
 pub mod keys;
 pub mod list;

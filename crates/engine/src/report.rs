@@ -10,6 +10,7 @@ mod doctor;
 mod drill;
 mod export;
 mod forget;
+mod guard;
 mod restore;
 mod space;
 
@@ -38,6 +39,7 @@ pub use export::{
     MissingDatabase, MissingStatus,
 };
 pub use forget::{CopyForgetReport, ForgetReport, Forgotten, Frozen, Kept, PolicyReport, Refused};
+pub use guard::{DatabaseChanges, GuardCheck, GuardOutcome, GuardReport, GuardedDatabase, GuardedStatus};
 pub use restore::{RestoreOutcome, RestoreReport, RestoreStatus, SessionRestoreReport};
 pub use space::{DatabaseSize, PruneReport, SizeReport};
 

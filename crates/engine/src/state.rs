@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! repositories/<hash of the location>    which repository is there, and what was shown of it
+//! guards/<hash of the location>/         guards that are at work, or were (`guard/record.rs`)
 //! <repository id>/heads                  the newest facts that are known
 //! <repository id>/sessions               the ids that sessions were given
 //! <repository id>/cache/                 what the small objects of the repository say (`dbkeep_repo::cache`)
@@ -68,6 +69,16 @@ impl State {
     /// Returns the state of one repository.
     pub(crate) fn repository(&self, id: &str) -> RepositoryState {
         RepositoryState { directory: self.directory.join(name::encode(id)) }
+    }
+
+    /// Returns the folder of guards at work whose backups are in the repository at `location`. It is there on return.
+    pub(crate) fn guards(&self, location: &Path) -> Result<PathBuf> {
+        let folder = self.directory.join("guards").join(digits(location));
+        private_directory(&folder)?;
+        for folder in folder.ancestors().take(3) {
+            durable::sync_parent(folder).map_err(Error::io("sync", folder))?;
+        }
+        Ok(folder)
     }
 
     fn place_file(&self, location: &Path) -> PathBuf {
@@ -253,11 +264,13 @@ impl RepositoryState {
     }
 }
 
-fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
+/// Reads a state file; `None` when it is absent or damaged.
+pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&read(path)?).ok()
 }
 
-fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// Replaces a state file. It is on disk on return.
+pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write(path, &encoded(value))
 }
 

@@ -33,7 +33,7 @@ impl FromStr for Assertion {
 }
 
 /// What a query came to.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// One value; none where it is NULL.
     Value(Option<String>),
     /// Something that is no single value, or an error, in words.

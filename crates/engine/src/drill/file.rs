@@ -114,7 +114,7 @@ fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) 
 }
 
 /// Asks for one value.
-fn ask(connection: &Connection, sql: &str) -> rusqlite::Result<Answer> {
+pub(crate) fn ask(connection: &Connection, sql: &str) -> rusqlite::Result<Answer> {
     let mut statement = connection.prepare(sql)?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;

@@ -137,6 +137,14 @@ kinds! {
     SomeFailed = "some-failed",
     /// Some snapshots could not be copied.
     NotAllCopied = "not-all-copied",
+    /// The command of a guard is not there.
+    CommandNotFound = "command-not-found",
+    /// The command of a guard cannot be run.
+    CommandNotExecutable = "command-not-executable",
+    /// The command of a guard failed.
+    CommandFailed = "command-failed",
+    /// The command of a guard succeeded, and what was asked afterwards does not hold.
+    CheckFailed = "check-failed",
     /// It was asked to stop, and everything is sound.
     Interrupted = "interrupted",
 }

@@ -10,6 +10,7 @@ mod copy_retention;
 mod damaged_sources;
 mod export;
 mod fixture;
+mod guard;
 mod keep;
 mod large;
 mod prune;

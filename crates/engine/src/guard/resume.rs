@@ -1,0 +1,230 @@
+//! Explaining and finishing a guard that was killed.
+//!
+//! What its command did is known only as far as its record says. So a database is brought back by itself only where it was
+//! decided already, and the database stands where it stood then; everything else is for a person to say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::database::{Guarded, configured, untouched};
+use super::record::{Claim, Phase, Record, unfinished};
+use super::settle::{can_be_shown, has_changed};
+use super::{Decide, OnFailure, Run, VARIABLE};
+use crate::clock::Clock;
+use crate::context::{Context, Watch};
+use crate::report::{ErrorReport, GuardOutcome, GuardReport, GuardedStatus};
+use crate::repository;
+use crate::{Error, Result};
+
+/// What to resume.
+#[derive(Clone, Debug, Default)]
+pub struct Resume {
+    /// The databases of the guard, as they were given to it; none means every guard that did not end.
+    pub sources: Vec<String>,
+    /// What to do where a command failed, or nobody knows how it ended. By default only what can be shown to be right.
+    pub on_failure: Option<OnFailure>,
+}
+
+/// Explains and finishes guards that did not end, one report each. Where somebody has to decide, the report has an
+/// error that says so, and the guard can be resumed again.
+///
+/// # Errors
+/// When a command still runs, or a guard is at work.
+pub fn resume(
+    context: &Context,
+    request: &Resume,
+    decide: &Decide<'_>,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<Vec<GuardReport>> {
+    let (context, named) = match request.sources.as_slice() {
+        [] => (context.clone(), Vec::new()),
+        given => configured(context, given)?,
+    };
+    let of_interest =
+        |record: &Record| named.is_empty() || record.databases.iter().any(|one| named.contains(&one.name));
+    let mut reports = Vec::new();
+    for record in unfinished(&context)?.into_iter().filter(of_interest) {
+        reports.push(finish(&context, record, request, decide, now, watch)?);
+    }
+    Ok(reports)
+}
+
+/// Finishes one guard.
+fn finish(
+    context: &Context,
+    record: Record,
+    request: &Resume,
+    decide: &Decide<'_>,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<GuardReport> {
+    let names: Vec<String> = record.databases.iter().map(|one| one.name.clone()).collect();
+    let claim = Claim::take(context, &names)?;
+    refuse_while_it_runs(&record)?;
+    let store = repository::open(context, now, watch)?;
+    let find = |name: &String| {
+        let recorded = record.databases.iter().find(|one| one.name == *name);
+        let recorded =
+            recorded.ok_or_else(|| Error::UnknownSource { name: name.clone(), suggestion: None })?;
+        located(context, &recorded.name, &recorded.source, recorded.snapshot)
+    };
+    let databases = names.iter().map(find).collect::<Result<Vec<_>>>()?;
+    // A source that is found by what the record says of it is a configured one from here on.
+    let mut configured = store.context().clone();
+    for (context, _) in &databases {
+        configured.config.databases.extend(context.config.databases.clone());
+    }
+    let store = repository::open(&configured, now, watch)?;
+    let checks = record.checks.clone();
+    let clock = Clock::start(now);
+    let mut run = Run {
+        store: &store,
+        claim: &claim,
+        checks: &checks,
+        databases: databases.into_iter().map(|(_, database)| database).collect(),
+        positions: BTreeMap::new(),
+        record,
+        clock,
+        watch,
+    };
+    let mut report = run.retold(now);
+    run.look_at_all(&mut report)?;
+    run.settle_again(request.on_failure, decide, &mut report)?;
+    report.finished = clock.now();
+    Ok(report)
+}
+
+/// Finds a database of a record: the configured one of its name, else where the record says that it was.
+fn located(
+    context: &Context,
+    name: &str,
+    source: &str,
+    snapshot: dbkeep_repo::Id,
+) -> Result<(Context, Guarded)> {
+    if context.config.databases.contains_key(name) {
+        return Ok((context.clone(), Guarded::find(context, name, snapshot)?));
+    }
+    let (context, _) = configured(context, &[source.to_owned()])?;
+    let found = Guarded::find(&context, name, snapshot)?;
+    Ok((context, found))
+}
+
+/// Refuses to judge what a command did while it still does it.
+fn refuse_while_it_runs(record: &Record) -> Result<()> {
+    let running = processes_of(&record.session);
+    let Some(first) = running.first() else { return Ok(()) };
+    let group = match &record.phase {
+        Phase::Running { group: Some(group) } => format!("kill -TERM -- -{group}"),
+        _ => format!("kill -TERM {first}"),
+    };
+    Err(Error::Refused {
+        what: format!("the command of session {} still runs (process {first})", record.session),
+        hint: Some(format!("wait until it has ended, or end it with `{group}`")),
+    })
+}
+
+/// Returns the processes that the command of a guard has left, by the variable that it was given.
+fn processes_of(session: &str) -> Vec<u32> {
+    let wanted = format!("{VARIABLE}={session}");
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let has = |pid: &u32| {
+        let environment = fs::read(Path::new("/proc").join(pid.to_string()).join("environ"));
+        environment.is_ok_and(|text| text.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()))
+    };
+    let own = std::process::id();
+    processes.flatten().filter_map(number).filter(|pid| *pid != own).filter(has).collect()
+}
+
+impl Run<'_> {
+    /// Returns what the record tells, before the databases are looked at.
+    fn retold(&self, now: Timestamp) -> GuardReport {
+        let failure = match &self.record.phase {
+            Phase::Ready | Phase::Running { .. } => {
+                Some("its guard was killed, so how it ended is not known".to_owned())
+            }
+            Phase::Succeeded => None,
+            Phase::Failed { why } | Phase::Restoring { why } => Some(why.clone()),
+        };
+        let is_decided = matches!(self.record.phase, Phase::Restoring { .. });
+        let database = |place: usize| {
+            let (one, recorded) = (&self.databases[place], &self.record.databases[place]);
+            let (name, shown) = (&recorded.name, &recorded.source);
+            let mut told = untouched(name, recorded.engine, shown, Some(one.snapshot));
+            told.doubts.clone_from(&recorded.doubts);
+            if !is_decided || !self.stands_at(place, recorded.position.as_ref()) {
+                told.doubts.push("nobody looked out for others since its guard was killed".to_owned());
+            }
+            told.alone = told.doubts.is_empty();
+            told
+        };
+        GuardReport {
+            session: self.record.session.clone(),
+            command: self.record.command.clone(),
+            exit: None,
+            outcome: GuardOutcome::Kept,
+            failure,
+            check_failed: false,
+            started: self.record.started,
+            finished: now,
+            duration_ms: 0,
+            databases: (0..self.databases.len()).map(database).collect(),
+            changes: Vec::new(),
+            notes: vec![format!("an earlier guard did not end: {}", explained(&self.record))],
+            error: None,
+        }
+    }
+
+    /// Decides and acts as far as that is for us to do.
+    fn settle_again(
+        &mut self,
+        on_failure: Option<OnFailure>,
+        decide: &Decide<'_>,
+        report: &mut GuardReport,
+    ) -> Result<()> {
+        let shown = can_be_shown(report);
+        let open = report.failure.is_some() && has_changed(report);
+        match on_failure {
+            None if open && !shown => {
+                let error = Error::Refused {
+                    what: format!("somebody has to say what becomes of {}", changed(report)),
+                    hint: Some(
+                        "`dbkeep guard --resume --on-failure restore` goes back, and backs up what is there now first; \
+                         `--on-failure keep` leaves it as it is"
+                            .to_owned(),
+                    ),
+                };
+                report.error = Some(ErrorReport::from(&error));
+                Ok(())
+            }
+            // Whoever says it has been told what it means.
+            Some(OnFailure::Restore) if open => {
+                self.settle(OnFailure::Ask, &mut || {}, &|_| Ok(super::Choice::Restore), report)
+            }
+            Some(how) => self.settle(how, &mut || {}, decide, report),
+            None => self.settle(OnFailure::Restore, &mut || {}, decide, report),
+        }
+    }
+}
+
+fn changed(report: &GuardReport) -> String {
+    let changed = report.databases.iter().filter(|one| one.status == GuardedStatus::Changed);
+    changed.map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Says in words how far a guard came.
+pub(super) fn explained(record: &Record) -> String {
+    let how = match &record.phase {
+        Phase::Ready | Phase::Running { .. } => "how its command ended is not known".to_owned(),
+        Phase::Succeeded => "its command succeeded, and its checks were not finished".to_owned(),
+        Phase::Failed { why } => format!("its command failed: {why}"),
+        Phase::Restoring { why } => format!("its command failed: {why}; databases were being brought back"),
+    };
+    let names: Vec<&str> = record.databases.iter().map(|one| one.name.as_str()).collect();
+    let command = record.command.join(" ");
+    crate::name::printable(&format!("session {} of {}, {command:?}; {how}", record.session, names.join(", ")))
+}
