@@ -450,6 +450,22 @@ export interface DatabaseBackup {
   tables: TableRows[];
 }
 
+/** What differs in a database after the command. */
+export interface DatabaseChanges {
+  /** Its name. */
+  database: string;
+  /** Why it could not be compared. */
+  error: ErrorReport | null;
+  /** What a person should know. */
+  notes: string[];
+  /** Whether nothing differs. */
+  same: boolean;
+  /** What differs in the schema: `left` is before, `right` after. */
+  schema: SchemaReport;
+  /** Every table that differs. */
+  tables: ComparedTable[];
+}
+
 /** One database of an export. */
 export interface DatabaseExport {
   /** Size of the image. */
@@ -858,6 +874,97 @@ export interface Git {
   /** The commit; null before the first one. */
   commit: string | null;
 }
+
+/** A query that was asked after the command. */
+export interface GuardCheck {
+  /** Its answer, or why there is none. */
+  found: string;
+  /** Whether that is as it should be. */
+  ok: boolean;
+  /** The query. */
+  sql: string;
+}
+
+/**
+ * dbkeep guard --json. The one document on standard output. Fields may be added. Where the command fails, the
+ * document is that of error.json, with what there is of this one beside it.
+ */
+export type GuardDocument =
+  | GuardReport | {
+  /** One entry a guard that had not ended. */
+  resumed: GuardReport[];
+};
+
+/** What became of the databases. */
+export type GuardOutcome = "succeeded" | "restored" | "kept" | "backup-failed";
+
+/** What a guard did. */
+export interface GuardReport {
+  /** What the command changed, one entry a database that could be compared. */
+  changes: DatabaseChanges[];
+  /** Whether that is a check after the command rather than the command itself. */
+  check_failed: boolean;
+  /** The command, word by word; secrets are redacted. */
+  command: string[];
+  /** One entry a database. */
+  databases: GuardedDatabase[];
+  /** How long the command ran. */
+  duration_ms: number;
+  /** What the guard itself failed at. */
+  error?: ErrorReport | null;
+  /**
+   * What the command exited with, as a shell sees it: 128 and the signal, 124 for one that took too long. null when
+   * it was never started, and where that is not known any more.
+   */
+  exit: number | null;
+  /** Why the command counts as failed; null when it does not. */
+  failure: string | null;
+  /** When it ended. */
+  finished: string;
+  /** What a person should know. */
+  notes?: string[];
+  /** What became of the databases. */
+  outcome: GuardOutcome;
+  /** The session of the backup to go back to; empty when there is none. */
+  session: string;
+  /** When the guard began. */
+  started: string;
+}
+
+/** One database of a guard. */
+export interface GuardedDatabase {
+  /** Whether it can be shown that nothing but the command wrote. */
+  alone: boolean;
+  /** What the restore wrote. */
+  bytes_written: number;
+  /** The queries that were asked after the command. */
+  checks: GuardCheck[];
+  /** Why not, one sentence each. */
+  doubts: string[];
+  /** Its engine. */
+  engine: Engine;
+  /** What went wrong with this database. */
+  error: ErrorReport | null;
+  /** The integrity after the command: `ok`, `not run`, or the first problem. */
+  integrity: string;
+  /** Its name. */
+  name: string;
+  /** In how many pages. */
+  pages_written: number;
+  /** How long the restore took. */
+  restore_ms: number;
+  /** The backup of the failed state, which was made before the restore. */
+  safety_snapshot: Id | null;
+  /** The snapshot to go back to. */
+  snapshot: Id | null;
+  /** Where it is; secrets are redacted. */
+  source: string;
+  /** What became of it. */
+  status: GuardedStatus;
+}
+
+/** What became of one database. */
+export type GuardedStatus = "untouched" | "unchanged" | "changed" | "restored";
 
 /** How something stands. */
 export type Health = "ok" | "warning" | "problem";
@@ -1645,6 +1752,7 @@ export interface Reports {
   "drill": DrillReport;
   "export": ExportReport;
   "forget": ForgetReport;
+  "guard": GuardDocument;
   "init": InitReport;
   "key add": KeyAddReport;
   "key list": KeyListReport;

@@ -18,7 +18,7 @@ use crate::human;
 use crate::logging::{self, LogFile};
 use crate::output::Output;
 use crate::prompt;
-use crate::signals;
+use crate::signals::Stop;
 use crate::watch::Watch;
 
 /// One run of the program.
@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub(crate) output: Arc<Output>,
     /// What sees the progress of the operation and can stop it.
     pub(crate) watch: Arc<Watch>,
+    /// What asks the operation to stop.
+    pub(crate) stop: Stop,
     /// The options that every command takes.
     pub(crate) global: Global,
     /// What was read from the process's environment, once.
@@ -36,11 +38,11 @@ pub(crate) struct App {
 impl App {
     /// Starts a run: signals from here on ask the operation to stop.
     pub(crate) fn start(output: Arc<Output>, global: &Global) -> Result<Self, Failure> {
-        let stop = signals::stop_flag().map_err(|error| environment_failed(&error))?;
+        let stop = Stop::new().map_err(|error| environment_failed(&error))?;
         let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
         let environment = Environment::capture(terminal).map_err(|error| environment_failed(&error))?;
-        let watch = Arc::new(Watch::new(Arc::clone(&output), stop));
-        Ok(Self { output, watch, global: global.clone(), environment })
+        let watch = Arc::new(Watch::new(Arc::clone(&output), stop.flag()));
+        Ok(Self { output, watch, stop, global: global.clone(), environment })
     }
 
     /// Returns what was read from the process's environment.

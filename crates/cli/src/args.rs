@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Restore(commands::restore::RestoreArgs),
     Verify(commands::verify::VerifyArgs),
     Drill(commands::drill::DrillArgs),
+    Guard(commands::guard::GuardArgs),
     Check(commands::check::CheckArgs),
     Compare(commands::compare::CompareArgs),
     Export(commands::export::ExportArgs),

@@ -11,23 +11,25 @@ use crate::usage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done, everything good.
-    Done = 0,
+    Done,
     /// Failed.
-    Failed = 1,
+    Failed,
     /// Wrong usage or configuration.
-    Usage = 2,
+    Usage,
     /// Some databases failed, the others are safely stored.
-    Partly = 3,
+    Partly,
     /// Done, but a finding needs eyes.
-    Finding = 4,
+    Finding,
     /// No repository there.
-    NoRepository = 10,
+    NoRepository,
     /// Locked by another process.
-    Locked = 11,
+    Locked,
     /// Wrong password or no key.
-    Password = 12,
+    Password,
     /// Interrupted; the store is sound.
-    Interrupted = 130,
+    Interrupted,
+    /// What a guarded command exited with, or what its guard says in its place, as `timeout(1)` does.
+    Guarded(u8),
 }
 
 impl Exit {
@@ -48,7 +50,18 @@ impl Exit {
 
     /// Returns the number that the shell sees.
     pub(crate) fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Partly => 3,
+            Self::Finding => 4,
+            Self::NoRepository => 10,
+            Self::Locked => 11,
+            Self::Password => 12,
+            Self::Interrupted => 130,
+            Self::Guarded(code) => code,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod app;
 mod args;
+mod child;
 mod commands;
 mod event;
 mod exit;
@@ -15,6 +16,7 @@ mod prompt;
 mod reference;
 mod signals;
 mod table;
+mod terminal;
 mod usage;
 mod watch;
 
@@ -84,6 +86,7 @@ fn dispatch(app: &App, command: &Command) -> Result<Exit, Failure> {
         Command::Restore(args) => args.run(app),
         Command::Verify(args) => args.run(app),
         Command::Drill(args) => args.run(app),
+        Command::Guard(args) => args.run(app),
         Command::Check(args) => args.run(app),
         Command::Compare(args) => args.run(app),
         Command::Export(args) => args.run(app),
@@ -120,7 +123,8 @@ fn say(error: &clap::Error, shown: &[String]) -> Exit {
         }
         Answer::Wrong(failure) => {
             output.failure(&failure);
-            failure.exit
+            // Its own failures must not be taken for those of the command.
+            if usage::is_guard(shown) { commands::guard::FAILED } else { failure.exit }
         }
     }
 }

@@ -5,18 +5,54 @@
 //! to remove.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Returns a flag that becomes true when the process is asked to stop.
-pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // Registered first, so that it sees the flag as the earlier signal left it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+/// The signals by which a process is asked to stop.
+pub(crate) const STOPPING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// The wish to stop, as signals bring it.
+pub(crate) struct Stop {
+    flag: Arc<AtomicBool>,
+    registered: Mutex<Vec<SigId>>,
+}
+
+impl Stop {
+    /// Takes signals from here on for the wish to stop.
+    pub(crate) fn new() -> io::Result<Self> {
+        let stop = Self { flag: Arc::new(AtomicBool::new(false)), registered: Mutex::default() };
+        stop.resume()?;
+        Ok(stop)
     }
-    Ok(stop)
+
+    /// Returns the flag that becomes true when the process is asked to stop.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
+    }
+
+    /// Lets signals be meant for somebody else, until `resume`: for a command that is run. They end nothing meanwhile.
+    pub(crate) fn pause(&self) {
+        for id in self.registered.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+
+    /// Takes signals for the wish to stop again.
+    pub(crate) fn resume(&self) -> io::Result<()> {
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in STOPPING {
+            // Registered first, so that it sees the flag as the earlier signal left it.
+            registered.push(signal_hook::flag::register_conditional_shutdown(signal, 130, self.flag())?);
+            registered.push(signal_hook::flag::register(signal, self.flag())?);
+        }
+        Ok(())
+    }
+
+    /// Says whether the process was asked to stop.
+    pub(crate) fn wanted(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
 }

@@ -58,6 +58,11 @@ fn wrong(text: &str, line: &[String]) -> Failure {
     Failure::usage(without_typed(&message, line), without_typed(&hints.join("; "), line))
 }
 
+/// Says whether the line is one of `dbkeep guard`.
+pub(crate) fn is_guard(line: &[String]) -> bool {
+    command_words(line) == "dbkeep guard"
+}
+
 /// Returns the words of the line that name a command, as `dbkeep key add`.
 fn command_words(line: &[String]) -> String {
     let mut words = vec!["dbkeep".to_owned()];

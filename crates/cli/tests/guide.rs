@@ -212,6 +212,11 @@ fn page_about_workflows_works_as_printed() {
 }
 
 #[test]
+fn page_about_migrations_works_as_printed() {
+    Reader::new().follow("migrations.md");
+}
+
+#[test]
 fn page_about_exports_works_as_printed() {
     Reader::new().follow("export.md");
 }

@@ -153,7 +153,7 @@ fn show_schema(app: &App, report: &CompareReport) {
     }
 }
 
-fn schema_change(change: &SchemaChange) -> String {
+pub(super) fn schema_change(change: &SchemaChange) -> String {
     let name = human::visible(&change.name);
     match (change.kind.as_str(), &change.left, &change.right) {
         ("setting", Some(left), Some(right)) => {

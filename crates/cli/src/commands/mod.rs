@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod export;
 pub(crate) mod forget;
+pub(crate) mod guard;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod list;

@@ -33,6 +33,18 @@ enum Restore {
     Planned(RestorePlan),
 }
 
+/// What `guard` prints: of the command that it ran, or of the guards that `--resume` finished.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Guard {
+    Ran(Box<report::GuardReport>),
+    Resumed {
+        /// One entry a guard that had not ended.
+        resumed: Vec<report::GuardReport>,
+    },
+}
+
 /// What `verify` prints: of snapshots, or of files.
 #[derive(JsonSchema)]
 #[serde(untagged)]
@@ -61,6 +73,7 @@ fn schemas() -> BTreeMap<&'static str, Schema> {
         ("events", made::<Event<'_>>("A line that --progress=json writes to standard error", EVENT)),
         ("export", command::<report::ExportReport>("export")),
         ("forget", command::<commands::forget::Document<'_>>("forget")),
+        ("guard", command::<Guard>("guard")),
         ("init", command::<report::InitReport>("init")),
         ("key-add", command::<report::KeyAddReport>("key add")),
         ("key-list", command::<report::KeyListReport>("key list")),

@@ -24,6 +24,7 @@ mod export_faults;
 mod export_rows;
 mod export_server;
 mod file_systems;
+mod guard;
 mod kill;
 mod output;
 mod postgres;

@@ -16,9 +16,9 @@ use serde_json::Value;
 use crate::environment::TestEnvironment;
 
 /// A server with a small shop, and a place to run the binary.
-struct Shop {
-    server: Server,
-    environment: TestEnvironment,
+pub(crate) struct Shop {
+    pub(crate) server: Server,
+    pub(crate) environment: TestEnvironment,
 }
 
 /// Some of everything that a shop has.
@@ -40,7 +40,7 @@ const SHOP: &str = "
 
 impl Shop {
     /// Starts a server that our programs can read, where there is one.
-    fn open() -> Option<Self> {
+    pub(crate) fn open() -> Option<Self> {
         Self::with(&Settings::default())
     }
 
@@ -56,7 +56,7 @@ impl Shop {
         Some(Self { environment, server })
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.server.url("shop")
     }
 

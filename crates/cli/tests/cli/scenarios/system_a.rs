@@ -121,6 +121,44 @@ fn session_over_five_databases_is_reported_verified_rolled_back_and_rehearsed() 
     assert_eq!(verify["damaged"], 0);
 }
 
+#[test]
+fn migration_that_fails_at_the_third_database_takes_all_five_back() {
+    if !crate::guard::has("sqlite3") {
+        return;
+    }
+    let environment = TestEnvironment::new();
+    let mut sources = Vec::new();
+    for (name, tables) in DATABASES {
+        make(&environment, name, tables);
+        sources.push(format!("{name}.db"));
+    }
+    let contents = || -> Vec<String> {
+        DATABASES.iter().map(|(name, _)| dump(&environment.path(&format!("{name}.db")))).collect()
+    };
+    let before = contents();
+    let migrate = "set -e; for name in mingus business_intelligence alerts nothing_else; do \
+                   test $name != nothing_else; \
+                   sqlite3 -bail $name.db 'CREATE TABLE migrated (x); PRAGMA user_version = 2'; done";
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let line = [&["guard"][..], &sources, &["--", "sh", "-c", migrate]].concat();
+    let (code, report) = environment.json(&line);
+    assert_eq!((code, &report["outcome"]), (Some(1), &"restored".into()), "{report:#}");
+    assert_eq!(contents(), before);
+    let status = |name: &str| {
+        let all = report["databases"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap()["status"].clone()
+    };
+    assert_eq!(
+        (status("mingus"), status("alerts"), status("cache")),
+        ("restored".into(), "restored".into(), "unchanged".into())
+    );
+    // One session goes back to before, and what failed is kept too.
+    let session = report["session"].as_str().unwrap();
+    let verify = environment.ok_json(&["verify", "--session", session]);
+    assert_eq!((&verify["ok"], &verify["damaged"]), (&5.into(), &0.into()));
+    assert_eq!(environment.ok_json(&["list"])["snapshots"].as_array().unwrap().len(), 8);
+}
+
 /// Expects `backup_<session>/` with a compressed copy of each database, that stock tools can check and read, and a
 /// manifest and a report that say of each what the old system said.
 fn readable_directory(environment: &TestEnvironment, session: &str) {

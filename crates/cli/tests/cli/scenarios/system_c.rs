@@ -71,6 +71,45 @@ fn migration_has_a_verified_backup_before_and_a_way_back() {
 }
 
 #[test]
+fn migration_with_a_backup_before_is_restored_when_it_fails_and_kept_when_it_works() {
+    if !crate::guard::has("sqlite3") {
+        return;
+    }
+    let environment = project();
+    let agentdb = environment.path("agentdb.db");
+    fs::write(
+        environment.path("migrate.sql"),
+        "ALTER TABLE episodes ADD COLUMN embedding BLOB; DELETE FROM episodes WHERE id = 1;
+         INSERT INTO episodes (id) VALUES (2);",
+    )
+    .unwrap();
+    let guard = |check: &str, sql: &str| {
+        let line =
+            [&["guard"][..], &SOURCES, &["--check", check, "--", "sqlite3", "-bail", "agentdb.db", sql]]
+                .concat();
+        environment.json(&line)
+    };
+    let episodes = "agentdb: SELECT count(*) = 2 FROM episodes";
+    let (code, report) = guard(episodes, ".read migrate.sql");
+    assert_eq!((code, &report["outcome"]), (Some(1), &"restored".into()), "{report:#}");
+    let tasks = || ask::<String>(&agentdb, "SELECT group_concat(task) FROM episodes");
+    assert_eq!(tasks(), "generate tests,find flaky ones");
+    assert_eq!(ask::<i64>(&agentdb, "SELECT count(*) FROM pragma_table_info('episodes')"), 3);
+
+    // One that works is kept, unless it did not do what it should.
+    let (code, report) = guard(episodes, "DELETE FROM episodes");
+    assert_eq!((code, &report["outcome"]), (Some(1), &"restored".into()), "{report:#}");
+    assert_eq!(report["error"]["kind"], "check-failed");
+    assert_eq!(tasks(), "generate tests,find flaky ones");
+    let (code, report) = guard(episodes, "ALTER TABLE episodes ADD COLUMN embedding BLOB");
+    assert_eq!((code, &report["outcome"]), (Some(0), &"succeeded".into()), "{report:#}");
+    assert_eq!(report["changes"][0]["tables"][0]["columns_added"], serde_json::json!(["embedding"]));
+    let info = environment.ok_json(&["show", "latest", "--database", "agentdb"]);
+    assert_eq!(info["git"]["branch"], "add-embeddings");
+    assert_eq!(info["options"]["reason"], "pre-migration");
+}
+
+#[test]
 fn any_earlier_moment_is_restored_by_its_time_and_verified_before() {
     if !cfg!(feature = "fault-injection") {
         eprintln!("skipped: needs the feature fault-injection");

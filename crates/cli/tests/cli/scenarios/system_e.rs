@@ -156,6 +156,33 @@ fn six_tables_are_exported_in_dependency_order_verified_and_restored() {
 }
 
 #[test]
+fn migration_that_fails_is_undone_with_the_tables_that_no_backup_was_to_have() {
+    let Some(application) = Application::new() else { return };
+    let environment = &application.environment;
+    let before = application.contents("clinic");
+    let versions = "SELECT count(*) FROM schema_migrations";
+    // Each statement commits, and the sixth one fails.
+    fs::write(
+        environment.path("migration.sql"),
+        "INSERT INTO schema_migrations VALUES ('2025-01');
+         ALTER TABLE patients DROP COLUMN born;
+         DROP TABLE action_items;
+         UPDATE users SET email = email || '.old';
+         CREATE TABLE appointments (id uuid);
+         ALTER TABLE sessions ADD CHECK (minutes > 60);",
+    )
+    .unwrap();
+    let psql = application.server.programs().program("psql").display().to_string();
+    let url = application.server.url("clinic");
+    let line = ["guard", "--", &psql, "-qX", "-v", "ON_ERROR_STOP=1", "-f", "migration.sql", &url];
+    let (code, report) = environment.json(&line);
+    assert_eq!((code, &report["outcome"]), (Some(3), &"restored".into()), "{report:#}");
+    assert_eq!(application.contents("clinic"), before);
+    assert_eq!(application.server.sql("clinic", versions), "0");
+    assert_eq!(application.server.sql("clinic", "SELECT to_regclass('appointments') IS NULL"), "t");
+}
+
+#[test]
 fn table_that_is_missing_is_reported_and_everything_in_the_way_is_one_clear_sentence() {
     let Some(application) = Application::new() else { return };
     let environment = &application.environment;
