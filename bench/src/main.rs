@@ -60,6 +60,14 @@ enum Study {
     },
     /// PostgreSQL beside pg_dump, pg_restore and restic; the size is that of the largest table, 1G at most
     Postgres,
+    /// A migration of one page in a hundred that fails, for the figure of guards
+    #[command(hide = true)]
+    ChangeAndFail {
+        /// The database
+        database: PathBuf,
+        /// Which pages
+        seed: u64,
+    },
     /// One cell of the chunk size study, in a process of its own
     #[command(hide = true)]
     ChunkSizeCell(chunk_size::Cell),
@@ -86,6 +94,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         chunk_size::measure(cell)?;
         return Ok(true);
     }
+    if let Some(Study::ChangeAndFail { database, seed }) = &arguments.study {
+        dbkeep_testkit::generate::records::change(database, 10, *seed)?;
+        return Err("half-way".into());
+    }
     let scratch = scratch::Scratch::open(arguments.scratch)?;
     match arguments.study {
         None => figures::run(&scratch, arguments.size, arguments.rounds, &arguments.only),
@@ -96,6 +108,6 @@ fn run(arguments: Arguments) -> Result<bool> {
             postgres::run(&scratch, arguments.size.min(1 << 30), arguments.rounds, &arguments.only)
         }
         Some(Study::Large { with_restic }) => large::run(&scratch, with_restic).map(|()| true),
-        Some(Study::ChunkSizeCell(_)) => Ok(true),
+        Some(Study::ChunkSizeCell(_) | Study::ChangeAndFail { .. }) => Ok(true),
     }
 }

@@ -67,6 +67,20 @@ impl Ours {
         Ok(Ran { cost: cost(&outcome)?, report })
     }
 
+    /// Runs a command that is to end with `code`, and returns its JSON.
+    pub(crate) fn run_to<'a>(
+        &self,
+        code: i32,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Value> {
+        settle();
+        let outcome = self.program.run(["--json"].into_iter().chain(arguments)).go();
+        match outcome.code() {
+            Some(found) if found == code => Ok(serde_json::from_str(&outcome.stdout)?),
+            _ => Err(outcome.transcript().into()),
+        }
+    }
+
     /// Backs a database up.
     pub(crate) fn backup(&self, database: &Path, verify: &str) -> Result<Ran> {
         self.run(["backup", text(database)?, "--verify", verify])

@@ -3,6 +3,7 @@
 mod at_rest;
 mod changed;
 mod compare;
+mod guard;
 mod image;
 mod many;
 mod proof;
@@ -28,7 +29,7 @@ struct Bench<'s> {
 type Figure = fn(&Bench<'_>) -> Result<Vec<Line>>;
 
 /// Names for `--only`, in the order of the table.
-const FIGURES: [(&str, Figure); 11] = [
+const FIGURES: [(&str, Figure); 12] = [
     ("full", at_rest::full),
     ("verify-quick", at_rest::integrity_check),
     ("changed", changed::changed),
@@ -37,6 +38,7 @@ const FIGURES: [(&str, Figure); 11] = [
     ("many", many::many),
     ("prune", prune::prune),
     ("restore", proof::restore_and_verify),
+    ("guard", guard::undo),
     ("image", image::image),
     ("sparse", sparse::sparse),
     ("writer", writer::writer),
