@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::leave::{Essential, goes_with_another, is_beside_a_table, is_from_outside};
-use super::schedule::Schedule;
+use super::schedule::{Next, Schedule};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Entry};
 use crate::conninfo::ConnInfo;
@@ -79,6 +79,8 @@ pub(super) struct Maker<'a> {
     within: bool,
     /// Whether the database is one that is in use, so that only whole tables are brought back.
     in_use: bool,
+    /// Whether the server makes indexes as it is set up, by several processes.
+    has_help: bool,
 }
 
 /// What became of an object that was not made as it was.
@@ -112,7 +114,26 @@ impl<'a> Maker<'a> {
         in_use: bool,
     ) -> Self {
         let essential = Essential::of(archive);
-        Self { connection, how, essential, tablespace: None, access_method: None, within: true, in_use }
+        Self {
+            connection,
+            how,
+            essential,
+            tablespace: None,
+            access_method: None,
+            within: true,
+            in_use,
+            has_help: true,
+        }
+    }
+
+    /// Lets the server make indexes by several processes, as far as it is set up so, or by one.
+    fn let_server_help(&mut self, has_help: bool) -> Result<()> {
+        if self.has_help != has_help {
+            let setting = if has_help { "DEFAULT" } else { "0" };
+            self.connection.execute(&format!("SET max_parallel_maintenance_workers = {setting}"))?;
+            self.has_help = has_help;
+        }
+        Ok(())
     }
 
     /// Makes an object.
@@ -340,7 +361,7 @@ impl Parallel<'_> {
         losses: &mut Losses,
     ) -> Result<()> {
         let jobs = self.how.jobs.clamp(1, entries.len().max(1));
-        let schedule = Schedule::new(&self.archive.entries, entries, bytes);
+        let schedule = Schedule::new(&self.archive.entries, entries, bytes, jobs);
         let held = Mutex::new(Shared { schedule, losses: std::mem::take(losses), failed: None });
         let (shared, changed) = (&held, &Condvar::new());
         thread::scope(|scope| {
@@ -366,11 +387,12 @@ impl Parallel<'_> {
 
     fn work(&self, shared: &Mutex<Shared<'_>>, changed: &Condvar) -> Result<()> {
         let mut maker = None;
-        while let Some((place, entry)) = next(shared, changed) {
+        while let Some(Next { place, entry, is_longest }) = next(shared, changed) {
             let maker = match &mut maker {
                 Some(maker) => maker,
                 None => maker.insert(Maker::open(self.info, self.options, self.archive, self.how)?),
             };
+            maker.let_server_help(is_longest)?;
             let takes_along = lock(shared).losses.takes_along(entry);
             let made = if takes_along { Made::Whole } else { maker.make(entry)? };
             let mut shared = lock(shared);
@@ -383,7 +405,7 @@ impl Parallel<'_> {
 }
 
 /// Waits for an object whose turn has come; none when all were begun or one failed.
-fn next<'a>(shared: &Mutex<Shared<'a>>, changed: &Condvar) -> Option<(usize, &'a Entry)> {
+fn next<'a>(shared: &Mutex<Shared<'a>>, changed: &Condvar) -> Option<Next<'a>> {
     let mut guard = lock(shared);
     loop {
         if guard.failed.is_some() || guard.schedule.is_empty() {

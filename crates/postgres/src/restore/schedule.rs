@@ -3,6 +3,9 @@
 //! An object's turn has come when all that it needs is there and nobody works on the same tables in a way that excludes
 //! it: two connections never wait for each other in the server. Indexes of one table are made at once; a constraint
 //! shuts everybody out of its tables. Whatever is neither is quickly done, and done by one connection at a time.
+//!
+//! A server lets several processes make one index, which costs half as much again as one that sorts all by itself. That
+//! pays only for an object that takes longer than everything else together: the other connections would be idle.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +23,20 @@ pub(super) struct Schedule<'a> {
     locks: BTreeMap<i32, Lock>,
     quick_at_work: bool,
     left: usize,
+    /// How many connections make objects.
+    jobs: usize,
+    /// The bytes of everything that is not made yet.
+    bytes_left: u64,
+}
+
+/// What to make next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Next<'a> {
+    /// Its place, for [`Schedule::done`].
+    pub(super) place: usize,
+    pub(super) entry: &'a Entry,
+    /// Whether the server had better make it by several processes of its own.
+    pub(super) is_longest: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,8 +82,14 @@ pub(super) fn in_two(archive: &Archive) -> (Vec<&Entry>, Vec<&Entry>) {
 }
 
 impl<'a> Schedule<'a> {
-    /// Plans `entries` of an archive. `bytes` are the sizes of tables by their numbers in the archive.
-    pub(super) fn new(all: &'a [Entry], entries: Vec<&'a Entry>, bytes: &HashMap<i32, u64>) -> Self {
+    /// Plans `entries` of an archive for so many connections. `bytes` are the sizes of tables by their numbers in the
+    /// archive.
+    pub(super) fn new(
+        all: &'a [Entry],
+        entries: Vec<&'a Entry>,
+        bytes: &HashMap<i32, u64>,
+        jobs: usize,
+    ) -> Self {
         let by_id: HashMap<i32, &Entry> = all.iter().map(|entry| (entry.id, entry)).collect();
         let places: HashMap<i32, usize> =
             entries.iter().enumerate().map(|(place, entry)| (entry.id, place)).collect();
@@ -83,7 +106,8 @@ impl<'a> Schedule<'a> {
         let ready = tasks.iter().enumerate().filter(|(_, task)| task.missing == 0);
         let ready = ready.map(|(place, task)| (Reverse(task.bytes), place)).collect();
         let left = tasks.len();
-        Self { entries, tasks, ready, locks: BTreeMap::new(), quick_at_work: false, left }
+        let bytes_left = tasks.iter().map(|task| task.bytes).sum();
+        Self { entries, tasks, ready, locks: BTreeMap::new(), quick_at_work: false, left, jobs, bytes_left }
     }
 
     /// Returns whether everything was begun.
@@ -92,7 +116,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// Returns what to make next; none while everything has to wait for what is being made.
-    pub(super) fn next(&mut self) -> Option<(usize, &'a Entry)> {
+    pub(super) fn next(&mut self) -> Option<Next<'a>> {
         let found = self.ready.iter().copied().find(|(_, place)| self.is_free(&self.tasks[*place]))?;
         self.ready.remove(&found);
         self.left -= 1;
@@ -106,7 +130,14 @@ impl<'a> Schedule<'a> {
                 _ => drop(self.locks.insert(*table, Lock::Alone)),
             }
         }
-        Some((place, self.entries[place]))
+        Some(Next { place, entry: self.entries[place], is_longest: self.is_longest(task.bytes) })
+    }
+
+    /// Returns whether a connection alone would be at work on so many bytes long after all others have ended.
+    fn is_longest(&self, bytes: u64) -> bool {
+        let (jobs, bytes, left) = (self.jobs as u128, u128::from(bytes), u128::from(self.bytes_left));
+        // Not for a table that is just somewhat larger than others.
+        jobs < 2 || 2 * bytes * jobs > 3 * left
     }
 
     fn is_free(&self, task: &Task) -> bool {
@@ -121,6 +152,7 @@ impl<'a> Schedule<'a> {
     /// Takes note that something is made.
     pub(super) fn done(&mut self, place: usize) {
         let task = std::mem::take(&mut self.tasks[place]);
+        self.bytes_left -= task.bytes;
         if task.work == Work::Quick {
             self.quick_at_work = false;
         }
@@ -174,7 +206,7 @@ mod tests {
     }
 
     fn begun(schedule: &mut Schedule<'_>) -> Vec<i32> {
-        std::iter::from_fn(|| schedule.next()).map(|(_, entry)| entry.id).collect()
+        std::iter::from_fn(|| schedule.next()).map(|next| next.entry.id).collect()
     }
 
     #[test]
@@ -189,7 +221,7 @@ mod tests {
             entry(7, "FK CONSTRAINT", &[1, 6]),
         ];
         let bytes = HashMap::from([(1, 10), (2, 90)]);
-        let mut schedule = Schedule::new(&all, all[2..].iter().collect(), &bytes);
+        let mut schedule = Schedule::new(&all, all[2..].iter().collect(), &bytes, 3);
         assert_eq!(
             begun(&mut schedule),
             [6, 3, 4],
@@ -221,6 +253,37 @@ mod tests {
         assert_eq!((ids(now), ids(later)), (vec![1, 4], vec![2, 3]));
     }
 
+    /// Returns which indexes of tables of such sizes the server makes by several processes: when they begin all at once,
+    /// and when each begins after all others have ended.
+    fn longest(sizes: &[u64], jobs: usize) -> (Vec<i32>, Vec<i32>) {
+        let numbers = 1..=i32::try_from(sizes.len()).unwrap();
+        let entries = numbers.clone().map(|table| entry(100 + table, "INDEX", &[table]));
+        let all: Vec<Entry> =
+            numbers.clone().map(|table| entry(table, "TABLE", &[])).chain(entries).collect();
+        let bytes = numbers.zip(sizes.iter().copied()).collect();
+        let schedule = || Schedule::new(&all, all[sizes.len()..].iter().collect(), &bytes, jobs);
+        let table = |next: Next<'_>| next.is_longest.then_some(next.entry.id - 100);
+        let mut at_once = schedule();
+        let at_once = std::iter::from_fn(|| at_once.next()).filter_map(table).collect();
+        let mut in_turn = schedule();
+        let next = || {
+            let next = in_turn.next()?;
+            in_turn.done(next.place);
+            Some(next)
+        };
+        (at_once, std::iter::from_fn(next).filter_map(table).collect())
+    }
+
+    #[test]
+    fn server_makes_by_several_processes_what_takes_longer_than_all_else() {
+        assert_eq!(longest(&[50, 50], 2), (vec![], vec![2]), "the last has nothing beside it");
+        assert_eq!(longest(&[60, 50], 2), (vec![], vec![2]));
+        assert_eq!(longest(&[9, 80, 10], 2), (vec![2], vec![2, 1]));
+        assert_eq!(longest(&[9, 40, 11], 4), (vec![2], vec![2, 3, 1]));
+        assert_eq!(longest(&[10; 9], 4), (vec![], vec![8, 9]));
+        assert_eq!(longest(&[10, 30], 1), (vec![2, 1], vec![2, 1]), "one connection has nothing beside it");
+    }
+
     #[test]
     fn what_is_quick_is_made_one_after_the_other_and_behind_what_it_needs() {
         let all = [
@@ -229,7 +292,7 @@ mod tests {
             entry(3, "COMMENT", &[2]),
             entry(4, "RULE", &[]),
         ];
-        let mut schedule = Schedule::new(&all, all[1..].iter().collect(), &HashMap::new());
+        let mut schedule = Schedule::new(&all, all[1..].iter().collect(), &HashMap::new(), 2);
         assert_eq!(begun(&mut schedule), [2]);
         schedule.done(0);
         assert_eq!(begun(&mut schedule), [3]);
