@@ -345,14 +345,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what has arrived; there must be room.
-    fn receive(&mut self) -> Result<()> {
+    /// Reads what has arrived; there must be room. Returns how many bytes that is.
+    fn receive(&mut self) -> Result<usize> {
         loop {
             match self.stream.read(&mut self.input.buffer[self.input.end..]) {
                 Ok(0) => return Err(Error::Lost { source: io::ErrorKind::UnexpectedEof.into() }),
                 Ok(read) => {
                     self.input.end += read;
-                    return Ok(());
+                    return Ok(read);
                 }
                 Err(error) if is_nap(&error) => self.look_up()?,
                 Err(source) => return Err(Error::Lost { source }),

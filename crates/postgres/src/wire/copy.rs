@@ -1,5 +1,8 @@
 //! COPY in both directions.
 
+use std::thread;
+use std::time::Duration;
+
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
@@ -11,6 +14,13 @@ use crate::{Error, Result};
 const SEND: usize = 128 << 10;
 /// So much text is made binary at a time: it becomes seven times as long at most.
 const STEP: usize = 64 << 10;
+/// A server sends eight kilobytes at a time. Whoever waits for them is woken up for each, which costs both sides more than
+/// to read them; a moment later there are many. A server fills what the system keeps for us in no less time.
+const MOMENT: Duration = Duration::from_micros(250);
+/// So much arrives at a time where we are not faster than the server.
+const PLENTY: usize = 64 << 10;
+/// What is shorter is over before it would matter.
+const LONG: u64 = 1 << 20;
 /// What stands before the bytes of a message: its kind and its length.
 const HEAD: usize = 5;
 
@@ -22,6 +32,10 @@ pub struct CopyOut<'a> {
     left: usize,
     /// Where the last piece stands in the input.
     piece: std::ops::Range<usize>,
+    /// How many bytes have arrived.
+    arrived: u64,
+    /// Whether we are faster than the server, and there are many rows.
+    is_ahead: bool,
     done: bool,
 }
 
@@ -29,7 +43,7 @@ impl Connection {
     /// Begins `COPY … TO STDOUT`.
     pub fn copy_out(&mut self, statement: &str) -> Result<CopyOut<'_>> {
         self.begin_copy(statement, |message| matches!(message, Message::CopyOutResponse(_)))?;
-        Ok(CopyOut { connection: self, left: 0, piece: 0..0, done: false })
+        Ok(CopyOut { connection: self, left: 0, piece: 0..0, arrived: 0, is_ahead: false, done: false })
     }
 
     /// Begins `COPY … FROM STDIN`.
@@ -135,10 +149,21 @@ impl CopyOut<'_> {
             if input.buffer.len() - input.end < READ / 2 {
                 input.make_room(READ);
             }
-            self.connection.receive()?;
+            self.receive()?;
         }
         self.piece = 0..0;
         Ok(false)
+    }
+
+    /// Reads what has arrived.
+    fn receive(&mut self) -> Result<()> {
+        if self.is_ahead {
+            thread::sleep(MOMENT);
+        }
+        let read = self.connection.receive()?;
+        self.arrived += read as u64;
+        self.is_ahead = read < PLENTY && self.arrived > LONG;
+        Ok(())
     }
 
     /// Reads a message that is no row.
