@@ -217,13 +217,13 @@ impl Restore<'_> {
         server.before_rows()?;
         let expected = expected(served)?;
         let tables: Vec<&Table> = expected.iter().map(|(table, _)| *table).collect();
-        let rows = rows::StoredRows::new(served, self.watch);
+        let compared = self.plan.verify != Verify::None;
+        let rows = rows::StoredRows::new(served, self.watch, compared);
         // Why rows could not be read is told by the repository: the server knows only that they ended.
         let unfilled =
             server.rows(&tables, &rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
         self.large_objects(server, served)?;
         self.watch.step("restore.rows-written");
-        let compared = self.plan.verify != Verify::None;
         let differences = server.after_rows(if compared { &expected } else { &[] })?;
         if let Some(first) = differences.first() {
             return Err(Error::Unsound { problem: problem(first, differences.len()) });

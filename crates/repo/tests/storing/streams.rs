@@ -141,6 +141,9 @@ fn stretches_in_the_middle_are_read_alone() {
     assert!(read(10..900) == contents[30_000..2_700_000]);
     assert!(read(999..1000) == contents[2_997_000..]);
     assert!(read(5..5).is_empty());
+    let mut unhashed = reader.forward_unhashed(&image, 999..1000).unwrap();
+    assert!(unhashed.next().unwrap().unwrap() == &contents[2_997_000..]);
+    assert!(unhashed.next().unwrap().is_none());
 }
 
 #[test]
@@ -158,18 +161,23 @@ fn damage_is_found_where_it_is_met_and_nothing_comes_after_it() {
             bytes[middle] ^= 1;
         });
     }
-    let mut forward = reader.forward(&image, 0..image.chunks()).unwrap();
-    let mut found = Vec::new();
-    let error = loop {
-        match forward.next() {
-            Ok(Some(some)) => found.extend_from_slice(some),
-            Ok(None) => panic!("damage was not noticed"),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, Error::Damaged { .. }), "{error}");
-    assert!(contents.starts_with(&found));
-    assert!(forward.next().unwrap().is_none());
+    for hashed in [true, false] {
+        let chunks = 0..image.chunks();
+        let forward =
+            if hashed { reader.forward(&image, chunks) } else { reader.forward_unhashed(&image, chunks) };
+        let mut forward = forward.unwrap();
+        let mut found = Vec::new();
+        let error = loop {
+            match forward.next() {
+                Ok(Some(some)) => found.extend_from_slice(some),
+                Ok(None) => panic!("damage was not noticed"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(contents.starts_with(&found));
+        assert!(forward.next().unwrap().is_none());
+    }
 }
 
 #[test]

@@ -116,7 +116,8 @@ impl Restore<'_> {
             return Err(unknown(served, absent));
         }
         let expected: Vec<(&Table, RowSum)> = expected(served)?;
-        let rows = StoredRows::new(served, self.watch);
+        // Tables are compared before anybody else sees them.
+        let rows = StoredRows::new(served, self.watch, true);
         let bytes = restored(served, &names).iter().map(|proof| proof.size).sum();
         self.watch.phase(&format!("restore {}", served.manifest.database), bytes);
         let wanted = Wanted {
