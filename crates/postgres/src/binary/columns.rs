@@ -10,6 +10,9 @@ use crate::wire::Connection;
 /// Numbers from here on are not the same on all servers.
 const FIRST_OF_USERS: u32 = 16_384;
 
+/// The type of `char(n)`, and of `bpchar`, which has no length and keeps blanks as they are.
+const CHAR: u32 = 1042;
+
 /// Returns what makes binary rows for a table of a server; none when one of its columns has a type whose values go as
 /// text. The table must be as it was when its rows were written.
 ///
@@ -32,14 +35,16 @@ pub(crate) fn encoder(connection: &mut Connection, table: &Table) -> Result<Opti
 /// by their labels.
 fn forms(connection: &mut Connection, table: &Table) -> Result<HashMap<String, Option<Form>>> {
     let sql = format!(
-        "SELECT a.attname, b.oid, b.typtype FROM pg_catalog.pg_attribute a
+        "SELECT a.attname, b.oid, b.typtype, a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid JOIN pg_catalog.pg_type b ON b.oid = ({BASE_TYPE})
          WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
     );
     let mut forms = HashMap::new();
     for row in connection.query(&sql, &[Some(&table.name.quoted())])? {
+        let has_length = value(&row, 4)? != "-1";
         let form = match value(&row, 2)? {
             "e" => Some(Form::Text),
+            _ if has_length && number::<u32>(&row, 3)? == CHAR => Some(Form::Padded),
             _ => Form::of(number(&row, 1)?),
         };
         forms.insert(value(&row, 0)?.to_owned(), form);

@@ -46,6 +46,24 @@ fn rows_have_a_count_and_each_value_its_length() {
 }
 
 #[test]
+fn value_ends_at_the_first_tab_or_line_end() {
+    // Bytes beside these two, and ones that a carry could turn into them.
+    let others = [0, 1, 8, 11, b'a', 0x80, 0x89, 0x8a, 0xff];
+    for length in 0..40 {
+        for other in others {
+            let mut bytes = vec![other; length];
+            assert_eq!(end_of_value(&bytes), length);
+            for (at, end) in (0..length).flat_map(|at| [(at, b'\t'), (at, b'\n')]) {
+                bytes[at] = end;
+                bytes[at + 1..].fill(if at % 3 == 0 { end } else { other });
+                assert_eq!(end_of_value(&bytes), at, "{bytes:?}");
+                bytes.fill(other);
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_that_are_cut_anywhere_become_the_same() {
     let forms = [Form::Int8, Form::Text, Form::Numeric, Form::Timestamp];
     let text = "1\ta\\\\b\\n\u{e9}\t-12.50\t2026-11-21 23:20:01.5\n\\N\t\t\\N\tinfinity\n-3\t\\\\N\t0\t\\N\n"

@@ -118,6 +118,17 @@ pub(super) fn text(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     }
 }
 
+/// Returns a text without the blanks at its end. A blank is never part of an escape.
+pub(super) fn without_blanks(mut text: &[u8]) -> &[u8] {
+    while let Some(shorter) = text.strip_suffix(&[b' '; 8]) {
+        text = shorter;
+    }
+    while let Some(shorter) = text.strip_suffix(b" ") {
+        text = shorter;
+    }
+    text
+}
+
 pub(super) fn jsonb(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     sized(out, |out| {
         out.push(JSONB);
