@@ -134,24 +134,6 @@ impl RestoreArgs {
         }
     }
 
-    /// Refuses a connection string where a file would get it as its name.
-    fn refuse_password_as_file(&self, plan: &RestorePlan) -> Result<(), Failure> {
-        let Some(to) = self.to.as_deref().filter(|to| to.contains('=') && redact(to) != *to) else {
-            return Ok(());
-        };
-        match plan
-            .restores
-            .iter()
-            .find(|planned| matches!(planned.action, Action::Create | Action::CopyTables))
-        {
-            Some(planned) => Err(Failure::usage(
-                format!("{} is a SQLite database, and {} leads to a server", planned.database, redact(to)),
-                "give the path of a file to create",
-            )),
-            None => Ok(()),
-        }
-    }
-
     /// Plans, asks, restores, and says how to go back.
     pub(crate) fn run(&self, app: &App) -> Result<Exit, Failure> {
         if let Some(to) = &self.to {
@@ -163,7 +145,6 @@ impl RestoreArgs {
         let store = app.with_password(&mut context, open)?;
         let request = self.request(app, &store)?;
         let plan = restore::plan(&store, &request, app.now()).map_err(|error| self.without_target(error))?;
-        self.refuse_password_as_file(&plan)?;
         if self.dry_run {
             show_plan(app, &plan);
             app.output.document(&plan);

@@ -136,7 +136,7 @@ fn connection_string_becomes_no_file() {
     let run = environment.run(["restore", "latest", "--to", "application_name=x host=h password=s3cr"]);
     run.expect_failure(
         2,
-        "app is a SQLite database, and application_name=x host=h password=*** leads to a server",
+        "app is a SQLite database, and application_name=x host=h password=*** leads to a PostgreSQL server",
         "give the path of a file",
     );
     expect_in_no_file(&environment.path(".."));

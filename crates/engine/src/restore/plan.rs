@@ -233,7 +233,11 @@ impl Planner<'_> {
     /// Returns where the database goes.
     fn target(&self, manifest: &Manifest) -> Result<PathBuf> {
         let environment = &self.store.context().environment;
-        if let Some(to) = self.request.to.as_deref().filter(|to| source::server::is_url(to)) {
+        // What holds a password must not become the name of a file.
+        let is_of_server = |to: &&str| {
+            source::server::is_url(to) || (to.contains('=') && source::server::redact(to) != **to)
+        };
+        if let Some(to) = self.request.to.as_deref().filter(is_of_server) {
             return Err(Error::usage(
                 format!(
                     "{} is a SQLite database, and {} leads to a PostgreSQL server",
