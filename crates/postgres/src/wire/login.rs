@@ -173,11 +173,10 @@ impl Visit<'_> {
     }
 
     fn not_reached(&self, source: io::Error, after: Duration) -> Error {
-        match source.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-                Error::TimedOut { place: self.place(), after }
-            }
-            _ => Error::Connect { place: self.place(), source },
+        // The time may be over when a process goes on that was stopped; its read is interrupted then.
+        match is_nap(&source) {
+            true => Error::TimedOut { place: self.place(), after },
+            false => Error::Connect { place: self.place(), source },
         }
     }
 
