@@ -23,7 +23,7 @@ use crate::retention::careful::Clocks;
 use crate::retention::{self, Candidate, Decision, Policy, Worth};
 use crate::{Error, Result};
 
-pub use everywhere::by_itself;
+pub use everywhere::everywhere;
 
 /// What to drop.
 #[derive(Clone, Debug)]

@@ -189,7 +189,8 @@ pub(super) fn forget(
 ) -> Result<Exit, Failure> {
     let store = app.open()?;
     let by_policy = !matches!(choice, Choice::Named { .. });
-    let mut report = decide(app, &store, choice, database, dry_run)?;
+    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
+    let mut report = forget::everywhere(&store, &request, app.now(), &app.observer())?;
     app.watch.finish();
     match by_policy {
         true => show_plans(app, &report, database),
@@ -211,22 +212,6 @@ pub(super) fn forget(
         copies: copies.map(|(forgotten, prune)| InPlace { forgotten, prune }).collect(),
     });
     Ok(Exit::from_code(report.exit_code()))
-}
-
-/// Forgets by the configuration wherever that has a policy for, else here only.
-fn decide(
-    app: &App,
-    store: &Store,
-    choice: Choice,
-    database: Option<&str>,
-    dry_run: bool,
-) -> Result<PolicyReport, Failure> {
-    if let Choice::Configured { accept } = choice {
-        return Ok(forget::by_itself(store, database, accept, dry_run, app.now(), &app.observer())?);
-    }
-    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
-    let here = forget::run(store, &request, app.now(), &app.observer())?;
-    Ok(PolicyReport { here, copies: Vec::new() })
 }
 
 fn prune_after(app: &App, store: &Store, report: &ForgetReport) -> Result<PruneReport, Failure> {

@@ -13,25 +13,31 @@ use crate::report::{CopyForgetReport, ErrorReport, ForgetReport, PolicyReport};
 use crate::repository::Store;
 use crate::{ErrorKind, Result};
 
-/// Drops what the policies of the configuration do not keep, in the repository and then in each configured copy. Days,
-/// weeks and months are those of the user's zone.
-///
-/// `accept` says that what speaks against it is in order, in all places. An error is about the repository, and nothing
-/// was dropped anywhere; what goes wrong in a copy is part of the report. Where the repository in use is not the
-/// configured one, or is a copy itself, only that one is looked at.
-pub fn by_itself(
+/// Drops snapshots: by the configuration wherever that has a policy for, else only here.
+pub fn everywhere(
     store: &Store,
-    database: Option<&str>,
-    accept: bool,
-    dry_run: bool,
+    request: &ForgetRequest,
     now: Timestamp,
     watch: &Watch,
 ) -> Result<PolicyReport> {
-    let choice = Choice::Configured { accept };
-    let request = ForgetRequest { choice, database: database.map(str::to_owned), dry_run };
-    let here = run(store, &request, now, watch)?;
+    match request.choice {
+        Choice::Configured { .. } => by_itself(store, request, now, watch),
+        Choice::Named { .. } | Choice::Policy(_) => {
+            Ok(PolicyReport { here: run(store, request, now, watch)?, copies: Vec::new() })
+        }
+    }
+}
+
+/// Drops what the policies of the configuration do not keep, in the repository and then in each configured copy. Days,
+/// weeks and months are those of the user's zone.
+///
+/// An error is about the repository, and nothing
+/// was dropped anywhere; what goes wrong in a copy is part of the report. Where the repository in use is not the
+/// configured one, or is a copy itself, only that one is looked at.
+fn by_itself(store: &Store, request: &ForgetRequest, now: Timestamp, watch: &Watch) -> Result<PolicyReport> {
+    let here = run(store, request, now, watch)?;
     let places = place::configured(store.context()).into_iter();
-    let copies = places.map(|(name, place)| in_copy(store, name, place, &request, now, watch));
+    let copies = places.map(|(name, place)| in_copy(store, name, place, request, now, watch));
     Ok(PolicyReport { here, copies: copies.collect() })
 }
 

@@ -98,7 +98,7 @@ pub struct Refused {
     pub why: String,
 }
 
-/// What [`crate::forget::by_itself`] did, in the repository and in its copies.
+/// What [`crate::forget::everywhere`] did, in the repository and in its copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyReport {

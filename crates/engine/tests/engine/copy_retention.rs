@@ -2,7 +2,7 @@
 
 use dbkeep_engine::backup::BackupRequest;
 use dbkeep_engine::copy::{self, CopyRequest};
-use dbkeep_engine::forget;
+use dbkeep_engine::forget::{self, Choice, ForgetRequest};
 use dbkeep_engine::pin::{self, PinRequest};
 use dbkeep_engine::report::{CopyForgetReport, PolicyReport};
 use dbkeep_engine::{Context, Id, Result};
@@ -40,7 +40,9 @@ fn by_itself_in(
     dry_run: bool,
 ) -> Result<PolicyReport> {
     let store = dbkeep_engine::repository::open(context, place.now(), &place.watch())?;
-    forget::by_itself(&store, only, false, dry_run, place.now(), &place.watch())
+    let choice = Choice::Configured { accept: false };
+    let request = ForgetRequest { choice, database: only.map(str::to_owned), dry_run };
+    forget::everywhere(&store, &request, place.now(), &place.watch())
 }
 
 /// Backs up another state of the database, everywhere.
