@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dbkeep_engine::ErrorKind;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -149,16 +150,9 @@ impl std::error::Error for Failure {}
 
 /// Returns what to do about an error of this kind where nothing better is known.
 pub(crate) fn general_hint(kind: &str) -> &'static str {
-    match kind {
-        "interrupted" => "the store is sound; run the same command again",
-        "io" | "permission" | "missing" => "check the path, and that you may read and write there",
-        "busy" | "locked" => "wait until the other process is done, then run the same command again",
-        "damaged" | "repository" => "`dbkeep check --read-data` says what is affected",
-        "wrong-password" => {
-            "give the right one with --password-file or DBKEEP_PASSWORD_FILE; the recovery sheet has it"
-        }
-        _ => "run it again with -vv to see what happens",
-    }
+    ErrorKind::of_word(kind)
+        .and_then(ErrorKind::usual_hint)
+        .unwrap_or("run it again with -vv to see what happens")
 }
 
 #[cfg(test)]

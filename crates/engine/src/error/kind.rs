@@ -154,6 +154,24 @@ impl ErrorKind {
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.word() == word)
     }
+
+    /// Returns what to do about an error of this kind where nothing better is known.
+    pub const fn usual_hint(self) -> Option<&'static str> {
+        match self {
+            Self::Interrupted => Some("the store is sound; run the same command again"),
+            Self::Io | Self::Permission | Self::Missing => {
+                Some("check the path, and that you may read and write there")
+            }
+            Self::Busy | Self::Locked => {
+                Some("wait until the other process is done, then run the same command again")
+            }
+            Self::Damaged | Self::Repository => Some("`dbkeep check --read-data` says what is affected"),
+            Self::WrongPassword => Some(
+                "give the right one with --password-file or DBKEEP_PASSWORD_FILE; the recovery sheet has it",
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for ErrorKind {
