@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dbkeep_engine::config::{LogFormat, LogRotation};
 use dbkeep_engine::report::ErrorReport;
 use dbkeep_engine::repository::{self, Store};
-use dbkeep_engine::{Context, Environment, Error, GlobalOptions, Id};
+use dbkeep_engine::{Context, Environment, Error, GlobalOptions, Id, Secret};
 use jiff::Timestamp;
 use tracing_appender::rolling::Rotation;
 use tracing_subscriber::filter::LevelFilter;
@@ -86,8 +86,7 @@ impl App {
         match act(context) {
             Err(Error::NoPassword { location, .. }) if self.can_ask() => {
                 let password = prompt::password(&location)?;
-                // Everything that looks for a password looks here.
-                context.environment.variables.insert("DBKEEP_PASSWORD".to_owned(), password);
+                context.password = Some(Secret::new(password));
                 Ok(act(context)?)
             }
             done => Ok(done?),

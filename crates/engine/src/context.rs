@@ -41,6 +41,8 @@ pub struct Context {
     pub location: PathBuf,
     /// What said so: `--repo`, `DBKEEP_REPOSITORY`, the configuration's path, or `default`.
     pub location_from: String,
+    /// A password that a person typed or a program gave; it counts before every other source.
+    pub password: Option<Secret>,
     /// `--password-file`.
     pub password_file: Option<PathBuf>,
     /// How long the lock of a database is waited for, to restore something into it or to compare it.
@@ -88,18 +90,33 @@ impl Context {
         let (config, config_file) = config::load(&environment, options.config.as_deref(), &mut warnings)?;
         let (location, location_from) = locate(&environment, &config, config_file.as_ref(), options)?;
         let password_file = options.password_file.as_deref().map(|file| environment.resolve_argument(file));
-        Ok(Self {
+        let context = Self::of(environment, config, config_file);
+        Ok(Self { location, location_from, password_file, warnings, ..context })
+    }
+
+    /// Returns the context of a configuration, without a place yet.
+    pub(crate) fn of(environment: Environment, config: Config, config_file: Option<PathBuf>) -> Self {
+        Self {
             environment,
             config,
             config_file,
-            location,
-            location_from,
-            password_file,
+            location: PathBuf::new(),
+            location_from: String::new(),
+            password: None,
+            password_file: None,
             lock_patience: Duration::from_secs(10),
             key_cost: KeyCost::default(),
-            warnings,
+            warnings: Vec::new(),
             as_copy: None,
-        })
+        }
+    }
+
+    /// Says that the repository is where the configuration has it, or would have it by default.
+    pub(crate) fn locate_as_configured(&mut self) -> Result<()> {
+        let options = GlobalOptions::default();
+        (self.location, self.location_from) =
+            locate(&self.environment, &self.config, self.config_file.as_ref(), &options)?;
+        Ok(())
     }
 
     /// Returns the directory that relative paths of the configuration start from.
@@ -155,6 +172,16 @@ fn locate(
         return Err(Error::usage("the location of the repository is empty", "give a directory"));
     }
     Ok((directory(environment, text, &base)?, from))
+}
+
+/// Returns the directory that a location means which is given as a path.
+pub(crate) fn place(environment: &Environment, location: &Path) -> Result<PathBuf> {
+    match location.to_str() {
+        Some("") => Err(Error::usage("the location of the repository is empty", "give a directory")),
+        Some(text) => directory(environment, text, &environment.working_directory),
+        // Only a path can be no text.
+        None => Ok(environment.resolve_argument(location)),
+    }
 }
 
 /// Returns the directory that a location means.

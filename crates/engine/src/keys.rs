@@ -96,8 +96,8 @@ pub fn remove(store: &Store, prefix: &str) -> Result<KeyRemoveReport> {
 
 /// Returns the passwords to try, from the first source that is there.
 ///
-/// `--password-file`, `DBKEEP_PASSWORD_FILE`, `DBKEEP_PASSWORD`, the configuration, else the key files of this
-/// repository that this user has.
+/// What was given itself, `--password-file`, `DBKEEP_PASSWORD_FILE`, `DBKEEP_PASSWORD`, the configuration, else the key
+/// files of this repository that this user has.
 pub(crate) fn passwords(
     context: &Context,
     backend: &dyn Backend,
@@ -161,6 +161,7 @@ pub(crate) fn keep_for_copy(environment: &Environment, id: &Id, secret: &Secret)
 /// Returns the password that the user or the configuration gives; `None` when nothing does.
 fn named(context: &Context, warn: &mut dyn FnMut(String)) -> Result<Option<Secret>> {
     let secret = match password_source(context) {
+        Some(Source::Given(secret)) => secret.clone(),
         Some(Source::File(file, named_by)) => {
             warn_if_lax(&file, warn);
             from_file(&file, named_by)?
@@ -176,7 +177,9 @@ fn named(context: &Context, warn: &mut dyn FnMut(String)) -> Result<Option<Secre
 }
 
 /// Where a password comes from.
-enum Source {
+enum Source<'c> {
+    /// Itself.
+    Given(&'c Secret),
     /// A file, and what names it.
     File(PathBuf, &'static str),
     /// `DBKEEP_PASSWORD`.
@@ -186,8 +189,11 @@ enum Source {
 }
 
 /// Decides which source of a password counts.
-fn password_source(context: &Context) -> Option<Source> {
+fn password_source(context: &Context) -> Option<Source<'_>> {
     let environment = &context.environment;
+    if let Some(secret) = &context.password {
+        return Some(Source::Given(secret));
+    }
     if let Some(file) = &context.password_file {
         return Some(Source::File(file.clone(), "--password-file"));
     }
@@ -207,6 +213,7 @@ fn password_source(context: &Context) -> Option<Source> {
 /// Says in words where the password comes from; `None` when only key files can give it.
 pub(crate) fn describe_source(context: &Context) -> Option<String> {
     Some(match password_source(context)? {
+        Source::Given(_) => "given".to_owned(),
         Source::File(file, from) => format!("{from} {}", file.display()),
         Source::Variable => "DBKEEP_PASSWORD".to_owned(),
         Source::Command(words) => format!("password-command {}", words.first()?),
@@ -394,6 +401,8 @@ mod tests {
         assert_eq!(password(&context).as_deref(), Some("named"));
         context.password_file = Some(file("argument"));
         assert_eq!(password(&context).as_deref(), Some("argument"));
+        context.password = Some(Secret::new("typed".to_owned()));
+        assert_eq!(password(&context).as_deref(), Some("typed"));
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Place {
     /// Makes this the only source of the password: what is said for the primary is not meant for this place.
     fn use_password(&mut self, file: Option<PathBuf>, command: Option<crate::config::Command>) {
         let context = &mut self.context;
+        context.password = None;
         context.password_file = None;
         for variable in ["DBKEEP_PASSWORD", "DBKEEP_PASSWORD_FILE"] {
             context.environment.variables.remove(variable);
