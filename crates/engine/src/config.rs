@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use load::check;
 pub use load::{load, parse};
 pub use text::{example, schema};
 

@@ -45,6 +45,14 @@ impl Environment {
         Ok(Self::assemble(variables, home, working_directory, host, terminal, TimeZone::system()))
     }
 
+    /// Returns an environment of this machine that has nothing of this process: no variables, no home, UTC. The working
+    /// directory is empty until somebody asks for it.
+    pub(crate) fn bare(state: &Path) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let bare = Self::assemble(BTreeMap::new(), None, PathBuf::new(), host, false, TimeZone::UTC);
+        Self { config_directory: state.to_owned(), state_directory: state.to_owned(), ..bare }
+    }
+
     /// Returns an environment that has nothing to do with this process; all files are below `root`.
     pub fn isolated(root: &Path) -> Self {
         let home = root.join("home");

@@ -1,8 +1,14 @@
-//! The library behind dbkeep: one module an operation.
+//! dbkeep as a library: back up, verify and restore live databases.
 //!
-//! [`Context::load`] reads the configuration, [`repository::open`] opens the repository, and the
-//! operations work on the [`repository::Store`] that it returns. Nothing here prints, and nothing
-//! below [`Environment::capture`] looks at the process's environment. `now` is an argument.
+//! Programs begin with a [`Keeper`]: the [`keeper`] module has an example, and says what is stable. The command line is
+//! made of the modules of the operations, one each, and of what they share: [`Context::load`] reads the configuration,
+//! [`repository::open`] opens the repository, and the operations work on the [`repository::Store`] that it returns. These
+//! may change with every version.
+//!
+//! Nothing here prints, and nothing below [`Environment::capture`] looks at the process's environment. `now` is an
+//! argument of every operation of the modules.
+
+#![deny(missing_docs)]
 
 pub mod backup;
 pub mod catalog;
@@ -25,6 +31,7 @@ pub mod forget;
 mod git;
 pub mod guard;
 mod integrity;
+pub mod keeper;
 pub mod keys;
 pub mod list;
 pub mod manifest;
@@ -55,4 +62,6 @@ pub use dbkeep_repo::{Observer, Unobserved};
 pub use environment::Environment;
 pub use error::{Error, ErrorKind, Result};
 pub use integrity::Verify;
+pub use jiff;
+pub use keeper::Keeper;
 pub use moment::{parse as parse_moment, written as write_moment};

@@ -191,6 +191,32 @@ fn only_durable_renames_and_syncs() {
 }
 
 #[test]
+fn libraries_read_the_environment_in_one_place() {
+    // The second finds the working directory for paths that are relative, the third cleans what programs inherit.
+    let may = ["engine/src/environment.rs", "engine/src/keeper/settings.rs", "postgres/src/tools.rs"];
+    let forbidden = ["env::var", "env::home_dir(", "env::current_dir(", "TimeZone::system("];
+    let libraries =
+        ["repo", "sqlite", "postgres", "engine"].map(|name| root().join("crates").join(name).join("src"));
+    each_source(&mut |path, contents| {
+        let place = path.to_string_lossy();
+        let is_test =
+            place.contains("/tests/") || place.ends_with("/tests.rs") || place.ends_with("/hostile.rs");
+        if is_test || !libraries.iter().any(|library| path.starts_with(library)) {
+            return;
+        }
+        let product = contents.split("#[cfg(test)]").next().unwrap_or_default();
+        let reads = product
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .any(|line| forbidden.iter().any(|call| line.contains(call)));
+        assert!(
+            !reads || may.iter().any(|file| place.ends_with(file)),
+            "{place} reads the environment by itself"
+        );
+    });
+}
+
+#[test]
 fn permissive_expressions_are_told_from_others() {
     for licence in ["MIT", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "GPL-2.0 OR MIT"] {
         assert!(is_permissive(licence), "{licence}");

@@ -66,6 +66,11 @@ pub fn parse(text: &str, file: &Path, warnings: &mut Vec<String>) -> Result<Conf
     Ok(config)
 }
 
+/// Checks a configuration that was made in code. Passwords in it are not remarked on: they came from the program.
+pub(crate) fn check(config: &Config) -> Result<()> {
+    validate(config, &mut Vec::new()).map_err(|(message, hint)| Error::Usage { message, hint })
+}
+
 /// A key that the schema does not know.
 struct Unknown {
     range: Range<usize>,
