@@ -2,6 +2,8 @@
 //!
 //! Everything here blocks, with timeouts. Nothing of it knows the repository.
 
+#![deny(missing_docs)]
+
 pub mod archive;
 pub mod attributes;
 mod binary;

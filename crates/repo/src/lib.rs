@@ -4,6 +4,8 @@
 //! checked and restored with stock `restic`. Bytes and their meaning are in [`mod@format`], which does no
 //! I/O; nothing that comes from storage is trusted before its MAC was checked.
 
+#![deny(missing_docs)]
+
 pub mod backend;
 pub mod cache;
 pub mod check;

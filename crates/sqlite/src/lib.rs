@@ -5,6 +5,8 @@
 //! file layer (`raw`, `live`): a second descriptor on the same file, once closed, would
 //! cancel the POSIX locks of every SQLite connection in this process.
 
+#![deny(missing_docs)]
+
 pub mod apply;
 pub mod capture;
 pub mod compare;
