@@ -46,6 +46,7 @@ pub use space::{DatabaseSize, PruneReport, SizeReport};
 /// An error as it stands in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ErrorReport {
     /// A word for programs; see [`crate::ErrorKind`].
     pub kind: String,
@@ -103,6 +104,7 @@ pub struct TableRows {
 /// The snapshots of a repository, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ListReport {
     /// One entry a snapshot.
     pub snapshots: Vec<SnapshotRow>,
@@ -111,6 +113,7 @@ pub struct ListReport {
 /// One snapshot in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SnapshotRow {
     /// Its id.
     pub id: Id,
@@ -153,6 +156,7 @@ pub struct SnapshotRow {
 /// The manifest of a snapshot, and what the repository knows of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ShowReport {
     /// What was stored with it; `None` for a snapshot that other tools made.
     #[serde(flatten)]
@@ -164,6 +168,7 @@ pub struct ShowReport {
 /// What the repository knows of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RepositoryFacts {
     /// The snapshot.
     pub id: Id,
@@ -188,6 +193,7 @@ pub struct RepositoryFacts {
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// One entry a snapshot.
     pub checked: Vec<Verified>,
@@ -207,6 +213,7 @@ impl VerifyReport {
 /// What was found of one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Verified {
     /// The snapshot.
     pub snapshot: Id,
@@ -245,6 +252,7 @@ pub enum VerifyStatus {
 /// What a check of the repository found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CheckReport {
     /// Nothing was found.
     pub ok: bool,
@@ -275,6 +283,7 @@ impl CheckReport {
 /// One thing that is wrong with the repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CheckFinding {
     /// A word for programs.
     pub kind: String,
@@ -291,6 +300,7 @@ pub struct CheckFinding {
 /// What [`crate::pin::run`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PinReport {
     /// The snapshot.
     pub snapshot: Id,
@@ -307,6 +317,7 @@ pub struct PinReport {
 /// Everything on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct StatusReport {
     /// Where the repository is.
     pub repository: String,
@@ -331,6 +342,7 @@ pub struct StatusReport {
 /// One database on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct DatabaseStatus {
     /// The name.
     pub name: String,
@@ -361,6 +373,7 @@ pub struct DatabaseStatus {
 /// One configured copy on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CopyStatus {
     /// The configured name.
     pub name: String,
@@ -396,6 +409,7 @@ pub struct CopyStatus {
 /// The keys of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct KeyListReport {
     /// One entry a key, oldest first.
     pub keys: Vec<KeyRow>,
@@ -404,6 +418,7 @@ pub struct KeyListReport {
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct KeyRow {
     /// The id of its file.
     pub id: Id,
@@ -422,6 +437,7 @@ pub struct KeyRow {
 /// A key that was added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct KeyAddReport {
     /// The id of its file.
     pub id: Id,
@@ -432,6 +448,7 @@ pub struct KeyAddReport {
 /// A key that was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct KeyRemoveReport {
     /// The id of its file.
     pub id: Id,
@@ -440,6 +457,7 @@ pub struct KeyRemoveReport {
 /// What a configuration holds, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ConfigReport {
     /// The file; `None` when there is none.
     pub file: Option<PathBuf>,

@@ -11,6 +11,7 @@ use super::{Engine, ErrorReport, TableRows};
 /// What [`crate::repository::init`] made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct InitReport {
     /// Where the repository is.
     pub repository: String,
@@ -29,6 +30,7 @@ pub struct InitReport {
 /// One thing that `init --setup` took care of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SetupItem {
     /// The file or directory.
     pub path: PathBuf,
@@ -52,6 +54,7 @@ pub enum SessionStatus {
 /// What a backup session did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct BackupReport {
     /// `YYYYMMDD_HHMMSS`, UTC.
     pub session: String,
@@ -111,6 +114,7 @@ impl BackupReport {
 /// Sums over the databases of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct BackupTotals {
     /// How many databases.
     pub databases: u64,
@@ -151,6 +155,7 @@ pub enum BackupStatus {
 /// What a session did with one database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct DatabaseBackup {
     /// The name in the repository.
     pub name: String,
@@ -197,6 +202,7 @@ pub struct DatabaseBackup {
 /// What became of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CopyReport {
     /// The configured name.
     pub name: String,

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 /// What differs between a snapshot and another one, or the live database.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CompareReport {
     /// Whether nothing differs. False where something could not be compared.
     pub same: bool,
@@ -38,6 +39,7 @@ impl CompareReport {
 /// One of the two sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ComparedSide {
     /// The snapshot; `None` for the live database.
     pub snapshot: Option<Id>,
@@ -52,6 +54,7 @@ pub struct ComparedSide {
 /// What differs in the schema.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SchemaReport {
     /// What only the right side has.
     pub added: Vec<SchemaChange>,
@@ -64,6 +67,7 @@ pub struct SchemaReport {
 /// An object of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SchemaChange {
     /// `table`, `index`, `view`, `trigger`, or `setting` (`user_version`, `application_id`); of PostgreSQL what `pg_dump`
     /// calls it, as `fk constraint`.
@@ -80,6 +84,7 @@ pub struct SchemaChange {
 /// What differs in a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ComparedTable {
     /// Its name.
     pub name: String,
@@ -128,6 +133,7 @@ impl ComparedTable {
 /// A column with two names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RenamedColumn {
     /// Its name on the left.
     pub left: String,
@@ -138,6 +144,7 @@ pub struct RenamedColumn {
 /// A row that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RowChange {
     /// What became of it.
     pub change: RowKind,
@@ -165,6 +172,7 @@ pub enum RowKind {
 /// A column that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ColumnChange {
     /// Its name.
     pub name: String,

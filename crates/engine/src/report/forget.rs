@@ -11,6 +11,7 @@ use super::ErrorReport;
 /// What [`crate::forget::run`] decided and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ForgetReport {
     /// What stays, and why.
     pub kept: Vec<Kept>,
@@ -51,6 +52,7 @@ impl ForgetReport {
 /// A snapshot that stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Kept {
     /// The snapshot.
     pub id: Id,
@@ -65,6 +67,7 @@ pub struct Kept {
 /// A snapshot that was forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Forgotten {
     /// The snapshot.
     pub id: Id,
@@ -77,6 +80,7 @@ pub struct Forgotten {
 /// A database that the policy of the configuration left as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Frozen {
     /// Its name.
     pub database: String,
@@ -87,6 +91,7 @@ pub struct Frozen {
 /// A snapshot that was not forgotten though it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Refused {
     /// The snapshot.
     pub id: Id,
@@ -101,6 +106,7 @@ pub struct Refused {
 /// What [`crate::forget::everywhere`] did, in the repository and in its copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PolicyReport {
     /// In the repository itself.
     #[serde(flatten)]
@@ -113,6 +119,7 @@ pub struct PolicyReport {
 /// What became of one copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CopyForgetReport {
     /// What it is called.
     pub name: String,

@@ -11,6 +11,7 @@ use super::{ErrorReport, SessionStatus, TableRows};
 /// What a restore did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RestoreReport {
     /// What was restored.
     pub snapshot: Id,
@@ -85,6 +86,7 @@ pub enum RestoreStatus {
 /// What the restore of a session did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SessionRestoreReport {
     /// The session.
     pub session: String,
