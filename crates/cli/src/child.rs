@@ -12,11 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dbkeep_engine::Error;
-use dbkeep_engine::guard::{Ended, SESSION_NAME, Start, Task};
+use dbkeep_engine::guard::{Ended, SESSION_NAME, Start, Task, is_group_alive};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_current_process_group, kill_process_group,
-    test_kill_process_group, waitpid,
+    Pid, Signal, WaitOptions, WaitStatus, kill_current_process_group, kill_process_group, waitpid,
 };
 use signal_hook::SigId;
 use signal_hook::consts::SIGCHLD;
@@ -96,7 +95,7 @@ impl Task for Program<'_> {
         }
         let _ = kill_process_group(group, Signal::CONT);
         let deadline = Instant::now() + KILL_AFTER;
-        while test_kill_process_group(group).is_ok() {
+        while u32::try_from(group.as_raw_nonzero().get()).is_ok_and(is_group_alive) {
             if Instant::now() >= deadline {
                 let _ = kill_process_group(group, Signal::KILL);
                 return;

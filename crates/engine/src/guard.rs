@@ -38,7 +38,7 @@ use crate::verify::{self, VerifyRequest};
 use crate::{Error, ErrorKind, Result};
 
 pub use resume::{Resume, resume};
-pub use task::{Closure, Ended, SESSION_NAME, Start, Task, VARIABLE, closure};
+pub use task::{Closure, Ended, SESSION_NAME, Start, Task, VARIABLE, closure, is_group_alive};
 
 /// What to guard.
 #[derive(Clone, Debug, Default)]

@@ -8,13 +8,12 @@ use dbkeep_postgres::conninfo::ConnInfo;
 use dbkeep_postgres::presence::{Presence, Present};
 use dbkeep_postgres::restore as postgres;
 use dbkeep_postgres::wire::{Connection, Options};
-use rustix::process::{Pid, test_kill_process_group};
 
 use super::Run;
 use super::judge::{Judged, judged, unmet};
 use super::lookout::Lookout;
 use super::sockets;
-use super::task::session_name;
+use super::task::{is_group_alive, session_name};
 use crate::context::{Context, Watch};
 use crate::drill::assertion::Answer;
 use crate::report::{GuardCheck, RestoreReport};
@@ -22,7 +21,7 @@ use crate::restore::RestoreRequest;
 use crate::source::{self, Place, Server};
 use crate::{Error, Result};
 
-/// How long sessions of a command that has ended may take to go by themselves, and then by force.
+/// How long a command that is ending, and then its sessions, may take to go by themselves; and all of it, by force.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -118,7 +117,7 @@ impl Lookout for ServerLookout {
     }
 
     fn end_rest(&mut self, group: Option<u32>) -> Result<()> {
-        if self.in_process || is_alive(group) {
+        if self.in_process {
             return Ok(());
         }
         let began = Instant::now();
@@ -127,22 +126,18 @@ impl Lookout for ServerLookout {
             let there = self.ask(Presence::sessions)?;
             let left: Vec<Present> = there.into_iter().filter(|session| known.contains(session)).collect();
             self.of_command = known;
-            if left.is_empty() || began.elapsed() > PATIENCE {
+            let is_alive = group.is_some_and(is_group_alive);
+            let patience = if is_alive { GRACE } else { PATIENCE };
+            if left.is_empty() || began.elapsed() > patience {
                 return Ok(());
             }
             // A server notices only at the end of a statement that its client is gone.
-            for session in left.iter().filter(|_| began.elapsed() > GRACE) {
+            for session in left.iter().filter(|_| !is_alive && began.elapsed() > GRACE) {
                 self.ask(|presence| presence.end(session))?;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// Says whether anything of a process group is there.
-fn is_alive(group: Option<u32>) -> bool {
-    let group = group.and_then(|group| i32::try_from(group).ok()).and_then(Pid::from_raw);
-    group.is_some_and(|group| test_kill_process_group(group).is_ok())
 }
 
 fn was_connected(session: &Present) -> String {

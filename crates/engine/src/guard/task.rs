@@ -178,6 +178,22 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(NO_SUCH_PROCESS)
 }
 
+/// Says whether anything of a process group still runs. One that has ended and that nobody has asked about does not.
+pub fn is_group_alive(group: u32) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+    let status = |process: std::fs::DirEntry| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+    };
+    processes.flatten().filter_map(status).any(|text| group_in(&text) == Some(group) && !has_ended(&text))
+}
+
+/// Says whether the status of a process is that of one that has ended.
+fn has_ended(status: &str) -> bool {
+    let state = status.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().next());
+    matches!(state, Some("Z" | "X"))
+}
+
 /// Returns the process group in the status of a process, as the kernel writes it. Its name stands in brackets before, and
 /// may hold anything.
 fn group_in(status: &str) -> Option<u32> {
@@ -214,6 +230,21 @@ mod tests {
         assert_eq!(group_in("12 (a) R 5 6) S 1 78 78 0"), Some(78));
         assert_eq!(group_in("12 (kthreadd) S 0 0 0 0"), Some(0));
         assert_eq!(group_in("12 sh S 1"), None);
+        assert!(has_ended("12 (sh) Z 1 77 77 0") && !has_ended("12 (Z) S 1 77 77 0"));
+    }
+
+    #[test]
+    fn group_lives_as_long_as_one_of_it_runs() {
+        use std::os::unix::process::CommandExt;
+        let mut child = std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        assert!(is_group_alive(child.id()));
+        child.kill().unwrap();
+        // Nobody has asked for it yet, so the system still knows it.
+        while is_group_alive(child.id()) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_group_alive(child.id()));
     }
 
     #[test]
