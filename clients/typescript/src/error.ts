@@ -2,7 +2,7 @@
 export class DbkeepError extends Error {
   /**
    * A word for programs: what the binary says in `error.kind` (as `no-repository`, `wrong-password`, `locked`,
-   * `busy`), or one of
+   * `busy`, `command-failed`), or one of
    * - `usage`: the call makes no sense;
    * - `binary-missing`, `binary-unusable`, `binary-too-old`: there is no binary that can be used;
    * - `interrupted`: the signal of the call was aborted; the repository and the databases are sound;

@@ -19,10 +19,11 @@ test("guide works as printed", (t) => {
     assert.deepEqual([ended.status, ended.stderr], [0, ""], `${name}:\n${ended.stdout}${ended.stderr}`);
     return ended.stdout;
   });
-  assert.equal(said.length, 5);
-  assert.match(said[1] ?? "", /^(\d{8}_\d{6}): \d+ bytes of 1 databases\n\1 /);
-  assert.match(said[1] ?? "", /nothing changed\n0 snapshots removed\n$/);
-  assert.match(said[2] ?? "", /20200101_000000/);
-  assert.match(said[3] ?? "", /\n\d{8}_\d{6}\n$/);
-  assert.match(said[4] ?? "", /^\d+ \[ 'ok' \]\n$/);
+  assert.equal(said.length, 6);
+  assert.equal(said[1], "[ [ 'users', [ 'mail' ] ] ]\n");
+  assert.match(said[2] ?? "", /^(\d{8}_\d{6}): \d+ bytes of 1 databases\n\1 /);
+  assert.match(said[2] ?? "", /nothing changed\n0 snapshots removed\n$/);
+  assert.match(said[3] ?? "", /20200101_000000/);
+  assert.match(said[4] ?? "", /\n\d{8}_\d{6}\n$/);
+  assert.match(said[5] ?? "", /^\d+ \[ 'ok' \]\n$/);
 });

@@ -47,7 +47,9 @@ function run(world: World, exit: number, command: string, ...words: string[]): R
     const { error: _, ...report } = document;
     if (Object.keys(report).length > 0) validate(command, document, line.join(" "));
   }
-  for (const event of ended.stderr.split("\n").filter((text) => text !== "")) {
+  // A guarded command prints there as well.
+  const lines = ended.stderr.split("\n").filter((text) => text.startsWith("{") || (text !== "" && command !== "guard"));
+  for (const event of lines) {
     validate("events", JSON.parse(event), line.join(" "));
   }
   return document;
@@ -89,6 +91,9 @@ test("every command prints what its schema says", (t) => {
   run(world, 0, "restore", "latest", "--database", "app", "--in-place", "--yes");
   run(world, 0, "restore", "--session", "latest", "--to", "all");
   run(world, 1, "restore", "ffffffff", "--to", "none.db");
+  run(world, 0, "guard", "app.db", "--", "sqlite3", "app.db", "DELETE FROM users WHERE id = 1");
+  run(world, 1, "guard", "app.db", "--", "sqlite3", "-bail", "app.db", "DELETE FROM users; SELECT absent");
+  run(world, 0, "guard", "--resume");
   run(world, 0, "export", "latest", "--database", "app", "--out", "plain", "--format", "json");
   run(world, 0, "export", "--session", "latest", "--out", "bundle");
   run(world, 0, "verify", "bundle");
