@@ -92,7 +92,9 @@ impl TestEnvironment {
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let run = self.run(std::iter::once("--json").chain(arguments.iter().copied()));
-        (run.code, run.document())
+        let document = run.document();
+        crate::schema::expect(arguments, run.code, &document);
+        (run.code, document)
     }
 
     /// Runs the binary with `--json`, expects exit code 0 and returns its document.

@@ -31,6 +31,7 @@ mod postgres;
 mod prune;
 mod retention;
 mod scenarios;
+mod schema;
 mod secrets;
 mod usage;
 mod verify_file;
