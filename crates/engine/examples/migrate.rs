@@ -1,4 +1,4 @@
-//! Runs SQL on a SQLite database, and undoes all of it when it fails, also what was committed half-way.
+//! Runs SQL on a SQLite database under a guard: when it fails all of it is undone, also what was committed half-way.
 //!
 //! ```sh
 //! cargo run -p dbkeep-engine --example migrate -- app.db FOLDER migration.sql
@@ -9,11 +9,13 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use dbkeep_engine::keeper::{BackupOptions, CompareOptions, Keeper, RestoreOptions, Settings};
+use dbkeep_engine::keeper::{GuardOptions, Keeper, Report, Settings};
+use dbkeep_engine::report::GuardReport;
 use rusqlite::Connection;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut words = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(database), Some(folder), Some(migration)) = (words.next(), words.next(), words.next()) else {
         return Err("give a database, a folder and a file of SQL".into());
@@ -22,31 +24,37 @@ fn main() -> Result<(), Box<dyn Error>> {
         Settings::new(folder.join("backups"), folder.join("state")).password_file(folder.join("key"));
     let keeper = Keeper::open(settings)?;
 
-    // Stored and read back; without that nothing below begins.
-    let before = keeper.safety_backup(&BackupOptions::new().source(&database).name("app"))?;
-    let snapshot = before.snapshots().next().ok_or("nothing was stored")?;
-
-    let migrated = migrate(&database, &migration);
-    let changes = keeper.compare(&CompareOptions::new(snapshot))?;
-    for table in changes.tables.iter().filter(|table| !table.is_same()) {
-        println!(
-            "{}: {} added, {} removed, {} changed",
-            table.name, table.added, table.removed, table.changed
-        );
+    // The database is stored and read back before the migration begins; without that it does not.
+    let options = GuardOptions::new().source(&database).check("SELECT count(*) > 0 FROM users");
+    match keeper.guard(&options, || migrate(&database, &migration)) {
+        Ok(guarded) => {
+            show_changes(&guarded.report);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            if let Some(Report::Guard(report)) = error.report() {
+                show_changes(report);
+            }
+            println!("{error}");
+            Ok(ExitCode::FAILURE)
+        }
     }
-    for object in &changes.schema.added {
-        println!("new {} {}", object.kind, object.name);
-    }
-
-    if let Err(error) = migrated {
-        // What is there is backed up once more before it is overwritten.
-        let back = keeper.restore(&RestoreOptions::new().snapshot(snapshot).in_place(true))?;
-        println!("the migration failed ({error}), and is undone: {} rows as before", back.rows);
-    }
-    Ok(())
 }
 
 fn migrate(database: &Path, migration: &Path) -> Result<(), Box<dyn Error>> {
     let sql = std::fs::read_to_string(migration)?;
     Ok(Connection::open(database)?.execute_batch(&sql)?)
+}
+
+/// Says what the migration did, whether it stays or not.
+fn show_changes(report: &GuardReport) {
+    for changes in &report.changes {
+        for object in &changes.schema.added {
+            println!("new {} {}", object.kind, object.name);
+        }
+        for table in changes.tables.iter().filter(|table| table.in_left && table.in_right) {
+            let (added, removed, changed) = (table.added, table.removed, table.changed);
+            println!("{}: {added} added, {removed} removed, {changed} changed", table.name);
+        }
+    }
 }

@@ -28,6 +28,7 @@
 //! ```
 
 mod error;
+mod guard;
 mod options;
 mod outcome;
 mod progress;
@@ -50,6 +51,7 @@ use crate::restore::{RestorePlan, RestoreRequest};
 use crate::{backup, compare, forget, list, restore, status, verify};
 
 pub use error::{Error, Report, Result};
+pub use guard::{GuardOptions, Guarded};
 pub use options::{BackupOptions, CompareOptions, ForgetOptions, ListOptions, RestoreOptions, VerifyOptions};
 use outcome::Outcome as _;
 pub use progress::{Phase, Progress};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::ErrorKind;
 use crate::report::{
-    BackupReport, ErrorReport, PolicyReport, RestoreReport, SessionRestoreReport, VerifyReport,
+    BackupReport, ErrorReport, GuardReport, PolicyReport, RestoreReport, SessionRestoreReport, VerifyReport,
 };
 
 /// The result of an operation of a keeper.
@@ -61,7 +61,7 @@ struct Inner {
 /// assert!(report.databases[0].snapshot.is_some(), "one failed, the other one is stored");
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Report {
     /// Of a backup.
@@ -74,6 +74,8 @@ pub enum Report {
     Verify(Box<VerifyReport>),
     /// Of what a policy dropped.
     Forget(Box<PolicyReport>),
+    /// Of a change that was guarded.
+    Guard(Box<GuardReport>),
 }
 
 impl Error {

@@ -3,8 +3,8 @@
 use super::{Error, Report, Result};
 use crate::ErrorKind;
 use crate::report::{
-    BackupReport, BackupStatus, ErrorReport, ForgetReport, PolicyReport, RestoreReport, SessionRestoreReport,
-    VerifyReport, VerifyStatus,
+    BackupReport, BackupStatus, ErrorReport, ForgetReport, GuardOutcome, GuardReport, PolicyReport,
+    RestoreReport, SessionRestoreReport, VerifyReport, VerifyStatus,
 };
 
 /// A report that says whether all went well.
@@ -155,6 +155,35 @@ impl Outcome for PolicyReport {
 
     fn into_report(self) -> Report {
         Report::Forget(Box::new(self))
+    }
+}
+
+impl Outcome for GuardReport {
+    fn exit_code(&self) -> u8 {
+        self.exit_code()
+    }
+
+    fn problem(&self) -> ErrorReport {
+        if let Some(error) = &self.error {
+            return error.clone();
+        }
+        let kind = if self.check_failed { ErrorKind::CheckFailed } else { ErrorKind::CommandFailed };
+        let why = self.failure.as_deref().unwrap_or("it is not known what became of it");
+        let (message, hint) = match self.outcome {
+            GuardOutcome::Restored => (
+                format!("the change failed, and every database is as it was before: {why}"),
+                "what it left is kept as a snapshot: see `dbkeep list`".to_owned(),
+            ),
+            _ => (
+                format!("the change failed, and what it did is kept: {why}"),
+                format!("to go back: `dbkeep restore --session {} --in-place`", self.session),
+            ),
+        };
+        ErrorReport { kind: kind.word().to_owned(), message, hint: Some(hint), exit_code: 1 }
+    }
+
+    fn into_report(self) -> Report {
+        Report::Guard(Box::new(self))
     }
 }
 

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use dbkeep_engine::keeper::{
-    BackupOptions, CompareOptions, ForgetOptions, Keeper, Progress, Report, RestoreOptions, Settings,
-    VerifyOptions,
+    BackupOptions, CompareOptions, ForgetOptions, GuardOptions, Keeper, Progress, Report, RestoreOptions,
+    Settings, VerifyOptions,
 };
 use dbkeep_engine::retention::Policy;
 use dbkeep_engine::{ErrorKind, KeyCost};
@@ -112,17 +112,40 @@ fn migration_is_undone() -> Done {
     let keeper = keeper(folder);
     // page: begin
     let database = Connection::open(folder.join("app.db"))?;
-    let before = keeper.safety_backup(&BackupOptions::new().source("app"))?;
+    let migrate = || database.execute_batch("DELETE FROM users; ALTER TABLE absent ADD COLUMN x;");
 
-    let migrated = database.execute_batch("DELETE FROM users; ALTER TABLE absent ADD COLUMN x;");
-    if let Err(error) = migrated {
-        let changes = keeper.compare(&CompareOptions::new("latest").database("app"))?;
-        println!("{error}; {} rows were deleted", changes.tables[0].removed);
-        keeper.restore_session(&before.session, &RestoreOptions::new().in_place(true))?;
+    let options = GuardOptions::new().source("app").check("SELECT count(*) > 0 FROM users");
+    if let Err(error) = keeper.guard(&options, migrate) {
+        println!("{error}");
+        if let Some(Report::Guard(report)) = error.report() {
+            println!("{:?}; it had removed {} rows", report.outcome, report.changes[0].tables[0].removed);
+        }
     }
     let users: i64 = database.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
     assert_eq!(users, 1);
     // page: end
+    Ok(())
+}
+
+#[test]
+fn way_back_is_gone_by_hand() -> Done {
+    let here = folder();
+    let folder = here.path();
+    let keeper = keeper(folder);
+    let count = || {
+        Connection::open(folder.join("app.db"))?.query_row("SELECT count(*) FROM users", [], |row| row.get(0))
+    };
+    let deploy =
+        || Connection::open(folder.join("app.db")).unwrap().execute_batch("DELETE FROM users").is_err();
+    // page: begin
+    let before = keeper.safety_backup(&BackupOptions::new().source("app"))?;
+    if !deploy() {
+        let changes = keeper.compare(&CompareOptions::new("latest").database("app"))?;
+        println!("{} rows were removed", changes.tables[0].removed);
+        keeper.restore_session(&before.session, &RestoreOptions::new().in_place(true))?;
+    }
+    // page: end
+    assert_eq!(count(), Ok::<i64, rusqlite::Error>(1));
     Ok(())
 }
 

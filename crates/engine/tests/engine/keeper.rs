@@ -11,10 +11,10 @@ use std::time::Duration;
 use dbkeep_engine::check::{self, CheckRequest, ReadData};
 use dbkeep_engine::jiff::Timestamp;
 use dbkeep_engine::keeper::{
-    BackupOptions, CompareOptions, Error, ForgetOptions, Keeper, ListOptions, Progress, Report,
+    BackupOptions, CompareOptions, Error, ForgetOptions, GuardOptions, Keeper, ListOptions, Progress, Report,
     RestoreOptions, Settings, VerifyOptions,
 };
-use dbkeep_engine::report::{BackupStatus, SessionStatus, VerifyStatus};
+use dbkeep_engine::report::{BackupStatus, GuardOutcome, SessionStatus, VerifyStatus};
 use dbkeep_engine::retention::Policy;
 use dbkeep_engine::{Environment, ErrorKind, KeyCost, Observer};
 use rusqlite::Connection;
@@ -579,4 +579,67 @@ fn secrets_are_shown_nowhere() {
     for text in [shown, format!("{keeper:?}"), format!("{error:?}"), format!("{error:#}")] {
         assert!(!text.contains("hunter2") && !text.contains("\"secret\""), "{text}");
     }
+}
+
+#[test]
+fn change_that_fails_under_a_guard_is_undone_and_one_that_succeeds_stays() {
+    let place = Place::new();
+    let app = place.database("app.db", 50);
+    let keeper = place.keeper();
+    let options = || GuardOptions::new().source(place.path("app.db"));
+    let guarded =
+        keeper.guard(&options(), || app.execute("UPDATE items SET text = 'new' WHERE id = 1", [])).unwrap();
+    assert_eq!(guarded.value, 1);
+    assert_eq!(guarded.report.outcome, GuardOutcome::Succeeded);
+    assert_eq!(guarded.report.changes[0].tables[0].changed, 1);
+
+    let fails = || app.execute_batch("DELETE FROM items; DROP TABLE absent");
+    let error = keeper.guard(&options(), fails).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommandFailed);
+    assert!(error.to_string().contains("no such table: absent"), "{error}");
+    let Some(Report::Guard(report)) = error.report() else { panic!("{error:?}") };
+    assert_eq!(report.outcome, GuardOutcome::Restored, "{report:?}");
+    assert_eq!(rows(&place.path("app.db")).len(), 50);
+
+    let error = keeper.guard(&options().keep(true), fails).unwrap_err();
+    let Some(Report::Guard(report)) = error.report() else { panic!("{error:?}") };
+    assert_eq!(report.outcome, GuardOutcome::Kept);
+    assert_eq!(rows(&place.path("app.db")).len(), 0);
+
+    let check = options().check("SELECT count(*) = 0 FROM items");
+    let error = keeper.guard(&check, || app.execute("INSERT INTO items(text) VALUES ('x')", [])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CheckFailed);
+    assert_eq!(rows(&place.path("app.db")).len(), 0);
+}
+
+#[test]
+fn change_is_not_begun_without_a_backup() {
+    let place = Place::new();
+    let keeper = place.keeper();
+    let mut begun = false;
+    let absent = GuardOptions::new().source(place.path("absent.db"));
+    let change = || -> Result<(), Error> {
+        begun = true;
+        Ok(())
+    };
+    let error = keeper.guard(&absent, change).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error:?}");
+    assert!(!begun);
+}
+
+#[test]
+fn change_that_panics_is_left_for_the_next_guard_to_explain() {
+    let place = Place::new();
+    let app = place.database("app.db", 5);
+    let keeper = place.keeper();
+    let options = GuardOptions::new().source(place.path("app.db"));
+    let panics = || -> Result<(), Error> {
+        app.execute_batch("DELETE FROM items").unwrap();
+        panic!("half-way")
+    };
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keeper.guard(&options, panics)));
+    assert!(unwound.is_err(), "the panic goes on to the program");
+    let error = keeper.guard(&options, || Ok::<_, Error>(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("dbkeep guard --resume")), "{error:?}");
 }
