@@ -402,6 +402,8 @@ fn restore_that_was_decided_and_cut_is_finished_without_asking_where_nothing_mov
     let held = Connection::open(&path).unwrap();
     held.execute_batch("PRAGMA wal_autocheckpoint = 0; SELECT count(*) FROM items").unwrap();
     let stop = || {
+        // The step of the time before is not that of this time.
+        fixture.heard.steps.lock().unwrap().clear();
         *fixture.heard.cancel_at.lock().unwrap() = Some("guard.restoring");
         let stopped = guarded(&fixture, &of(&["app.db"]), || {
             execute(&path, "DELETE FROM items WHERE id > 4");
