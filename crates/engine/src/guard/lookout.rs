@@ -3,6 +3,7 @@
 //! Two looks: an exact one before the task starts and after it has ended, and a quick one that is repeated in between.
 //! Neither takes a lock that would be in the task's way.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::Result;
 /// How often, and after what pauses, the system is asked again who has a file open.
 const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(20);
+
+const UNKNOWN: &str = "not all processes can be looked at, so one of another user may have had it open";
 
 /// Looks out for others at one database. What it returns are reasons why it cannot be shown that nobody else wrote.
 pub(super) trait Lookout: Send {
@@ -40,6 +43,13 @@ pub(super) struct FileLookout {
     in_process: bool,
 }
 
+/// Who is seen at a file, and who may be there unseen.
+struct Seen {
+    others: Vec<String>,
+    /// Whether all processes could be looked at.
+    complete: bool,
+}
+
 impl FileLookout {
     pub(super) fn new(path: &Path, in_process: bool) -> Self {
         Self { path: path.to_owned(), first: identify::identity(path).ok(), in_process }
@@ -51,49 +61,52 @@ impl FileLookout {
         self.first.iter().cloned().chain(now).collect()
     }
 
-    /// Returns the processes that are seen, and whether all could be looked at.
-    fn seen(&self, group: Option<u32>) -> (Vec<String>, bool) {
-        let mut complete = true;
-        let mut seen = Vec::new();
+    fn seen(&self, group: Option<u32>) -> Seen {
+        let mut seen = Seen { others: Vec::new(), complete: true };
+        let passes = |pid: u32| belongs(pid, group);
         for file in self.files() {
-            let (others, all) = holders::open_in_others(&file, &|pid| belongs(pid, group));
-            complete &= all;
-            seen.extend(others.iter().map(had_it_open));
+            let (others, complete) = holders::open_in_others(&file, &passes);
+            seen.others.extend(others.iter().map(had_it_open));
+            if !complete {
+                seen.complete = false;
+                let locked = holders::locked_by_others(&file, &passes);
+                seen.others.extend(locked.iter().map(had_it_open));
+            }
         }
-        (seen, complete)
-    }
-}
-
-impl Lookout for FileLookout {
-    fn look(&mut self, group: Option<u32>) -> Result<Vec<String>> {
-        let (mut doubts, complete) = self.seen(group);
-        if matches!(identify::kind_of(&self.path)?, Kind::Missing) {
-            return Ok(doubts);
-        }
-        match identify::file_system(&self.path)? {
-            FileSystem::Network(kind) => doubts.push(format!(
-                "it lies on another machine ({kind}), and who has it open there cannot be seen from here"
-            )),
-            FileSystem::Local | FileSystem::Userspace => {}
-        }
-        if doubts.is_empty() {
-            doubts.extend(self.unseen(group, complete)?);
-        }
-        Ok(doubts)
+        seen
     }
 
-    fn glance(&mut self, group: Option<u32>) -> Result<Vec<String>> {
-        Ok(self.seen(group).0)
+    /// Returns why somebody may open it while the command runs whom no look would see.
+    fn blind(&self) -> Option<String> {
+        let files = self.files();
+        if files.iter().any(|file| !holders::sees_all(file)) {
+            return Some(
+                "processes outside of this container, or hidden from this user, may have had it open"
+                    .to_owned(),
+            );
+        }
+        files.iter().any(holders::may_be_written_unseen).then(|| UNKNOWN.to_owned())
     }
-}
 
-impl FileLookout {
+    /// Returns why the way back may lead to another file than the one that was backed up and judged.
+    fn moved(&self) -> Option<String> {
+        let first = self.first.as_ref()?;
+        let Ok(entry) = std::fs::symlink_metadata(&self.path) else { return None };
+        match identify::canonical(&self.path) {
+            Ok(now) if now != first.path => Some(format!("it leads to another file now, {}", now.display())),
+            Err(_) if entry.is_symlink() => Some("it leads to a file that is not there".to_owned()),
+            _ => {
+                let links = std::fs::metadata(&self.path).map_or(1, |file| file.nlink());
+                (links > 1)
+                    .then(|| format!("its file has {links} names, and all of them would be overwritten"))
+            }
+        }
+    }
+
     /// Asks the system whether somebody has it open whom we cannot see: a process of another user, or one outside of the
     /// container that we are in.
     fn unseen(&self, group: Option<u32>, complete: bool) -> Result<Option<String>> {
         const UNSEEN: &str = "a process that cannot be seen from here had it open";
-        const UNKNOWN: &str =
-            "not all processes can be looked at, so one of another user may have had it open";
         if self.in_process {
             return Ok((!complete).then(|| UNKNOWN.to_owned()));
         }
@@ -102,7 +115,9 @@ impl FileLookout {
                 Usage::Nobody => return Ok(None),
                 Usage::Somebody(holders) if holders.is_empty() => {}
                 Usage::Somebody(holders) => {
-                    return Ok(holders.iter().find(|one| !belongs(one.pid, group)).map(had_it_open));
+                    let stranger = holders.iter().find(|one| !belongs(one.pid, group)).map(had_it_open);
+                    // What is the command's explains what the system says, and so hides whoever is not seen.
+                    return Ok(stranger.or_else(|| (!complete).then(|| UNKNOWN.to_owned())));
                 }
                 Usage::Unknown => return Ok(Some(UNKNOWN.to_owned())),
             }
@@ -113,6 +128,79 @@ impl FileLookout {
     }
 }
 
+impl Lookout for FileLookout {
+    fn look(&mut self, group: Option<u32>) -> Result<Vec<String>> {
+        let Seen { others: mut doubts, complete } = self.seen(group);
+        doubts.extend(self.moved());
+        if matches!(identify::kind_of(&self.path)?, Kind::Missing) {
+            return Ok(doubts);
+        }
+        doubts.extend(elsewhere(identify::file_system(&self.path)?));
+        if !complete {
+            doubts.extend(self.blind());
+        }
+        if doubts.is_empty() {
+            doubts.extend(self.unseen(group, complete)?);
+        }
+        Ok(doubts)
+    }
+
+    fn glance(&mut self, group: Option<u32>) -> Result<Vec<String>> {
+        Ok(self.seen(group).others)
+    }
+}
+
+/// Returns why those who have a file open cannot be seen from this machine.
+fn elsewhere(system: FileSystem) -> Option<String> {
+    match system {
+        FileSystem::Network(kind) => Some(format!(
+            "it lies on another machine ({kind}), and who has it open there cannot be seen from here"
+        )),
+        FileSystem::Userspace => Some(
+            "it lies behind a program (FUSE), maybe on another machine, and who has it open there cannot be seen from here"
+                .to_owned(),
+        ),
+        FileSystem::Local => None,
+    }
+}
+
 fn had_it_open(holder: &Holder) -> String {
     format!("{holder} had it open")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_on_this_machine_is_seen_from_here() {
+        assert_eq!(elsewhere(FileSystem::Local), None);
+        for (system, word) in [(FileSystem::Network("NFS"), "NFS"), (FileSystem::Userspace, "FUSE")] {
+            assert!(elsewhere(system).unwrap().contains(word));
+        }
+    }
+
+    #[test]
+    fn way_that_leads_elsewhere_than_before_is_a_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("app.db"), folder.path().join("other.db"));
+        for file in [&path, &other] {
+            std::fs::write(file, "x").unwrap();
+        }
+        let lookout = FileLookout::new(&path, true);
+        assert_eq!(lookout.moved(), None);
+        std::fs::hard_link(&path, folder.path().join("second")).unwrap();
+        assert!(lookout.moved().unwrap().contains("2 names"));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(lookout.moved(), None, "one that is gone is made anew");
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(lookout.moved().unwrap().ends_with("other.db"));
+        std::fs::remove_file(&other).unwrap();
+        assert!(lookout.moved().unwrap().contains("not there"));
+
+        // A link that is one from the start leads where it led.
+        std::fs::write(&other, "x").unwrap();
+        let lookout = FileLookout::new(&path, true);
+        assert_eq!(lookout.moved(), None);
+    }
 }

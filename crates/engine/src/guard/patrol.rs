@@ -47,9 +47,9 @@ impl<'g> Patrol<'g> {
             let patrol = thread::Builder::new().name("guard".to_owned());
             let failed = Error::io("start a thread at", std::path::Path::new("/proc"));
             let patrol = patrol.spawn_scoped(scope, || self.walk()).map_err(failed)?;
-            let _end = EndPatrol(self);
+            let end = EndPatrol(self);
             let done = work();
-            drop(_end);
+            drop(end);
             if patrol.join().is_err() {
                 self.doubt_all("the lookout for others ended before its time");
             }

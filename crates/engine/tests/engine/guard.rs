@@ -13,6 +13,8 @@ use rusqlite::Connection;
 
 use crate::fixture::{Fixture, insert, to};
 
+mod elsewhere;
+
 /// Guards a closure over `app.db`, or what the request names.
 fn guarded(
     fixture: &Fixture,
