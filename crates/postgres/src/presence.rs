@@ -4,7 +4,7 @@
 
 use crate::conninfo::ConnInfo;
 use crate::restore::administration;
-use crate::wire::{Connection, Options};
+use crate::wire::{Connection, Options, Way};
 use crate::{Error, Result};
 
 /// A session that is connected to a database.
@@ -31,6 +31,7 @@ pub struct Present {
 pub struct Presence {
     connection: Connection,
     database: String,
+    way: Way,
 }
 
 impl Presence {
@@ -39,20 +40,32 @@ impl Presence {
     /// # Errors
     /// When it cannot be reached.
     pub fn open(info: &ConnInfo, options: &Options) -> Result<Self> {
-        let connection = administration(info, options, &info.database)?;
-        Ok(Self { connection, database: info.database.clone() })
+        let mut connection = administration(info, options, &info.database)?;
+        let way = connection.way()?;
+        Ok(Self { connection, database: info.database.clone(), way })
+    }
+
+    /// Returns what stands between this program and the server.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
     }
 
     /// Returns the sessions that are connected to the database, but those that clean up, help others or send its log.
+    /// A session for replication that sends nothing may write as all others do.
     ///
     /// # Errors
     /// When the server cannot be asked.
     pub fn sessions(&mut self) -> Result<Vec<Present>> {
         let sql = "SELECT pid, coalesce(backend_start::text, ''), coalesce(usename, ''), coalesce(application_name, ''),
                           coalesce(backend_type, ''), pg_catalog.host(client_addr), client_port
-                   FROM pg_catalog.pg_stat_activity
+                   FROM pg_catalog.pg_stat_activity AS a
                    WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()
-                     AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender')
+                     AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
+                     -- What cleans up has no user, and shows no kind to those who may not see all.
+                     AND NOT (backend_type IS NULL AND usesysid IS NULL)
+                     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication AS r
+                                     WHERE r.pid = a.pid AND r.state IN ('catchup', 'streaming'))
                    ORDER BY pid";
         let rows = self.connection.query(sql, &[Some(&self.database)])?;
         rows.into_iter().map(present).collect()
@@ -119,4 +132,60 @@ fn present(row: Vec<Option<String>>) -> Result<Present> {
         address,
         port: port.map(|text| text.parse().map_err(|_| odd())).transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+
+    use super::*;
+    use crate::conninfo::Surroundings;
+
+    fn info(server: &Server, database: &str) -> ConnInfo {
+        let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+        ConnInfo::resolve(&server.url(database), &surroundings).unwrap()
+    }
+
+    #[test]
+    fn own_sessions_are_told_by_their_processes_and_the_way_is_direct() {
+        let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("shop");
+        let mut presence = Presence::open(&info(&server, "shop"), &Options::default()).unwrap();
+        assert_eq!(presence.way(), Way::Direct);
+        assert_eq!(presence.sessions().unwrap(), []);
+        let own = Connection::open(&info(&server, "shop"), &Options::default()).unwrap();
+        let sessions = presence.sessions().unwrap();
+        assert_eq!(sessions.iter().map(|one| one.process).collect::<Vec<_>>(), [own.process()]);
+        assert!(crate::wire::was_opened_here(sessions[0].process));
+    }
+
+    /// It runs statements and writes, as any other session does.
+    #[test]
+    fn session_for_replication_that_sends_nothing_is_somebody() {
+        let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("shop");
+        let folder = server.socket_folder().display();
+        let text =
+            format!("host={folder} port={} user=postgres dbname=shop replication=database", server.port());
+        let mut child = Command::new(programs.program("psql"))
+            .args(["-qAtX", &text])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"SELECT 'there';\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "there\n");
+        let mut presence = Presence::open(&info(&server, "shop"), &Options::default()).unwrap();
+        let kinds: Vec<String> = presence.sessions().unwrap().into_iter().map(|one| one.kind).collect();
+        assert_eq!(kinds, ["walsender"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

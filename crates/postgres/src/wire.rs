@@ -9,6 +9,7 @@
 mod cancel;
 mod copy;
 mod login;
+mod own;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use postgres_protocol::message::frontend;
 
 pub use cancel::{Backends, Canceller};
 pub use copy::{CopyIn, CopyOut};
+pub use own::{Way, was_opened_here};
 
 use self::stream::{Stream, is_nap};
 use crate::conninfo::{ConnInfo, Host};

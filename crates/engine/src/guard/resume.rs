@@ -128,7 +128,7 @@ fn refuse_while_it_runs(record: &Record) -> Result<()> {
 }
 
 /// Returns the processes that the command of a guard has left, by the variable that it was given.
-fn processes_of(session: &str) -> Vec<u32> {
+pub(super) fn processes_of(session: &str) -> Vec<u32> {
     let wanted = format!("{VARIABLE}={session}");
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();

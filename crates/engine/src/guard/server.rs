@@ -1,19 +1,21 @@
 //! What is different for a database of a PostgreSQL server: who is connected to it, where it stands, how it comes back.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dbkeep_postgres::Error as Postgres;
 use dbkeep_postgres::conninfo::ConnInfo;
 use dbkeep_postgres::presence::{Presence, Present};
 use dbkeep_postgres::restore as postgres;
-use dbkeep_postgres::wire::{Connection, Options};
+use dbkeep_postgres::wire::{Connection, Options, Way, was_opened_here};
 
 use super::Run;
 use super::judge::{Judged, judged, unmet};
 use super::lookout::Lookout;
-use super::sockets;
-use super::task::{is_group_alive, session_name};
+use super::resume::processes_of;
+use super::sockets::{self, Owner};
+use super::task::{belongs, is_group_alive, session_name};
 use crate::context::{Context, Watch};
 use crate::drill::assertion::Answer;
 use crate::report::{GuardCheck, RestoreReport};
@@ -21,7 +23,8 @@ use crate::restore::RestoreRequest;
 use crate::source::{self, Place, Server};
 use crate::{Error, Result};
 
-/// How long a command that is ending, and then its sessions, may take to go by themselves; and all of it, by force.
+/// How long a command that is ending, and then its sessions, may take to go by themselves; and all of it, by force. So
+/// long also an answer of the server is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,60 +47,139 @@ fn options(watch: &Watch) -> Options {
 /// Looks out for sessions that are not the command's.
 pub(super) struct ServerLookout {
     info: ConnInfo,
+    /// The session of the guard.
+    session: String,
     /// What sessions of the command call themselves, where they are told by their variable.
     name: String,
     in_process: bool,
     presence: Option<Presence>,
-    /// Sessions that were seen to be the command's. Their processes may be gone before they are.
-    of_command: Vec<Present>,
+    /// How long an answer of the server is waited for, and until when that is.
+    patience: Duration,
+    until: Arc<Mutex<Instant>>,
+    /// Sessions whose socket was seen in a process of the command. That may be gone before they are.
+    by_socket: HashSet<(i32, String)>,
 }
 
 impl ServerLookout {
     pub(super) fn new(server: &Server, session: &str, in_process: bool) -> Self {
         Self {
             info: server.info.clone(),
+            session: session.to_owned(),
             name: session_name(session),
             in_process,
             presence: None,
-            of_command: Vec::new(),
+            patience: PATIENCE,
+            until: Arc::new(Mutex::new(Instant::now())),
+            by_socket: HashSet::new(),
         }
     }
 
-    /// Asks the server, with a new session where there is none. The task's signals are not meant for it.
+    /// Asks the server, with a new session where there is none. The task's signals are not meant for it, and a server that
+    /// is silent is not waited for.
     fn ask<T>(&mut self, question: impl FnOnce(&mut Presence) -> dbkeep_postgres::Result<T>) -> Result<T> {
-        let presence = match &mut self.presence {
-            Some(presence) => presence,
-            none => none.insert(Presence::open(&self.info, &Options::default())?),
-        };
-        let answer = question(presence);
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + self.patience;
+        let answer = self.presence().and_then(question);
         if answer.is_err() {
             self.presence = None;
         }
-        Ok(answer?)
+        answer.map_err(|error| match error {
+            Postgres::Stopped => {
+                Postgres::TimedOut { place: self.info.shown().to_owned(), after: self.patience }.into()
+            }
+            error => error.into(),
+        })
     }
 
-    /// Says whether a session is the command's, or our own.
-    fn is_known(&mut self, session: &Present, group: Option<u32>) -> bool {
-        let same = |known: &Present| known.process == session.process && known.began == session.began;
-        if self.of_command.iter().any(same) {
-            return true;
+    fn presence(&mut self) -> dbkeep_postgres::Result<&mut Presence> {
+        match &mut self.presence {
+            Some(presence) => Ok(presence),
+            none => {
+                let until = Arc::clone(&self.until);
+                let is_over = move || Instant::now() > *until.lock().unwrap_or_else(PoisonError::into_inner);
+                let options = Options { stop: Arc::new(is_over), ..Options::default() };
+                let mut info = self.info.clone();
+                let patience = info.connect_timeout.map_or(self.patience, |given| given.min(self.patience));
+                info.connect_timeout = Some(patience);
+                Ok(none.insert(Presence::open(&info, &options)?))
+            }
         }
-        let owner = match (&session.address, session.port) {
-            (Some(address), Some(port)) => sockets::belongs_to(address, port, group),
-            _ => None,
-        };
-        let is_command = (session.application == self.name && group.is_some())
-            || owner.is_some_and(|pid| pid != std::process::id());
-        if is_command {
-            self.of_command.push(session.clone());
+    }
+
+    fn way(&self) -> Way {
+        self.presence.as_ref().map_or(Way::Direct, Presence::way)
+    }
+
+    /// Tells the command's sessions from all others.
+    fn sessions(&mut self, group: Option<u32>) -> Result<Sessions> {
+        let there = self.ask(Presence::sessions)?;
+        let mut sessions = Sessions::default();
+        let mut has_left = None;
+        for session in there {
+            let owner = owner_of(&session, group);
+            if owner == Owner::This || is_our_own(&session, self.info.application_name.as_deref()) {
+                continue;
+            }
+            match self.is_of_command(&session, owner, group, &mut has_left) {
+                true => sessions.of_command.push(session),
+                false => sessions.of_others.push(session),
+            }
         }
-        is_command || owner.is_some() || is_our_own(session)
+        Ok(sessions)
+    }
+
+    /// Says whether a session is the command's now. A pooler may give it to somebody else, so what it was counts only as
+    /// long as nothing speaks against it.
+    fn is_of_command(
+        &mut self,
+        session: &Present,
+        owner: Owner,
+        group: Option<u32>,
+        has_left: &mut Option<bool>,
+    ) -> bool {
+        let key = (session.process, session.began.clone());
+        match (self.way(), owner) {
+            (_, Owner::Group) => {
+                self.by_socket.insert(key);
+                return true;
+            }
+            // What relays it may be such a process.
+            (Way::Direct, Owner::Other) => return false,
+            _ if self.by_socket.contains(&key) => return true,
+            _ => {}
+        }
+        // The name is handed on to whatever the command starts, also to what outlives it.
+        let name_counts = group.is_some() && session.application == self.name;
+        name_counts && !*has_left.get_or_insert_with(|| has_left_group(&self.session, group))
     }
 }
 
-/// Says whether a session is one of this program that came over a socket of the machine: those have no port to find them by.
-fn is_our_own(session: &Present) -> bool {
-    session.application == Options::default().application_name && session.port == Some(-1)
+/// The sessions of a database, without those of this process.
+#[derive(Default)]
+struct Sessions {
+    of_command: Vec<Present>,
+    of_others: Vec<Present>,
+}
+
+fn owner_of(session: &Present, group: Option<u32>) -> Owner {
+    match (&session.address, session.port) {
+        (Some(address), Some(port)) => sockets::owner(address, port, group),
+        _ => Owner::Unknown,
+    }
+}
+
+/// Says whether a process of the command has left its group: what such a one does may outlive the command.
+fn has_left_group(session: &str, group: Option<u32>) -> bool {
+    processes_of(session).into_iter().any(|pid| !belongs(pid, group))
+}
+
+/// Says whether a session is one of this program, or of a `pg_dump` that it has started: those bear its number.
+fn is_our_own(session: &Present, name: Option<&str>) -> bool {
+    let usual = Options::default().application_name;
+    let name = name.unwrap_or(&usual);
+    match session.application.rsplit_once(" pg_dump ") {
+        Some((_, process)) => process.parse().is_ok_and(was_opened_here),
+        None => session.application == name && was_opened_here(session.process),
+    }
 }
 
 impl Lookout for ServerLookout {
@@ -106,14 +188,17 @@ impl Lookout for ServerLookout {
         if self.ask(Presence::prepared)? > 0 {
             doubts.push("a prepared transaction waits in it, which anybody may commit".to_owned());
         }
+        if self.way() == Way::Pooled {
+            doubts.push(
+                "it is reached through a pooler, behind which the command's sessions cannot be told from others"
+                    .to_owned(),
+            );
+        }
         Ok(doubts)
     }
 
     fn glance(&mut self, group: Option<u32>) -> Result<Vec<String>> {
-        let sessions = self.ask(Presence::sessions)?;
-        let strangers: Vec<Present> =
-            sessions.into_iter().filter(|session| !self.is_known(session, group)).collect();
-        Ok(strangers.iter().map(was_connected).collect())
+        Ok(self.sessions(group)?.of_others.iter().map(was_connected).collect())
     }
 
     fn end_rest(&mut self, group: Option<u32>) -> Result<()> {
@@ -122,10 +207,7 @@ impl Lookout for ServerLookout {
         }
         let began = Instant::now();
         loop {
-            let known = std::mem::take(&mut self.of_command);
-            let there = self.ask(Presence::sessions)?;
-            let left: Vec<Present> = there.into_iter().filter(|session| known.contains(session)).collect();
-            self.of_command = known;
+            let left = self.sessions(group)?.of_command;
             let is_alive = group.is_some_and(is_group_alive);
             let patience = if is_alive { GRACE } else { PATIENCE };
             if left.is_empty() || began.elapsed() > patience {
@@ -199,4 +281,111 @@ fn ask(connection: &mut Connection, sql: &str) -> Result<GuardCheck> {
         Err(error) => return Err(error.into()),
     };
     Ok(judged(sql, answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn info(text: &str) -> ConnInfo {
+        let surroundings =
+            dbkeep_postgres::conninfo::Surroundings { variable: &|_| None, home: None, user: None };
+        ConnInfo::resolve(text, &surroundings).unwrap()
+    }
+
+    fn lookout(info: ConnInfo) -> ServerLookout {
+        ServerLookout {
+            info,
+            session: "20260102_030405".to_owned(),
+            name: session_name("20260102_030405"),
+            in_process: false,
+            presence: None,
+            patience: Duration::from_millis(300),
+            until: Arc::new(Mutex::new(Instant::now())),
+            by_socket: HashSet::new(),
+        }
+    }
+
+    /// A session over the socket file, of which nothing is known but its name.
+    fn called(application: &str) -> Present {
+        Present {
+            process: 4711,
+            began: "2026-01-02 03:04:05+00".to_owned(),
+            user: "ada".to_owned(),
+            application: application.to_owned(),
+            kind: "client backend".to_owned(),
+            address: None,
+            port: Some(-1),
+        }
+    }
+
+    /// A server that lets everybody in and then says nothing any more.
+    #[test]
+    fn silent_server_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgresql://ada@{}/shop?sslmode=disable", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut startup = [0; 4];
+            client.read_exact(&mut startup).unwrap();
+            let rest = usize::try_from(u32::from_be_bytes(startup)).unwrap() - 4;
+            client.read_exact(&mut vec![0; rest]).unwrap();
+            client.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").unwrap();
+            let _ = client.read_to_end(&mut Vec::new());
+        });
+        let error = lookout(info(&url)).look(None).unwrap_err();
+        assert!(error.full_message().contains("did not answer within"), "{}", error.full_message());
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn session_is_the_commands_only_as_long_as_it_bears_its_name() {
+        let mut lookout = lookout(info("postgresql://ada@127.0.0.1:1/shop"));
+        let group = Some(u32::MAX);
+        let mut is = |session: &Present, owner, group, has_left: bool| {
+            lookout.is_of_command(session, owner, group, &mut Some(has_left))
+        };
+        let ours = called("dbkeep guard 20260102_030405");
+        assert!(is(&ours, Owner::Unknown, group, false));
+        // A pooler hands it on.
+        assert!(!is(&called("app"), Owner::Unknown, group, false));
+        assert!(!is(&ours, Owner::Other, group, false), "the socket of a pooler on this machine");
+        assert!(!is(&ours, Owner::Unknown, group, true), "a daemon has the name too");
+        assert!(!is(&ours, Owner::Unknown, None, false), "nothing was started");
+        // Whose socket was seen in the command stays the command's when that is gone.
+        assert!(is(&called("app"), Owner::Group, group, true));
+        assert!(is(&called("app"), Owner::Unknown, group, true));
+        assert!(!is(&called("app"), Owner::Other, group, false), "it has left and taken it along");
+    }
+
+    #[test]
+    fn name_alone_makes_no_session_ours() {
+        assert!(!is_our_own(&called("dbkeep"), None), "another restore, or a pooler before it");
+        assert!(!is_our_own(&called("dbkeep pg_dump 4711"), None));
+    }
+
+    #[test]
+    fn process_that_left_the_group_is_found_by_its_variable() {
+        use std::os::unix::process::CommandExt;
+        let session = format!("test-{}", std::process::id());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env(super::super::VARIABLE, &session)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        // What it is called by is there when it has become the program.
+        while processes_of(&session).is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(
+            !has_left_group(&session, Some(child.id())) && has_left_group(&session, Some(child.id() + 1))
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!has_left_group(&session, None));
+    }
 }

@@ -1,21 +1,47 @@
-//! Which process of this machine a connection over TCP belongs to.
+//! Who of this machine has a connection over TCP.
 //!
 //! A server tells the address and the port of each client; the system tells which socket that is (`/proc/net/tcp`), and
 //! which processes have it open.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::task::belongs;
 
-/// Says whether the client at `address` and `port` is a process of ours: of the group, or this one.
-pub(super) fn belongs_to(address: &str, port: i32, group: Option<u32>) -> Option<u32> {
-    let (address, port) = (address.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?);
-    let inodes = inodes_of(address, port);
+/// Who has the client's end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This process.
+    This,
+    /// A process of the group.
+    Group,
+    /// Another process of this machine: a pooler, or one that has left the group.
+    Other,
+    /// Nobody of this machine, or nobody any more, or it cannot be told.
+    Unknown,
+}
+
+/// Finds out who the client at `address` and `port` is.
+pub(super) fn owner(address: &str, port: i32, group: Option<u32>) -> Owner {
+    let place = address.parse::<IpAddr>().ok().zip(u16::try_from(port).ok());
+    let inodes = place.map(|(address, port)| inodes_of(address, port)).unwrap_or_default();
     if inodes.is_empty() {
-        return None;
+        return Owner::Unknown;
     }
-    processes().into_iter().filter(|pid| belongs(*pid, group)).find(|pid| has_one_of(*pid, &inodes))
+    let (mut found, mut hides) = (None, false);
+    for pid in processes() {
+        match has_one_of(pid, &inodes) {
+            Some(true) if pid == std::process::id() => return Owner::This,
+            // One that left the group and took the connection along may write when the group is gone.
+            Some(true) if !belongs(pid, group) => return Owner::Other,
+            Some(true) => found = Some(Owner::Group),
+            Some(false) => {}
+            // It may be that of a member that runs by another user.
+            None => hides |= group.is_some() && belongs(pid, group),
+        }
+    }
+    found.unwrap_or(if hides { Owner::Unknown } else { Owner::Other })
 }
 
 /// Returns the numbers of the sockets whose own end is there.
@@ -62,18 +88,25 @@ fn processes() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-fn has_one_of(pid: u32, inodes: &[u64]) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.flatten().any(|descriptor| {
+/// Says whether a process has one of these sockets open; `None` when it may not be looked at.
+fn has_one_of(pid: u32, inodes: &[u64]) -> Option<bool> {
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(descriptors) => descriptors,
+        Err(error) => return (error.kind() != ErrorKind::PermissionDenied).then_some(false),
+    };
+    Some(descriptors.flatten().any(|descriptor| {
         let target = fs::read_link(descriptor.path()).unwrap_or_default();
         let number = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
         number.and_then(|number| number.parse().ok()).is_some_and(|inode: u64| inodes.contains(&inode))
-    })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
 
     use super::*;
 
@@ -85,17 +118,36 @@ mod tests {
             let client = TcpStream::connect(server).unwrap();
             let own = client.local_addr().unwrap();
             let at = own.ip().to_string();
-            assert_eq!(belongs_to(&at, own.port().into(), None), Some(std::process::id()));
+            assert_eq!(owner(&at, own.port().into(), None), Owner::This);
             drop(client);
-            assert_eq!(belongs_to(&at, own.port().into(), None), None, "it was closed");
+            assert_eq!(owner(&at, own.port().into(), None), Owner::Unknown, "it was closed");
         }
     }
 
     #[test]
     fn client_elsewhere_is_nobody_of_ours() {
-        assert_eq!(belongs_to("192.0.2.1", 5000, None), None);
-        assert_eq!(belongs_to("no address", 5000, None), None);
-        assert_eq!(belongs_to("127.0.0.1", -1, None), None);
+        for (address, port) in [("192.0.2.1", 5000), ("no address", 5000), ("127.0.0.1", -1)] {
+            assert_eq!(owner(address, port, None), Owner::Unknown, "{address}:{port}");
+        }
+    }
+
+    /// A process that has a connection from here to `port` as its standard input, and nothing else does.
+    fn connected(listener: &TcpListener) -> (Child, u16) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = client.local_addr().unwrap().port();
+        let child = Command::new("sleep").arg("60").process_group(0).stdin(OwnedFd::from(client)).spawn();
+        (child.unwrap(), port)
+    }
+
+    #[test]
+    fn connection_is_that_of_the_group_or_of_another_process() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut child, port) = connected(&listener);
+        assert_eq!(owner("127.0.0.1", port.into(), Some(child.id())), Owner::Group);
+        assert_eq!(owner("127.0.0.1", port.into(), Some(child.id() + 1)), Owner::Other);
+        assert_eq!(owner("127.0.0.1", port.into(), None), Owner::Other);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -181,11 +181,27 @@ fn is_gone(error: &io::Error) -> bool {
 /// Says whether anything of a process group still runs. One that has ended and that nobody has asked about does not.
 pub fn is_group_alive(group: u32) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let status = |process: std::fs::DirEntry| {
-        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()
-    };
-    processes.flatten().filter_map(status).any(|text| group_in(&text) == Some(group) && !has_ended(&text))
+    let mut hides = !std::path::Path::new("/proc/1").exists();
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(text) if group_in(&text) == Some(group) && !has_ended(&text) => return true,
+            Ok(_) => {}
+            Err(error) => hides |= !is_gone(&error),
+        }
+    }
+    hides && takes_signals(group)
+}
+
+/// Says whether there is a process in a group that signals could be sent to, whoever may send them.
+fn takes_signals(group: u32) -> bool {
+    let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
+    group.is_some_and(|group| match rustix::process::test_kill_process_group(group) {
+        Ok(()) => true,
+        Err(error) => error == rustix::io::Errno::PERM,
+    })
 }
 
 /// Says whether the status of a process is that of one that has ended.

@@ -149,6 +149,7 @@ impl Visit<'_> {
             Error::Lost { source } => self.not_reached(source, timeout),
             error => error,
         })?;
+        super::own::remember(connection.process);
         (connection.canceller.process, connection.canceller.key) = (connection.process, connection.key);
         let note = |backends: &Arc<Backends>| backends.note(connection.canceller.clone());
         connection.noted = self.options.backends.as_ref().map(note);

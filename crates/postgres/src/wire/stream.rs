@@ -58,6 +58,16 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
+    /// Returns the port of our end; none of a socket of the system.
+    pub(super) fn port(&self) -> Option<u16> {
+        let address = match self {
+            Self::Tcp(stream) => stream.local_addr(),
+            Self::Tls(stream) => stream.sock.local_addr(),
+            Self::Unix(_) => return None,
+        };
+        address.ok().map(|address| address.port())
+    }
+
     /// Closes it in both directions, whatever is still on its way.
     pub(crate) fn shut_down(&self) {
         // It may be closed already.

@@ -10,7 +10,7 @@ use crate::environment::Run;
 use crate::postgres::Shop;
 
 /// A shop whose environment leads `psql` to it, as `DATABASE_URL` and the variables of libpq do.
-fn shop() -> Option<Shop> {
+pub(crate) fn shop() -> Option<Shop> {
     let Shop { server, environment } = Shop::open()?;
     let (folder, port) = (server.socket_folder().display().to_string(), server.port().to_string());
     let environment = environment

@@ -1,0 +1,69 @@
+//! Whose a session on a server is: the command's, or that of what the command has left behind.
+
+use std::thread;
+use std::time::Duration;
+
+use super::postgres::shop;
+use crate::environment::Run;
+use crate::postgres::Shop;
+
+fn guard(shop: &Shop, url: &str, script: &str) -> Run {
+    shop.environment.run(["--json", "guard", url, "--", "sh", "-c", script])
+}
+
+/// Sessions over TCP are told by their sockets, whatever they call themselves.
+#[test]
+fn command_that_comes_over_tcp_under_any_name_is_undone() {
+    let Some(shop) = shop() else { return };
+    let contents = shop.server.contents("shop");
+    let url = format!("postgresql://postgres@127.0.0.1:{}/shop", shop.server.port());
+    let script = format!(
+        "psql -qX '{url}?application_name=migrate' -c 'DELETE FROM orders' -c 'SELECT pg_sleep(0.5)'; exit 7"
+    );
+    let run = guard(&shop, &url, &script);
+    run.expect(7);
+    let report = run.document();
+    assert_eq!(report["outcome"], "restored", "{report:#}");
+    assert_eq!(shop.server.contents("shop"), contents);
+}
+
+/// It bears the name that the command was given, and goes on to write when the command is gone.
+#[test]
+fn daemon_that_the_command_starts_is_somebody_else() {
+    let Some(shop) = shop() else { return };
+    shop.server.sql("shop", "CREATE TABLE theirs (a int)");
+    let tcp = format!("postgresql://postgres@127.0.0.1:{}/shop", shop.server.port());
+    for url in [shop.url(), tcp] {
+        let script = format!(
+            "setsid psql -qX '{url}' -c 'INSERT INTO theirs VALUES (1)' -c 'SELECT pg_sleep(20)' </dev/null >daemon 2>&1 & \
+             until test \"$(psql -qAtX -c 'SELECT count(*) FROM theirs')\" != 0; do sleep 0.1; done; \
+             psql -qX -c 'DELETE FROM orders'; exit 1"
+        );
+        let run = guard(&shop, "env:DATABASE_URL", &script);
+        run.expect(1);
+        let report = run.document();
+        assert_eq!(report["outcome"], "kept", "{url}: {report:#}");
+        assert_eq!(report["databases"][0]["alone"], false, "{report:#}");
+        assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM theirs"), "1");
+        shop.server.sql("shop", "TRUNCATE theirs");
+        let daemons = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ 'sleep.20' \
+                       AND pid <> pg_backend_pid()";
+        shop.server.sql("postgres", daemons);
+    }
+}
+
+#[test]
+fn daemon_of_a_command_that_succeeds_goes_on() {
+    let Some(shop) = shop() else { return };
+    let script = "setsid sh -c \"psql -qX -c 'SELECT pg_sleep(4)' && touch survived || touch ended\" </dev/null >/dev/null 2>&1 & \
+                  until test \"$(psql -qAtX -c \"SELECT count(*) FROM pg_stat_activity WHERE query ~ 'sleep.4'\")\" = 2; \
+                  do sleep 0.1; done";
+    let run = guard(&shop, "env:DATABASE_URL", script);
+    run.expect(0);
+    assert_eq!(run.document()["outcome"], "succeeded");
+    let (survived, ended) = (shop.environment.path("survived"), shop.environment.path("ended"));
+    while !survived.exists() && !ended.exists() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(survived.exists(), "nobody ended its session");
+}
