@@ -2,29 +2,35 @@
 //! its time, all as `timeout(1)` does it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use dbkeep_engine::Error;
 use dbkeep_engine::guard::{Ended, SESSION_NAME, Start, Task, is_group_alive};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_current_process_group, kill_process_group, waitpid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_current_process_group,
+    kill_process_group, waitid, waitpid,
 };
 use signal_hook::SigId;
-use signal_hook::consts::SIGCHLD;
+use signal_hook::consts::{SIGCHLD, SIGQUIT};
 
-use crate::signals::{STOPPING, Stop};
+use crate::signals::Stop;
 use crate::terminal::Terminal;
 
 /// How long a command that was asked to end may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// How long one that was continued in vain is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A command that is guarded.
 pub(crate) struct Program<'p> {
@@ -33,12 +39,14 @@ pub(crate) struct Program<'p> {
     /// Whether its results go where messages go, because ours are the one document on standard output.
     json: bool,
     stop: &'p Stop,
+    kill_after: Duration,
+    /// Its number stays that of the command until this is dropped, since nobody asks for the first process before.
     group: Option<Pid>,
 }
 
 impl<'p> Program<'p> {
     pub(crate) fn new(words: &[OsString], timeout: Option<Duration>, json: bool, stop: &'p Stop) -> Self {
-        Self { words: words.to_vec(), timeout, json, stop, group: None }
+        Self { words: words.to_vec(), timeout, json, stop, kill_after: KILL_AFTER, group: None }
     }
 
     fn command(&self, start: &Start<'_>) -> io::Result<Command> {
@@ -62,47 +70,70 @@ impl Task for Program<'_> {
     fn run(&mut self, start: &Start<'_>) -> dbkeep_engine::Result<Ended> {
         let failed = |source| Error::NotStarted { program: shown(&self.words), source };
         let mut command = self.command(start).map_err(failed)?;
-        let signals = Signals::listen().map_err(failed)?;
-        // From here on they are the command's.
-        let _ours_again = Paused::begin(self.stop);
-        if self.stop.wanted() {
-            return Err(Error::Cancelled);
-        }
+        let signals = Signals::listen(self.stop).map_err(failed)?;
         let terminal = Terminal::open();
-        let mut group = None;
+        let (mut group, mut ours_again) = (None, None);
         let spawned = start.group(|| {
+            // From here on they are the command's, and not before: others may be looked for until now.
+            ours_again = Some(Paused::begin(self.stop));
+            if self.stop.wanted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let number = command.spawn()?.id();
             group = i32::try_from(number).ok().and_then(Pid::from_raw);
             Ok(number)
         });
-        spawned.map_err(|source| Error::NotStarted { program: shown(&self.words), source })?;
+        spawned.map_err(|source| match self.stop.wanted() {
+            true => Error::Cancelled,
+            false => Error::NotStarted { program: shown(&self.words), source },
+        })?;
         self.group = group;
         let Some(group) = group else {
             return Err(failed_to_wait(&self.words, io::ErrorKind::InvalidData.into()));
         };
-        let wait = Wait { group, terminal: terminal.as_ref(), signals: &signals, timeout: self.timeout };
+        let wait = Wait {
+            group,
+            terminal: terminal.as_ref(),
+            signals: &signals,
+            timeout: self.timeout,
+            kill_after: self.kill_after,
+        };
         let ended = wait.to_the_end().map_err(|source| failed_to_wait(&self.words, source));
         if let Some(terminal) = &terminal {
-            terminal.take_back();
+            terminal.take_back(group);
         }
+        drop(ours_again);
         ended
     }
 
     fn end_rest(&mut self) {
         let Some(group) = self.group else { return };
-        if kill_process_group(group, Signal::TERM).is_err() {
-            return;
-        }
-        let _ = kill_process_group(group, Signal::CONT);
-        let deadline = Instant::now() + KILL_AFTER;
-        while u32::try_from(group.as_raw_nonzero().get()).is_ok_and(is_group_alive) {
-            if Instant::now() >= deadline {
-                let _ = kill_process_group(group, Signal::KILL);
+        for signal in [Signal::TERM, Signal::KILL] {
+            if !is_alive(group) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            let _ = kill_process_group(group, signal);
+            // One that is stopped could not end.
+            let _ = kill_process_group(group, Signal::CONT);
+            let deadline = Instant::now() + self.kill_after;
+            while is_alive(group) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
+}
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // From here on the number may be that of another group.
+        if let Some(group) = self.group.take() {
+            let _ = waitpid(Some(group), WaitOptions::NOHANG);
+        }
+    }
+}
+
+fn is_alive(group: Pid) -> bool {
+    u32::try_from(group.as_raw_nonzero().get()).is_ok_and(is_group_alive)
 }
 
 fn failed_to_wait(words: &[OsString], source: io::Error) -> Error {
@@ -161,6 +192,7 @@ struct Wait<'w> {
     terminal: Option<&'w Terminal>,
     signals: &'w Signals,
     timeout: Option<Duration>,
+    kill_after: Duration,
 }
 
 impl Wait<'_> {
@@ -169,52 +201,77 @@ impl Wait<'_> {
         // What is done next when it does not end by itself.
         let mut steps = self.timeout.map(|timeout| (began + timeout, Signal::TERM));
         let mut timed_out = false;
-        if let Some(terminal) = self.terminal {
-            terminal.lend(self.group);
-            // It may have asked for the terminal before it had it.
-            let _ = kill_process_group(self.group, Signal::CONT);
-        }
+        self.lend_at_once();
         loop {
-            if let Some((_, status)) = waitpid(Some(self.group), WaitOptions::NOHANG | WaitOptions::UNTRACED)?
-            {
-                match ended(status) {
-                    Some(_) if timed_out => return Ok(Ended::TimedOut(self.timeout.unwrap_or_default())),
-                    Some(ended) => return Ok(ended),
-                    None if status.stopped() => self.stop_too(),
-                    None => {}
-                }
-                continue;
+            if let Some(ended) = self.ended()? {
+                return Ok(if timed_out { Ended::TimedOut(self.timeout.unwrap_or_default()) } else { ended });
+            }
+            if let Some(signal) = self.stopped()? {
+                self.stop_too(signal);
             }
             if let Some((at, signal)) = steps
                 && Instant::now() >= at
             {
                 timed_out = true;
-                let _ = kill_process_group(self.group, signal);
-                // One that is stopped could not end.
-                let _ = kill_process_group(self.group, Signal::CONT);
-                steps = (signal == Signal::TERM).then(|| (Instant::now() + KILL_AFTER, Signal::KILL));
+                self.send(signal);
+                steps = (signal == Signal::TERM).then(|| (Instant::now() + self.kill_after, Signal::KILL));
             }
             for signal in self.signals.wait(steps.map(|(at, _)| at))? {
-                let _ = kill_process_group(self.group, signal);
+                self.send(signal);
             }
         }
     }
 
-    /// Stops as the command did, as one job of the shell, and goes on with it.
-    fn stop_too(&self) {
+    /// Returns how it ended, once it has. It stays known to the system, so that its group is nobody else's.
+    fn ended(&self) -> io::Result<Option<Ended>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.group), options)?.as_ref().and_then(ended))
+    }
+
+    /// Returns by which signal it was stopped since this was asked last.
+    fn stopped(&self) -> io::Result<Option<Signal>> {
+        let status = waitid(WaitId::Pid(self.group), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?;
+        Ok(status.and_then(|status| Signal::from_named_raw(status.stopping_signal()?)))
+    }
+
+    /// Sends a signal, and makes sure that it is heard: one that is stopped hears nothing.
+    fn send(&self, signal: Signal) {
+        let _ = kill_process_group(self.group, signal);
+        let _ = kill_process_group(self.group, Signal::CONT);
+    }
+
+    /// Lends the terminal before anybody asks for it, so that its keys reach the command alone. Behind a pipe may be a
+    /// program of our own group that reads it, as `less` does.
+    fn lend_at_once(&self) {
         let Some(terminal) = self.terminal else { return };
-        terminal.take_back();
-        let _ = kill_current_process_group(Signal::TSTP);
+        if terminal.is_ours() && io::stdout().is_terminal() {
+            terminal.lend(self.group);
+            // It may have asked for the terminal before it had it.
+            let _ = kill_process_group(self.group, Signal::CONT);
+        }
+    }
+
+    /// Stops as the command did, as one job of the shell, and goes on with it.
+    fn stop_too(&self, by: Signal) {
+        let Some(terminal) = self.terminal else { return };
+        let asks_for_it = [Signal::TTIN, Signal::TTOU].contains(&by);
+        if !asks_for_it || !terminal.is_ours() {
+            terminal.take_back(self.group);
+            let _ = kill_current_process_group(Signal::TSTP);
+        }
         // Here we were continued, in the foreground or not.
         if terminal.is_ours() {
             terminal.lend(self.group);
+        } else {
+            // Nobody stops a job that has no shell any more. It would ask again and again.
+            std::thread::sleep(PAUSE);
         }
         let _ = kill_process_group(self.group, Signal::CONT);
     }
 }
 
 /// Returns how a process ended; `None` when it did not.
-fn ended(status: WaitStatus) -> Option<Ended> {
+fn ended(status: &WaitIdStatus) -> Option<Ended> {
     if let Some(signal) = status.terminating_signal() {
         return Some(Ended::Signalled(u8::try_from(signal).unwrap_or(127)));
     }
@@ -228,9 +285,9 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    fn listen(stop: &Stop) -> io::Result<Self> {
         let mut signals = Self { registered: Vec::new(), pipes: Vec::new() };
-        for signal in STOPPING.into_iter().chain([SIGCHLD]) {
+        for &signal in stop.signals().iter().chain(&[SIGQUIT, SIGCHLD]) {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
             signals.registered.push(signal_hook::low_level::pipe::register(signal, write)?);
@@ -266,14 +323,59 @@ impl Drop for Signals {
         for id in self.registered.drain(..) {
             signal_hook::low_level::unregister(id);
         }
+        // What nobody else takes does again what it does by itself; otherwise it would be without effect from here on.
+        let always = Arc::new(AtomicBool::new(true));
+        if let Err(error) = signal_hook::flag::register_conditional_default(SIGQUIT, always) {
+            tracing::warn!(event = "signals", %error, "SIGQUIT has no effect any more");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use dbkeep_engine::ErrorKind;
+    use rustix::process::test_kill_process_group;
 
     use super::*;
+
+    /// Runs a line of a shell to its end, as a guarded command.
+    #[expect(clippy::zombie_processes, reason = "who drops the program asks for it")]
+    fn run<'s>(script: &str, stop: &'s Stop) -> (Program<'s>, Ended) {
+        let child = Command::new("sh").args(["-c", script]).process_group(0).spawn().unwrap();
+        let group = Pid::from_child(&child);
+        let kill_after = Duration::from_millis(100);
+        let mut program = Program::new(&[], None, false, stop);
+        (program.kill_after, program.group) = (kill_after, Some(group));
+        let signals = Signals::listen(stop).unwrap();
+        let wait = Wait { group, terminal: None, signals: &signals, timeout: None, kill_after };
+        let ended = wait.to_the_end().unwrap();
+        (program, ended)
+    }
+
+    #[test]
+    fn number_of_the_group_is_nobody_elses_until_its_rest_has_ended() {
+        let stop = Stop::new().unwrap();
+        for (script, expected) in [("exit 3", Ended::Exited(3)), ("kill -KILL $$", Ended::Signalled(9))] {
+            let (mut program, ended) = run(script, &stop);
+            let group = program.group.unwrap();
+            assert_eq!(ended, expected);
+            program.end_rest();
+            assert_eq!(test_kill_process_group(group), Ok(()), "the system still knows it");
+            drop(program);
+            assert_eq!(test_kill_process_group(group), Err(rustix::io::Errno::SRCH));
+        }
+    }
+
+    #[test]
+    fn rest_that_hears_nothing_has_ended_when_that_is_said() {
+        let stop = Stop::new().unwrap();
+        let (mut program, ended) = run("(trap '' TERM; sleep 1000) & exit 0", &stop);
+        let group = program.group.unwrap();
+        assert_eq!(ended, Ended::Exited(0));
+        assert!(is_alive(group));
+        program.end_rest();
+        assert!(!is_alive(group));
+    }
 
     #[test]
     fn program_is_looked_for_before_anything_is_done() {

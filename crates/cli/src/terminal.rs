@@ -1,26 +1,27 @@
 //! The terminal, lent to a command that is run in a process group of its own.
 //!
 //! Who reads a terminal has to be of the group that it is lent to. So a command gets it, Ctrl-C and Ctrl-Z then reach the
-//! command alone, and it is taken back when the command stops or ends.
+//! command alone, and it is taken back when the command stops or ends. Whoever else has it then keeps it: a command may end
+//! in the background, while its user is in an editor.
 
 use std::fs::File;
 
 use nix::sys::signal::{SigSet, Signal};
-use rustix::process::{Pid, getpgrp};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpgrp, test_kill_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-/// The terminal of this process, while it is ours to lend.
+/// The terminal of this process, which is ours to lend while we are in the foreground.
 pub(crate) struct Terminal {
     file: File,
     own: Pid,
 }
 
 impl Terminal {
-    /// Returns the terminal; `None` without one, or where we run in the background.
+    /// Returns the terminal; `None` without one.
     pub(crate) fn open() -> Option<Self> {
         let file = File::options().read(true).write(true).open("/dev/tty").ok()?;
-        let terminal = Self { file, own: getpgrp() };
-        terminal.is_ours().then_some(terminal)
+        Some(Self { file, own: getpgrp() })
     }
 
     /// Says whether it is lent to nobody.
@@ -33,9 +34,13 @@ impl Terminal {
         self.give(group);
     }
 
-    /// Takes it back.
-    pub(crate) fn take_back(&self) {
-        self.give(self.own);
+    /// Takes it back from a process group. One that has it from somebody else than us keeps it, unless it is gone.
+    pub(crate) fn take_back(&self, group: Pid) {
+        let has_it_left =
+            |holder: Pid| holder == group || test_kill_process_group(holder) == Err(Errno::SRCH);
+        if tcgetpgrp(&self.file).is_ok_and(has_it_left) {
+            self.give(self.own);
+        }
     }
 
     fn give(&self, group: Pid) {

@@ -12,8 +12,11 @@ use serde_json::Value;
 use crate::environment::{Run, TestEnvironment, ask};
 
 mod alembic;
+mod jobs;
 mod kill;
 mod postgres;
+mod sessions;
+mod unseen;
 
 /// Returns a line that guards `app.db` while a shell runs `script`.
 pub(crate) fn line<'l>(options: &[&'l str], script: &'l str) -> Vec<&'l str> {
