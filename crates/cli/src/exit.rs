@@ -30,7 +30,7 @@ pub(crate) enum Exit {
     /// Interrupted; the store is sound.
     Interrupted,
     /// What a guarded command exited with, or what its guard says in its place, as `timeout(1)` does.
-    Guarded(u8),
+    OfCommand(u8),
 }
 
 impl Exit {
@@ -61,7 +61,7 @@ impl Exit {
             Self::Locked => 11,
             Self::Password => 12,
             Self::Interrupted => 130,
-            Self::Guarded(code) => code,
+            Self::OfCommand(code) => code,
         }
     }
 }

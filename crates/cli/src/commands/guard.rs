@@ -1,5 +1,7 @@
 //! `dbkeep guard`: a restore point before a command that changes databases, and the way back after it.
 
+mod way_back;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use crate::prompt;
 use crate::usage;
 
 /// What the guard exits with when it failed itself.
-pub(crate) const FAILED: Exit = Exit::Guarded(125);
+pub(crate) const FAILED: Exit = Exit::OfCommand(125);
 
 const HELP: &str = "\
 Every database is backed up and the backup is read back. Only then COMMAND
@@ -116,7 +118,7 @@ impl GuardArgs {
         }
         let done = if self.resume { self.finish(app) } else { self.guard(app) };
         done.map_err(|failure| {
-            let interrupted = failure.kind == "interrupted";
+            let interrupted = ErrorKind::of_word(&failure.kind) == Some(ErrorKind::Interrupted);
             let hint = "`dbkeep guard --resume` says whether anything is left to be finished";
             let hint = if interrupted { Some(hint.to_owned()) } else { failure.hint.clone() };
             Failure { exit: exit_of(&failure), hint, ..failure }
@@ -215,10 +217,10 @@ fn duration(text: &str) -> Result<Duration, Failure> {
 
 /// Returns the exit code of a failure of the guard itself, which no command should be taken to have.
 fn exit_of(failure: &Failure) -> Exit {
-    match failure.kind.as_str() {
-        "interrupted" => Exit::Interrupted,
-        "command-not-found" => Exit::Guarded(127),
-        "command-not-executable" => Exit::Guarded(126),
+    match ErrorKind::of_word(&failure.kind) {
+        Some(ErrorKind::Interrupted) => Exit::Interrupted,
+        Some(ErrorKind::CommandNotFound) => Exit::OfCommand(127),
+        Some(ErrorKind::CommandNotExecutable) => Exit::OfCommand(126),
         _ => FAILED,
     }
 }
@@ -260,7 +262,7 @@ fn tell(app: &App, report: &GuardReport) -> Exit {
         document["error"] = error;
     }
     app.output.document(&document);
-    Exit::Guarded(code)
+    Exit::OfCommand(code)
 }
 
 fn hint(report: &GuardReport) -> &'static str {
@@ -354,8 +356,7 @@ fn show_way_back(app: &App, context: &Context, report: &GuardReport, one: &Guard
             app.output.warn(&text, None);
         }
     }
-    let line = app.command_line(context, &["restore", &short(snapshot), "--in-place"]);
-    app.output.note(format_args!("   back to how it was before with:\n     {line}"));
+    way_back::show(app, context, snapshot, one);
 }
 
 #[cfg(test)]
