@@ -1,4 +1,5 @@
-//! Backs up what a `dbkeep.toml` names, for a limited time, and says how everything stands and what a policy would drop.
+//! Backs up what a `dbkeep.toml` names, for a limited time, and says how everything stands and what a policy would
+//! drop.
 //!
 //! ```sh
 //! cargo run -p dbkeep-engine --example health -- dbkeep.toml STATE SECONDS

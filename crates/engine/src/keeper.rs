@@ -2,8 +2,8 @@
 //!
 //! This module, the [reports](crate::report) and [`ErrorKind`](crate::ErrorKind) are what a program can rely on
 //! (`docs/design/library.md`). There is no global state: a keeper knows what its [`Settings`] say and nothing else. It
-//! never prints, asks nobody, and ends no process. All of it may be used by several threads at once, by several keepers in
-//! a process, and by several processes.
+//! never prints, asks nobody, and ends no process. All of it may be used by several threads at once, by several
+//! keepers in a process, and by several processes.
 //!
 //! An operation is a *success exactly where the command line ends with 0*: everything that was asked for is done, and
 //! nothing needs eyes. Otherwise it is an [`Error`], and where something was done all the same,
@@ -86,12 +86,12 @@ impl SafetyBackup {
 impl Keeper {
     /// Opens a repository, or finds that the first backup may make one.
     ///
-    /// The first backup makes a repository where the place is empty, nothing was ever seen there, and the settings give a
-    /// password. A place where a repository was, and is gone, is an error of the kind
+    /// The first backup makes a repository where the place is empty, nothing was ever seen there, and the settings
+    /// give a password. A place where a repository was, and is gone, is an error of the kind
     /// [`RepositoryGone`](crate::ErrorKind::RepositoryGone) as long as none of its copies can stand in for it.
     ///
-    /// Each operation opens the repository anew, so one that comes later sees what is there then. That takes the time to
-    /// try a password: about a tenth of a second.
+    /// Each operation opens the repository anew, so one that comes later sees what is there then. That takes the time
+    /// to try a password: about a tenth of a second.
     ///
     /// ```
     /// use dbkeep_engine::ErrorKind;
@@ -100,7 +100,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -133,7 +134,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -193,8 +195,8 @@ impl Keeper {
     /// Backs up databases in one session: each gets a snapshot of its own, and one that fails does not hold back the
     /// others.
     ///
-    /// On success every snapshot is durable, acknowledged in the repository, and of a database that was found sound or was
-    /// not to be checked; the configured copies have them too.
+    /// On success every snapshot is durable, acknowledged in the repository, and of a database that was found sound or
+    /// was not to be checked; the configured copies have them too.
     ///
     /// ```
     /// use dbkeep_engine::keeper::BackupOptions;
@@ -203,7 +205,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -229,7 +232,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -238,7 +242,8 @@ impl Keeper {
     /// rusqlite::Connection::open(&path)?.execute_batch("DROP TABLE users")?;
     ///
     /// keeper.restore_session(&before.session, &RestoreOptions::new().in_place(true))?;
-    /// let name: String = rusqlite::Connection::open(&path)?.query_row("SELECT name FROM users", [], |row| row.get(0))?;
+    /// let database = rusqlite::Connection::open(&path)?;
+    /// let name: String = database.query_row("SELECT name FROM users", [], |row| row.get(0))?;
     /// assert_eq!(name, "ada");
     /// # Ok(()) }
     /// ```
@@ -262,7 +267,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -290,7 +296,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -313,7 +320,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -329,8 +337,8 @@ impl Keeper {
 
     /// Brings one database back. On success it is durable in its place, and what was read was compared with every hash.
     ///
-    /// After an error, or a crash at any point, the target is as it was or wholly restored. What the repository has lost is
-    /// taken from its copies.
+    /// After an error, or a crash at any point, the target is as it was or wholly restored. What the repository has
+    /// lost is taken from its copies.
     ///
     /// ```
     /// use dbkeep_engine::keeper::RestoreOptions;
@@ -339,7 +347,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -369,7 +378,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -399,7 +409,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -424,7 +435,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -439,8 +451,8 @@ impl Keeper {
         Ok(compare::run(&self.store()?, &options.request, Timestamp::now(), &self.watch)?)
     }
 
-    /// Says for each database when it was last backed up and proved, what the repository and its copies hold, and what is
-    /// wrong. Problems are part of the report, and no error.
+    /// Says for each database when it was last backed up and proved, what the repository and its copies hold, and what
+    /// is wrong. Problems are part of the report, and no error.
     ///
     /// ```
     /// # use dbkeep_engine::KeyCost;
@@ -448,7 +460,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;
@@ -463,7 +476,8 @@ impl Keeper {
     }
 
     /// Opens the repository for the modules of this crate: what a keeper has no operation of its own for, as
-    /// [`drill`](crate::drill), [`prune`](crate::prune) or [`export`](crate::export). Those may change with every version.
+    /// [`drill`](crate::drill), [`prune`](crate::prune) or [`export`](crate::export). Those may change with every
+    /// version.
     ///
     /// ```
     /// use dbkeep_engine::jiff::Timestamp;
@@ -473,7 +487,8 @@ impl Keeper {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("app.db");
-    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE users(name); INSERT INTO users VALUES('ada')")?;
+    /// # let sql = "CREATE TABLE users(name); INSERT INTO users VALUES('ada')";
+    /// # rusqlite::Connection::open(&path)?.execute_batch(sql)?;
     /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
     /// # let settings = settings.key_cost(KeyCost::Cheap).sqlite("app", &path);
     /// # let keeper = Keeper::open(settings)?;

@@ -1,9 +1,9 @@
 //! dbkeep as a library: back up, verify and restore live databases.
 //!
-//! Programs begin with a [`Keeper`]: the [`keeper`] module has an example, and says what is stable. The command line is
-//! made of the modules of the operations, one each, and of what they share: [`Context::load`] reads the configuration,
-//! [`repository::open`] opens the repository, and the operations work on the [`repository::Store`] that it returns. These
-//! may change with every version.
+//! Programs begin with a [`Keeper`]: the [`keeper`] module has an example, and says what is stable. The command line
+//! is made of the modules of the operations, one each, and of what they share: [`Context::load`] reads the
+//! configuration, [`repository::open`] opens the repository, and the operations work on the [`repository::Store`] that
+//! it returns. These may change with every version.
 //!
 //! Nothing here prints, and nothing below [`Environment::capture`] looks at the process's environment. `now` is an
 //! argument of every operation of the modules.

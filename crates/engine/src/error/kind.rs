@@ -7,8 +7,8 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
         /// What went wrong, as a word that programs can rely on.
         ///
-        /// These are the `kind`s of errors in the JSON of the command line. There may be new ones in every version, so a
-        /// `match` needs an arm for the others.
+        /// These are the `kind`s of errors in the JSON of the command line. There may be new ones in every version, so
+        /// a `match` needs an arm for the others.
         ///
         /// ```
         /// use dbkeep_engine::ErrorKind;

@@ -76,8 +76,8 @@ pub struct Guarded<T> {
 }
 
 impl Keeper {
-    /// Backs databases up, reads the backup back, and only then lets the program change them. When the change fails, or a
-    /// check after it, they are brought back: where it can be shown that nobody but this process wrote.
+    /// Backs databases up, reads the backup back, and only then lets the program change them. When the change fails,
+    /// or a check after it, they are brought back: where it can be shown that nobody but this process wrote.
     ///
     /// The error of a change that failed has its report, which says whether the databases are as before.
     ///

@@ -39,8 +39,8 @@ impl BackupOptions {
         Self::default()
     }
 
-    /// Adds a source: a name from the configuration, the path of a SQLite file or of a directory with some, a PostgreSQL
-    /// URL, or `env:NAME` holding one.
+    /// Adds a source: a name from the configuration, the path of a SQLite file or of a directory with some, a
+    /// PostgreSQL URL, or `env:NAME` holding one.
     #[must_use]
     pub fn source(mut self, source: impl AsRef<OsStr>) -> Self {
         self.sources.push(source.as_ref().to_owned());
@@ -380,8 +380,8 @@ pub struct ForgetOptions {
 }
 
 impl ForgetOptions {
-    /// Drops what the policy of the configuration does not keep, here and in the configured copies; nothing of a database
-    /// about which something looks wrong.
+    /// Drops what the policy of the configuration does not keep, here and in the configured copies; nothing of a
+    /// database about which something looks wrong.
     pub fn configured() -> Self {
         Self::of(Choice::Configured { accept: false })
     }

@@ -7,8 +7,8 @@ use dbkeep_repo::Observer;
 
 /// How far an operation is, and a way to stop it. All clones are one.
 ///
-/// It is an [`Observer`] that remembers: the operation reports to it, and any thread asks it. A program that wants to be
-/// called instead implements [`Observer`] itself.
+/// It is an [`Observer`] that remembers: the operation reports to it, and any thread asks it. A program that wants to
+/// be called instead implements [`Observer`] itself.
 ///
 /// ```
 /// use std::sync::Arc;
