@@ -134,6 +134,16 @@ pub struct ServerIdentity {
 }
 
 impl Identity {
+    /// Returns which database a file of a host is.
+    pub(crate) fn of_file(host: &str, file: &dbkeep_sqlite::identify::Identity) -> Self {
+        Self::File(FileIdentity {
+            host: host.to_owned(),
+            path: file.path.to_string_lossy().into_owned(),
+            device: file.device,
+            inode: file.inode,
+        })
+    }
+
     /// Says whether this is the same database as `other`.
     ///
     /// Of a file two of host, path and file must agree: one that was replaced by a restore keeps its path, one that was

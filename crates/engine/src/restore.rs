@@ -36,6 +36,7 @@ use crate::{Error, Result, show};
 
 pub use fallback::open;
 pub use plan::plan;
+pub(crate) use server::identity as identity_on_server;
 
 /// What to bring back, and where to.
 #[derive(Clone, Debug)]
@@ -218,11 +219,32 @@ impl PlannedRestore {
 /// others. What turns out to be damaged or gone in the repository is restored from a copy that has the same snapshot,
 /// and the report says so.
 pub fn run(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
-    fallback::run(store, plan, now, watch)
+    run_if(store, plan, &|| Ok(()), now, watch)
+}
+
+/// Says, at the last moment before something is overwritten, why that should not be.
+pub(crate) type LastWord<'w> = dyn Fn() -> Result<()> + 'w;
+
+/// Restores what was planned, where `last_word` does not speak against it. It is asked when nobody can write a file any
+/// more, and just before a database of a server is given away; with its error everything is as it was.
+pub(crate) fn run_if(
+    store: &Store,
+    plan: &RestorePlan,
+    last_word: &LastWord<'_>,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<RestoreOutcome> {
+    fallback::Job { store, plan, last_word, now, watch }.run()
 }
 
 /// Restores what was planned from one repository.
-fn run_from(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) -> Result<RestoreOutcome> {
+fn run_from(
+    store: &Store,
+    plan: &RestorePlan,
+    last_word: &LastWord<'_>,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<RestoreOutcome> {
     let clock = Clock::start(now);
     let lock = Lock::take(store, plan, now, watch)?;
     let catalog = Catalog::load(store)?;
@@ -233,6 +255,7 @@ fn run_from(store: &Store, plan: &RestorePlan, now: Timestamp, watch: &Watch) ->
         reader: &reader,
         lock: &lock,
         plan,
+        last_word,
         clock,
         watch,
         writing_reader: OnceCell::new(),
@@ -253,7 +276,7 @@ pub(crate) fn to_scratch(
     now: Timestamp,
     watch: &Watch,
 ) -> Result<RestoreReport> {
-    one_of(run_from(store, &plan::draw(store, request, now).plan?, now, watch)?)
+    one_of(run_from(store, &plan::draw(store, request, now).plan?, &|| Ok(()), now, watch)?)
 }
 
 /// Restores a PostgreSQL database into a new one, to be thrown away, from this repository and from no copy of it:
@@ -288,7 +311,7 @@ pub(crate) fn to_scratch_server(
     };
     let plan =
         RestorePlan { session: None, restores: vec![planned], force: false, verify: Verify::Full, request };
-    one_of(run_from(store, &plan, now, watch)?)
+    one_of(run_from(store, &plan, &|| Ok(()), now, watch)?)
 }
 
 fn one_of(outcome: RestoreOutcome) -> Result<RestoreReport> {
@@ -320,6 +343,7 @@ struct Restore<'r> {
     reader: &'r Reader,
     lock: &'r Lock,
     plan: &'r RestorePlan,
+    last_word: &'r LastWord<'r>,
     clock: Clock,
     watch: &'r Watch,
     /// What safety backups are stored by.

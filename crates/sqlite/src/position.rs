@@ -20,6 +20,10 @@ use crate::wal::Mark;
 /// within the same tick of the file system's clock.
 const RACY: Duration = Duration::from_secs(2);
 
+/// How long such a tick is at most where times are kept to parts of a second: that of the
+/// kernel's own clock, with room.
+const TICK: Duration = Duration::from_millis(50);
+
 /// What the system says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
@@ -48,6 +52,16 @@ impl FileState {
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    /// Returns how long after `now` a later write could still carry the same time as the last one.
+    pub fn unsettled_for(&self, now: SystemTime) -> Duration {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
+        let last = self.modified.max(self.changed);
+        // Whole seconds: most likely the file system keeps no parts of them.
+        let tick = if last % 1_000_000_000 == 0 { RACY } else { TICK };
+        let rest = last.saturating_add(nanoseconds(tick)).saturating_sub(now);
+        Duration::from_nanos(u64::try_from(rest).unwrap_or(0)).min(tick)
     }
 }
 
@@ -113,6 +127,12 @@ impl Position {
     /// Says whether the image of this position is surely the same, byte for byte, as that of
     /// `earlier`, a position of the same database from another time.
     pub fn is_unchanged_since(&self, earlier: &Position) -> bool {
+        self.is_where(earlier) && (self.wal.is_some() || !earlier.is_racy())
+    }
+
+    /// Says whether nothing was committed since `earlier`, a position of the same database that
+    /// was taken when its file had settled ([`FileState::unsettled_for`]).
+    pub fn is_where(&self, earlier: &Position) -> bool {
         let same_place = self.file.device == earlier.file.device
             && self.file.inode == earlier.file.inode
             && self.page_size == earlier.page_size
@@ -126,9 +146,7 @@ impl Position {
                 // The same frames over a main file that only checkpoints may have changed,
                 // and those move bytes, not contents.
                 (Some(now), Some(then)) => now == then,
-                (None, None) => {
-                    self.file == earlier.file && self.counters == earlier.counters && !earlier.is_racy()
-                }
+                (None, None) => self.file == earlier.file && self.counters == earlier.counters,
                 _ => false,
             }
     }

@@ -13,7 +13,7 @@ use super::snapshot::{Parent, Past, Saved, meta};
 use super::{Session, chunk_size};
 use crate::catalog::Entry;
 use crate::context::Watch;
-use crate::manifest::{self, FileIdentity, Identity, IntegrityResult, Manifest, SqliteFacts};
+use crate::manifest::{self, Identity, IntegrityResult, Manifest, SqliteFacts};
 use crate::report::TableRows;
 use crate::source::Source;
 use crate::{Error, Result, name, show};
@@ -75,13 +75,7 @@ impl<'s> Session<'s> {
 
     /// Returns what the database says it is.
     fn identify(&self, capture: &Capture) -> Identity {
-        let file = capture.identity();
-        Identity::File(FileIdentity {
-            host: self.store.context().environment.host.clone(),
-            path: file.path.to_string_lossy().into_owned(),
-            device: file.device,
-            inode: file.inode,
-        })
+        Identity::of_file(&self.store.context().environment.host, capture.identity())
     }
 
     /// Returns the content of the parent where the source is provably the same and nothing more is asked for.

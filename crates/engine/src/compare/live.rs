@@ -17,7 +17,7 @@ use dbkeep_sqlite::vfs::PageSource;
 
 use super::{ImagePages, Opened, Run, push};
 use crate::context::Context;
-use crate::manifest::{FileIdentity, Identity, Manifest};
+use crate::manifest::{Identity, Manifest};
 use crate::report::ComparedSide;
 use crate::state::private_directory;
 use crate::{Error, Result, source};
@@ -109,13 +109,7 @@ impl Live {
 
 /// Refuses a file that is not the database of the snapshot.
 fn refuse_other_database(run: &Run<'_>, snapshot: &Opened, capture: &Capture) -> Result<()> {
-    let file = capture.identity();
-    let found = Identity::File(FileIdentity {
-        host: run.store.context().environment.host.clone(),
-        path: file.path.to_string_lossy().into_owned(),
-        device: file.device,
-        inode: file.inode,
-    });
+    let found = Identity::of_file(&run.store.context().environment.host, capture.identity());
     let known = &snapshot.manifest.identity;
     if run.request.force || known.is_same(&found) {
         return Ok(());

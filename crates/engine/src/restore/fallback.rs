@@ -8,7 +8,7 @@ use dbkeep_repo::format::snapshot::Snapshot;
 use jiff::Timestamp;
 
 use super::plan::{Drawn, LostOne, draw};
-use super::{PlannedRestore, RestorePlan, RestoreRequest, not_restored, run_from, session_report};
+use super::{LastWord, PlannedRestore, RestorePlan, RestoreRequest, not_restored, run_from, session_report};
 use crate::catalog::Catalog;
 use crate::context::{Context, Watch};
 use crate::copy::place::{self, Place};
@@ -219,104 +219,94 @@ fn is_the_lost(copy: &Snapshot, lost: &LostOne) -> bool {
     lost.tree == Some(copy.tree) || copy.original == Some(lost.id)
 }
 
-/// Restores what was planned, each from where it was planned; what turns out to be damaged comes from a copy.
-pub(super) fn run(
-    store: &Store,
-    plan: &RestorePlan,
-    now: Timestamp,
-    watch: &Watch,
-) -> Result<RestoreOutcome> {
-    match (&plan.session, plan.restores.as_slice()) {
-        (Some(session), all) => {
-            Ok(RestoreOutcome::Session(session_report(session, run_session(store, plan, all, now, watch))))
-        }
-        (None, [one]) => {
-            let done = run_from(one.from.as_ref().unwrap_or(store), plan, now, watch);
-            match done {
+/// A plan that is carried out, each part from where it was planned; what turns out to be damaged comes from a copy.
+pub(super) struct Job<'j> {
+    pub(super) store: &'j Store,
+    pub(super) plan: &'j RestorePlan,
+    pub(super) last_word: &'j LastWord<'j>,
+    pub(super) now: Timestamp,
+    pub(super) watch: &'j Watch,
+}
+
+impl Job<'_> {
+    pub(super) fn run(&self) -> Result<RestoreOutcome> {
+        match (&self.plan.session, self.plan.restores.as_slice()) {
+            (Some(session), all) => {
+                Ok(RestoreOutcome::Session(session_report(session, self.run_session(all))))
+            }
+            (None, [one]) => match self.run_from(one.from.as_ref(), self.plan) {
                 Err(error) if may_have_copy(&error) => {
-                    let why = error.full_message();
-                    let restored = from_copy(store, plan, one, &why, now, watch);
+                    let restored = self.out_of_a_copy(one, &error.full_message());
                     restored.map_or(Err(error), |report| Ok(RestoreOutcome::One(Box::new(report))))
                 }
                 done => done,
-            }
+            },
+            (None, _) => Err(Error::usage("nothing is planned to be restored", "name a snapshot")),
         }
-        (None, _) => Err(Error::usage("nothing is planned to be restored", "name a snapshot")),
     }
-}
 
-/// Restores the databases of a session: those of one repository under one lock.
-fn run_session(
-    store: &Store,
-    plan: &RestorePlan,
-    all: &[PlannedRestore],
-    now: Timestamp,
-    watch: &Watch,
-) -> Vec<RestoreReport> {
-    let mut reports: Vec<Option<RestoreReport>> = vec![None; all.len()];
-    let mut sources: Vec<&Option<String>> = all.iter().map(|one| &one.copy).collect();
-    sources.dedup();
-    for source in sources {
-        let places: Vec<usize> = (0..all.len()).filter(|place| all[*place].copy == *source).collect();
-        if places.iter().all(|place| reports[*place].is_some()) {
-            continue;
-        }
-        let restores: Vec<PlannedRestore> = places.iter().map(|place| all[*place].clone()).collect();
-        let from = restores.first().and_then(|one| one.from.clone());
-        let part = RestorePlan { restores, ..plan.clone() };
-        let done = match run_from(from.as_ref().unwrap_or(store), &part, now, watch) {
-            Ok(RestoreOutcome::Session(report)) => report.restores,
-            Ok(RestoreOutcome::One(report)) => vec![*report],
-            Err(error) => {
-                part.restores.iter().map(|one| not_restored(one, ErrorReport::from(&error))).collect()
+    fn run_from(&self, copy: Option<&Store>, plan: &RestorePlan) -> Result<RestoreOutcome> {
+        run_from(copy.unwrap_or(self.store), plan, self.last_word, self.now, self.watch)
+    }
+
+    /// Restores the databases of a session: those of one repository under one lock.
+    fn run_session(&self, all: &[PlannedRestore]) -> Vec<RestoreReport> {
+        let mut reports: Vec<Option<RestoreReport>> = vec![None; all.len()];
+        let mut sources: Vec<&Option<String>> = all.iter().map(|one| &one.copy).collect();
+        sources.dedup();
+        for source in sources {
+            let places: Vec<usize> = (0..all.len()).filter(|place| all[*place].copy == *source).collect();
+            if places.iter().all(|place| reports[*place].is_some()) {
+                continue;
             }
+            let restores: Vec<PlannedRestore> = places.iter().map(|place| all[*place].clone()).collect();
+            let from = restores.first().and_then(|one| one.from.clone());
+            let part = RestorePlan { restores, ..self.plan.clone() };
+            let done = match self.run_from(from.as_ref(), &part) {
+                Ok(RestoreOutcome::Session(report)) => report.restores,
+                Ok(RestoreOutcome::One(report)) => vec![*report],
+                Err(error) => {
+                    part.restores.iter().map(|one| not_restored(one, ErrorReport::from(&error))).collect()
+                }
+            };
+            for (place, report) in places.into_iter().zip(done) {
+                reports[place] = Some(report);
+            }
+        }
+        let with_copies = |(report, one): (Option<RestoreReport>, &PlannedRestore)| {
+            let report = report?;
+            let is_damage = |error: &&ErrorReport| ErrorKind::of_word(&error.kind).is_some_and(is_unusable);
+            let damage = report.error.as_ref().filter(is_damage).filter(|_| !self.watch.cancelled());
+            Some(match damage.and_then(|error| self.out_of_a_copy(one, &error.message)) {
+                Some(restored) => RestoreReport { status: Some(RestoreStatus::Ok), ..restored },
+                None => report,
+            })
         };
-        for (place, report) in places.into_iter().zip(done) {
-            reports[place] = Some(report);
-        }
+        reports.into_iter().zip(all).filter_map(with_copies).collect()
     }
-    let with_copies = |(report, one): (Option<RestoreReport>, &PlannedRestore)| {
-        let report = report?;
-        let damage = report
-            .error
-            .as_ref()
-            .filter(|error| ErrorKind::of_word(&error.kind).is_some_and(is_unusable) && !watch.cancelled());
-        let restored = damage.and_then(|error| from_copy(store, plan, one, &error.message, now, watch));
-        Some(match restored {
-            Some(restored) => RestoreReport { status: Some(RestoreStatus::Ok), ..restored },
-            None => report,
-        })
-    };
-    reports.into_iter().zip(all).filter_map(with_copies).collect()
-}
 
-/// Restores one snapshot from the first copy that can give it; `None` when none can.
-fn from_copy(
-    store: &Store,
-    plan: &RestorePlan,
-    one: &PlannedRestore,
-    why: &str,
-    now: Timestamp,
-    watch: &Watch,
-) -> Option<RestoreReport> {
-    let meant = one.meant.as_ref()?;
-    for copy in copies(store, now) {
-        if one.copy.as_deref() == Some(name_of(&copy)) {
-            continue;
+    /// Restores one snapshot from the first copy that can give it; `None` when none can.
+    fn out_of_a_copy(&self, one: &PlannedRestore, why: &str) -> Option<RestoreReport> {
+        let (store, plan, now) = (self.store, self.plan, self.now);
+        let meant = one.meant.as_ref()?;
+        for copy in copies(store, now) {
+            if one.copy.as_deref() == Some(name_of(&copy)) {
+                continue;
+            }
+            let planned = plan_of_same(&copy, &plan.request, plan.session.as_deref(), meant, now);
+            let done = planned.and_then(|plan| {
+                say(store, &copy, why);
+                self.run_from(Some(&copy), &RestorePlan { session: None, ..plan })
+            });
+            match done {
+                Ok(RestoreOutcome::One(report)) => return Some(*report),
+                Ok(RestoreOutcome::Session(_)) => {}
+                Err(Error::Cancelled) => return None,
+                Err(error) => self.watch.warn(&place::at(name_of(&copy), error).full_message()),
+            }
         }
-        let planned = plan_of_same(&copy, &plan.request, plan.session.as_deref(), meant, now);
-        let done = planned.and_then(|plan| {
-            say(store, &copy, why);
-            run_from(&copy, &RestorePlan { session: None, ..plan }, now, watch)
-        });
-        match done {
-            Ok(RestoreOutcome::One(report)) => return Some(*report),
-            Ok(RestoreOutcome::Session(_)) => {}
-            Err(Error::Cancelled) => return None,
-            Err(error) => watch.warn(&place::at(name_of(&copy), error).full_message()),
-        }
+        None
     }
-    None
 }
 
 /// Returns the first copy that can plan something, with its plan.

@@ -37,6 +37,7 @@ impl Restore<'_> {
             Err(error) => return Err(target_error(error)),
         };
         self.watch.step("restore.target-locked");
+        (self.last_word)()?;
         let safety = self.safety_backup(planned)?;
         self.watch.phase(&format!("restore {}", planned.database), subject.image.size());
         let applied = self.apply(subject, pages.reader(), chunk_size, &mut target)?;

@@ -50,6 +50,7 @@ impl Restore<'_> {
     /// Replaces a database that is too damaged to be locked: stored as it is, moved aside, replaced.
     pub(super) fn replace_file(&self, subject: &Subject<'_>, planned: &PlannedRestore) -> Result<Restored> {
         self.refuse_in_use(&planned.path)?;
+        (self.last_word)()?;
         let safety = self.raw_safety_backup(planned)?;
         let staged = self.stage(subject, directory_of(&planned.path))?;
         let mut restored = Restored::new(self.inspect(subject, &staged)?);

@@ -33,6 +33,7 @@ use crate::source::server::jobs;
 use crate::{Error, Result, name, show};
 
 pub(super) use target::ServerTarget;
+pub(crate) use target::identity;
 
 /// What is said of a snapshot that has what is set for its database as statements only, for one name.
 const OLDER: &str = "what is set for the database itself (owner, rights, settings, comment) is not restored: an older \
@@ -127,6 +128,7 @@ impl Restore<'_> {
         (options, how): (&Options, &RestoreOptions),
         archive: Archive,
     ) -> Result<Done> {
+        (self.last_word)()?;
         let safety_snapshot = self.server_safety_backup(planned, &target.server, &[])?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();
         let (mut server, proved) = self.staged(planned, target, served, (options, how, &id), archive)?;
@@ -141,7 +143,8 @@ impl Restore<'_> {
             Action::ReplaceDatabase => Place::Over { disconnect: self.plan.force },
             _ => Place::New,
         };
-        let promoted = self.stop_if_cancelled().and_then(|()| Ok(server.promote(&place)?));
+        let promoted = self.stop_if_cancelled().and_then(|()| (self.last_word)());
+        let promoted = promoted.and_then(|()| Ok(server.promote(&place)?));
         let promoted = match promoted {
             Ok(promoted) => promoted,
             Err(error) => {

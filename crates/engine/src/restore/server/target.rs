@@ -38,6 +38,16 @@ impl ServerTarget {
     }
 }
 
+/// Returns which database is meant by a name on a server; one that is not there has no number.
+pub(crate) fn identity(standing: &Standing, database: &str) -> Identity {
+    Identity::Server(ServerIdentity {
+        server: format!("{}:{}", standing.host.name(), standing.host.port),
+        system: standing.facts.system_identifier.clone(),
+        database: database.to_owned(),
+        oid: standing.oid.unwrap_or_default(),
+    })
+}
+
 impl Planner<'_> {
     /// Plans a PostgreSQL database.
     pub(in crate::restore) fn server(&self, entry: &Entry, manifest: &Manifest) -> Result<PlannedRestore> {
@@ -91,15 +101,10 @@ impl Planner<'_> {
         target: &ServerTarget,
         manifest: &Manifest,
     ) -> Result<()> {
-        let Some(oid) = standing.oid.filter(|_| self.request.in_place && !self.request.force) else {
+        if standing.oid.is_none() || !self.request.in_place || self.request.force {
             return Ok(());
-        };
-        let found = Identity::Server(ServerIdentity {
-            server: format!("{}:{}", standing.host.name(), standing.host.port),
-            system: standing.facts.system_identifier.clone(),
-            database: target.server.info.database.clone(),
-            oid,
-        });
+        }
+        let found = identity(standing, &target.server.info.database);
         let known = &manifest.identity;
         match known.is_same(&found) {
             true => Ok(()),
