@@ -28,8 +28,8 @@ pub use backup::{
     SetupItem,
 };
 pub use compare::{
-    CellValue, ColumnChange, CompareReport, ComparedSide, ComparedTable, RenamedColumn, RowChange, RowKind,
-    SchemaChange, SchemaReport, hex,
+    CellValue, ColumnChange, CompareReport, ComparedSequence, ComparedSide, ComparedTable, RenamedColumn,
+    RowChange, RowKind, SchemaChange, SchemaReport, SequenceValue, hex,
 };
 pub use copy::{CopiedSnapshot, CopiedStatus, CopyRunReport};
 pub use doctor::{DoctorReport, ExaminedRepository, ExaminedSource, Finding, Health, Severity};

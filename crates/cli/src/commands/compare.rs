@@ -3,8 +3,8 @@
 use clap::Args;
 use dbkeep_engine::compare::{self, CompareRequest};
 use dbkeep_engine::report::{
-    CellValue, ColumnChange, CompareReport, ComparedSide, ComparedTable, RowChange, RowKind, SchemaChange,
-    hex,
+    CellValue, ColumnChange, CompareReport, ComparedSequence, ComparedSide, ComparedTable, RowChange,
+    RowKind, SchemaChange, SequenceValue, hex,
 };
 
 use crate::app::{App, short};
@@ -100,6 +100,13 @@ fn show(app: &App, report: &CompareReport, with_rows: bool) {
     app.output.line(format_args!("{}  →  {}", side(app, &report.left), side(app, &report.right)));
     show_schema(app, report);
     show_tables(app, report);
+    for sequence in &report.sequences {
+        app.output.line(format_args!(
+            " {} {}",
+            app.output.paint(Tone::Notice, "~"),
+            sequence_change(sequence)
+        ));
+    }
     if with_rows {
         report.tables.iter().filter(|table| !table.rows.is_empty()).for_each(|table| show_rows(app, table));
     }
@@ -161,6 +168,16 @@ pub(super) fn schema_change(change: &SchemaChange) -> String {
         }
         (kind, ..) => format!("{} {name}", human::visible(kind)),
     }
+}
+
+/// Says where a sequence stands on each side.
+pub(super) fn sequence_change(sequence: &ComparedSequence) -> String {
+    let value = |value: SequenceValue| match value.is_called {
+        true => value.last_value.to_string(),
+        false => format!("{} next", value.last_value),
+    };
+    let name = human::visible(&sequence.name);
+    format!("sequence {name} {} → {}", value(sequence.left), value(sequence.right))
 }
 
 /// Prints a line for each table that differs, as `git diff --stat` does for files.
@@ -284,6 +301,9 @@ fn summary(report: &CompareReport) -> String {
     )];
     let schema = &report.schema;
     let schema = schema.added.len() + schema.removed.len() + schema.changed.len();
+    if !report.sequences.is_empty() {
+        parts.push(human::counted(report.sequences.len() as u64, "sequence"));
+    }
     if schema > 0 {
         parts.push(format!("{} of the schema", human::counted(schema as u64, "change")));
     }

@@ -19,7 +19,7 @@ pub(super) fn report(found: Comparison, left: ComparedSide, right: ComparedSide)
         changed: objects(found.schema.changed),
     };
     let tables = found.tables.into_iter().map(table).collect();
-    CompareReport { same, left, right, schema, tables, notes: Vec::new() }
+    CompareReport { same, left, right, schema, tables, sequences: Vec::new(), notes: Vec::new() }
 }
 
 fn schema_change(object: SchemaObject) -> SchemaChange {

@@ -14,7 +14,9 @@ mod side;
 mod stretches;
 mod table;
 
-use dbkeep_postgres::catalog::{Kind, Name, Table};
+use std::collections::BTreeMap;
+
+use dbkeep_postgres::catalog::{Catalog, Kind, Name, Sequence, Table};
 use dbkeep_postgres::large_objects;
 
 use self::live::{Live, Wish};
@@ -22,7 +24,9 @@ use self::side::{Half, Opened, Rows, Wanted};
 use super::Run;
 use crate::catalog::Entry;
 use crate::manifest::Identity;
-use crate::report::{CompareReport, ComparedSide, ComparedTable, SchemaReport};
+use crate::report::{
+    CompareReport, ComparedSequence, ComparedSide, ComparedTable, SchemaReport, SequenceValue,
+};
 use crate::served::{self, shown};
 use crate::{Error, Result, name, show};
 
@@ -43,6 +47,7 @@ impl Run<'_> {
             schema::objects(&left.archive()?, &right.archive()?, wanted.tables(), &mut schema);
         }
         let mut found = Found::new(schema);
+        found.sequences = sequences(&catalogs, &wanted);
         self.watch.phase("compare", 0);
         for name in wanted.names(&catalogs) {
             found.add(self, &name, left.half(&name).as_ref(), right.half(&name).as_ref())?;
@@ -82,6 +87,7 @@ impl Run<'_> {
         }
         schema::objects(&left.archive()?, &live.archive, wanted.tables(), &mut schema);
         let mut found = Found::new(schema);
+        found.sequences = sequences(&catalogs, &wanted);
         self.watch.phase("compare", 0);
         for name in wanted.names(&catalogs) {
             found.add(self, &name, left.half(&name).as_ref(), live_half(&live, &name).as_ref())?;
@@ -155,16 +161,35 @@ fn live_half<'l>(live: &'l Live, name: &Name) -> Option<Half<'l>> {
     Some(Half { table, sum: live.sum(place), rows })
 }
 
+/// Returns the sequences that both sides have and that stand elsewhere, of the tables that are meant. Of one that may not
+/// be read, or that only one side has, nothing is known here; the schema tells the latter.
+fn sequences(catalogs: &[&Catalog; 2], wanted: &Wanted) -> Vec<ComparedSequence> {
+    let [left, right] = catalogs.map(|catalog| {
+        let meant = |one: &&Sequence| {
+            one.readable && (wanted.is_all() || one.owned_by.as_ref().is_some_and(|table| wanted.has(table)))
+        };
+        let all = catalog.sequences.iter().filter(meant);
+        all.map(|one| (&one.name, one)).collect::<BTreeMap<&Name, &Sequence>>()
+    });
+    let value = |one: &Sequence| SequenceValue { last_value: one.last_value, is_called: one.is_called };
+    let differs = |(name, one): (&&Name, &&Sequence)| {
+        let (left, right) = (value(one), value(right.get(name)?));
+        (left != right).then(|| ComparedSequence { name: shown(name), left, right })
+    };
+    left.iter().filter_map(differs).collect()
+}
+
 /// What was found so far.
 struct Found {
     schema: SchemaReport,
     tables: Vec<ComparedTable>,
+    sequences: Vec<ComparedSequence>,
     notes: Vec<String>,
 }
 
 impl Found {
     fn new(schema: SchemaReport) -> Self {
-        Self { schema, tables: Vec::new(), notes: Vec::new() }
+        Self { schema, tables: Vec::new(), sequences: Vec::new(), notes: Vec::new() }
     }
 
     /// Compares a table, unless neither side has rows of it.
@@ -198,7 +223,10 @@ impl Found {
     }
 
     fn report(self, left: ComparedSide, right: ComparedSide) -> CompareReport {
-        let same = self.schema == SchemaReport::default() && self.tables.iter().all(ComparedTable::is_same);
-        CompareReport { same, left, right, schema: self.schema, tables: self.tables, notes: self.notes }
+        let Self { schema, tables, sequences, notes } = self;
+        let same = schema == SchemaReport::default()
+            && tables.iter().all(ComparedTable::is_same)
+            && sequences.is_empty();
+        CompareReport { same, left, right, schema, tables, sequences, notes }
     }
 }

@@ -23,6 +23,9 @@ pub struct CompareReport {
     pub schema: SchemaReport,
     /// Every table that was compared, by name.
     pub tables: Vec<ComparedTable>,
+    /// Every sequence of a PostgreSQL database that stands elsewhere, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<ComparedSequence>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -33,6 +36,36 @@ impl CompareReport {
     pub fn exit_code(&self, asked: bool) -> u8 {
         let is_incomplete = self.tables.iter().any(|table| table.error.is_some());
         if is_incomplete || (asked && !self.same) { 4 } else { 0 }
+    }
+}
+
+/// A sequence that stands elsewhere on each side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct ComparedSequence {
+    /// Its name.
+    pub name: String,
+    /// Where it stands on the left side.
+    pub left: SequenceValue,
+    /// Where it stands on the right side.
+    pub right: SequenceValue,
+}
+
+/// Where a sequence stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SequenceValue {
+    /// The last value that it gave, or the first one that it will give.
+    pub last_value: i64,
+    /// Whether that one was given already.
+    pub is_called: bool,
+}
+
+impl ComparedSequence {
+    /// Says whether the right side is ahead, as after numbers were given out; those are not given again.
+    pub fn went_on(&self) -> bool {
+        self.right > self.left
     }
 }
 

@@ -4,7 +4,7 @@ use dbkeep_repo::Id;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ComparedTable, Engine, ErrorReport, SchemaReport};
+use super::{ComparedSequence, ComparedTable, Engine, ErrorReport, SchemaReport};
 
 /// What a guard did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,6 +66,8 @@ pub enum GuardOutcome {
     Kept,
     /// There was no verified backup, so it was not started.
     BackupFailed,
+    /// Its guard was killed before it was started; nothing is left to be done.
+    NotStarted,
 }
 
 /// One database of a guard.
@@ -141,6 +143,9 @@ pub struct DatabaseChanges {
     pub schema: SchemaReport,
     /// Every table that differs.
     pub tables: Vec<ComparedTable>,
+    /// Every sequence that stands elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<ComparedSequence>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// Why it could not be compared.
