@@ -203,8 +203,20 @@ export interface CompareReport {
   same: boolean;
   /** What differs in the schema. */
   schema: SchemaReport;
+  /** Every sequence of a PostgreSQL database that stands elsewhere, by name. */
+  sequences?: ComparedSequence[];
   /** Every table that was compared, by name. */
   tables: ComparedTable[];
+}
+
+/** A sequence that stands elsewhere on each side. */
+export interface ComparedSequence {
+  /** Where it stands on the left side. */
+  left: SequenceValue;
+  /** Its name. */
+  name: string;
+  /** Where it stands on the right side. */
+  right: SequenceValue;
 }
 
 /** One of the two sides. */
@@ -462,6 +474,8 @@ export interface DatabaseChanges {
   same: boolean;
   /** What differs in the schema: `left` is before, `right` after. */
   schema: SchemaReport;
+  /** Every sequence that stands elsewhere. */
+  sequences?: ComparedSequence[];
   /** Every table that differs. */
   tables: ComparedTable[];
 }
@@ -896,7 +910,7 @@ export type GuardDocument =
 };
 
 /** What became of the databases. */
-export type GuardOutcome = "succeeded" | "restored" | "kept" | "backup-failed";
+export type GuardOutcome = "succeeded" | "restored" | "kept" | "backup-failed" | "not-started";
 
 /** What a guard did. */
 export interface GuardReport {
@@ -1427,6 +1441,14 @@ export interface Selection {
   schemas?: string[];
   /** These tables only. */
   tables?: string[];
+}
+
+/** Where a sequence stands. */
+export interface SequenceValue {
+  /** Whether that one was given already. */
+  is_called: boolean;
+  /** The last value that it gave, or the first one that it will give. */
+  last_value: number;
 }
 
 /** Which database of which server a PostgreSQL database is. */

@@ -17,7 +17,7 @@ export interface RestoreOptions extends CommonOptions {
   safetyBackup?: boolean | undefined;
   /** Overrides a refusal that names `--force`, as that sessions of a PostgreSQL database are in the way. */
   overrideRefusal?: boolean | undefined;
-  /** What is restored is always compared with its hashes; the integrity check comes on top, unless this is `false`. */
+  /** Whether the integrity check is run on what was restored, and for PostgreSQL whether every row is compared; default `true`. */
   verify?: boolean | undefined;
 }
 

@@ -12,8 +12,10 @@ struct Target {
     remaining: AtomicU64,
 }
 
-/// Kills the process with SIGKILL at the step that `DBKEEP_TEST_KILL_AT=<step>[:n]` names.
+/// Kills the process with SIGKILL at the step that `DBKEEP_TEST_KILL_AT=<step>[:n]` names. Waits at the one that
+/// `DBKEEP_TEST_WAIT_AT=<step>:<path>` names, with all its other threads at work: until there is such a file.
 pub(crate) fn at_step(name: &str) {
+    wait_at(name);
     static TARGET: OnceLock<Option<Target>> = OnceLock::new();
     let Some(target) = TARGET.get_or_init(target) else { return };
     if target.step == name && target.remaining.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -22,6 +24,14 @@ pub(crate) fn at_step(name: &str) {
         loop {
             std::thread::park();
         }
+    }
+}
+
+fn wait_at(name: &str) {
+    let Ok(wanted) = std::env::var("DBKEEP_TEST_WAIT_AT") else { return };
+    let Some((step, path)) = wanted.split_once(':') else { return };
+    while step == name && !std::path::Path::new(path).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 

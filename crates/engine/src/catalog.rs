@@ -18,7 +18,7 @@ use crate::suggest::nearest;
 use crate::{Error, Result, moment, name};
 
 pub use history::History;
-pub(crate) use history::{COPIED, READ};
+pub(crate) use history::{COPIED, HELD_BY_GUARD, READ};
 use history::{damaged_packs, dropped, histories};
 
 /// The reason of the backup that a restore in place takes first.

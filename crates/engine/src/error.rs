@@ -208,6 +208,14 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// A guard failed itself after it had started its command. Its record stays.
+    #[error("the guard of session {session} could not be finished")]
+    GuardUnfinished {
+        /// The session of its backup.
+        session: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// What the repository holds is damaged.
     #[error("{what} is damaged: {finding}")]
     Damaged {
@@ -312,6 +320,17 @@ pub enum Error {
     },
 }
 
+/// Returns the hint for a guard whose record stays: what to do first, and how it is finished then.
+pub(crate) fn finished_by_resume(first: Option<String>) -> String {
+    const RESUME: &str = "`dbkeep guard --resume` says where the databases stand, and finishes it; until then the next \
+                          guard of them is refused";
+    match first {
+        Some(first) if first.contains("guard --resume") => first,
+        Some(first) => format!("{first}; {RESUME}"),
+        None => RESUME.to_owned(),
+    }
+}
+
 impl Error {
     /// Returns the error of a wrong request.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -350,6 +369,7 @@ impl Error {
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Unsound { .. } => ErrorKind::Unsound,
             Self::SafetyBackup { .. } => ErrorKind::SafetyBackup,
+            Self::GuardUnfinished { source, .. } => source.kind(),
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::AllFailed { .. } => ErrorKind::AllFailed,
@@ -454,6 +474,7 @@ impl Error {
             Self::SafetyBackup { .. } => {
                 Some("the target is as it was; --no-safety-backup restores without one".to_owned())
             }
+            Self::GuardUnfinished { source, .. } => Some(finished_by_resume(source.hint())),
             Self::Damaged { .. } => Some("run `dbkeep check --read-data` to see what is affected".to_owned()),
             Self::NoSpace { .. } => Some("free some space, or choose another place".to_owned()),
             Self::AtCopy { copy, source } => match source.kind() {

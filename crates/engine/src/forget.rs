@@ -259,7 +259,10 @@ fn objection(catalog: &Catalog, named: &BTreeSet<Id>, entry: &Entry, force: bool
         return None;
     }
     if entry.history.pinned {
-        return Some("it is held for good: --force drops it".to_owned());
+        return Some(match entry.history.is_held_for_good() {
+            true => "it is held for good: --force drops it".to_owned(),
+            false => "a guard that has not ended may go back to it: --force drops it".to_owned(),
+        });
     }
     let stays = |other: &&Entry| !named.contains(&other.id) && !catalog.is_dropped(other);
     if entry.is_good() && !catalog.of_database(database).filter(stays).any(Entry::is_good) {

@@ -6,6 +6,8 @@
 //! explained and finished by [`resume`].
 
 mod database;
+mod hold;
+mod identity;
 mod judge;
 mod lookout;
 mod patrol;
@@ -27,12 +29,15 @@ use serde::{Deserialize, Serialize};
 use self::database::{Guarded, configured, untouched};
 use self::patrol::Patrol;
 use self::record::{Claim, Phase, Record, Recorded};
+use self::still::Standing;
 use self::task::Family;
 use crate::backup::{self, BackupRequest};
 use crate::clock::Clock;
 use crate::context::{Context, Watch};
 use crate::integrity::Verify;
-use crate::report::{BackupReport, BackupStatus, ErrorReport, GuardOutcome, GuardReport, VerifyStatus};
+use crate::report::{
+    BackupReport, BackupStatus, ErrorReport, GuardOutcome, GuardReport, GuardedStatus, VerifyStatus,
+};
 use crate::repository::{self, Store};
 use crate::verify::{self, VerifyRequest};
 use crate::{Error, ErrorKind, Result};
@@ -62,7 +67,7 @@ pub enum OnFailure {
     /// They are brought back, where it can be shown that nobody else wrote.
     #[default]
     Restore,
-    /// A person is asked.
+    /// A person is asked, and again when others have written meanwhile who had not before.
     Ask,
     /// They stay as they are.
     Keep,
@@ -95,15 +100,16 @@ pub fn run(
     refuse_nested(context)?;
     let clock = Clock::start(now);
     let (context, names) = configured(context, &request.sources)?;
+    let mut report = begin(request, now);
+    report.notes = resume::clear_those_that_never_began(&context, &names, now, watch)?;
     let claim = Claim::take(&context, &names)?;
     refuse_unfinished(&claim, &names)?;
-    let mut report = begin(request, now);
 
     let positions = server::positions(&context, &names, watch);
     let backup = back_up(&context, request, &names, now, watch)?;
     report.session.clone_from(&backup.session);
     report.databases = backup.databases.iter().map(of_backup).collect();
-    report.notes = remarks(&backup);
+    report.notes.extend(remarks(&backup));
     let Some(store) = verified(&context, &backup, &clock, watch, &mut report)? else {
         report.finished = clock.now();
         return Ok(report);
@@ -111,6 +117,10 @@ pub fn run(
     watch.step("guard.verified");
 
     let databases = Guarded::of(store.context(), &backup)?;
+    let family = Family::default();
+    let in_process = task.is_in_process();
+    let lookouts = databases.iter().map(|one| one.lookout(&backup.session, in_process)).collect();
+    let patrol = Patrol::new(&family, lookouts);
     let mut run = Run {
         store: &store,
         claim: &claim,
@@ -118,20 +128,36 @@ pub fn run(
         record: record_of(request, &backup, &databases, now),
         databases,
         positions,
+        standings: Vec::new(),
+        patrol: &patrol,
         clock,
         watch,
     };
-    run.guard(request, task, decide, &mut report)?;
+    run.claim.save(&run.record)?;
+    watch.step("guard.recorded");
+    let mut program = Program { task, family: &family, on_failure: request.on_failure };
+    // Others are looked out for until nothing is left to be brought back.
+    match patrol.during(|| run.guard(&mut program, decide, &mut report)) {
+        Ok(guarded) => guarded?,
+        Err(error) => {
+            run.finish(&mut report);
+            return Err(error);
+        }
+    }
     report.finished = clock.now();
     Ok(report)
 }
 
 /// Refuses a guard within the command of another one: two ways back would cross.
 fn refuse_nested(context: &Context) -> Result<()> {
-    match context.environment.variable(VARIABLE) {
+    // What the command of a guard has left running is not within it for ever.
+    match context.environment.variable(VARIABLE).filter(|mark| task::is_at_work(mark)) {
         None => Ok(()),
-        Some(session) => Err(Error::Refused {
-            what: format!("this runs within the command of a guard already (session {session})"),
+        Some(mark) => Err(Error::Refused {
+            what: format!(
+                "this runs within the command of a guard already (session {})",
+                task::session_of(mark)
+            ),
             hint: Some(
                 "name all databases at the outer guard, and call the command itself within it".to_owned(),
             ),
@@ -268,6 +294,20 @@ fn record_of(request: &GuardRequest, backup: &BackupReport, databases: &[Guarded
     }
 }
 
+/// What is run, and what is done when it fails.
+struct Program<'p> {
+    task: &'p mut dyn Task,
+    family: &'p Family,
+    on_failure: OnFailure,
+}
+
+impl Program<'_> {
+    /// Says whether any of it still runs.
+    fn is_alive(&self) -> bool {
+        self.family.lock().is_some_and(is_group_alive)
+    }
+}
+
 /// A guard under way: its databases are backed up.
 struct Run<'r> {
     store: &'r Store,
@@ -276,7 +316,10 @@ struct Run<'r> {
     databases: Vec<Guarded>,
     /// Where databases on servers stood before the backup, by their names.
     positions: BTreeMap<String, String>,
+    /// Where files stood when the command had ended, in the order of the databases.
+    standings: Vec<Standing>,
     record: Record,
+    patrol: &'r Patrol<'r>,
     clock: Clock,
     watch: &'r Watch,
 }
@@ -285,84 +328,88 @@ impl Run<'_> {
     /// Runs the task, looks at what it did, and settles what becomes of it.
     fn guard(
         &mut self,
-        request: &GuardRequest,
-        task: &mut dyn Task,
+        program: &mut Program<'_>,
         decide: &Decide<'_>,
         report: &mut GuardReport,
     ) -> Result<()> {
-        self.claim.save(&self.record)?;
-        self.watch.step("guard.recorded");
-        let family = Family::default();
-        let in_process = task.is_in_process();
-        let session = self.record.session.clone();
-        let lookouts = self.databases.iter().map(|one| one.lookout(&session, in_process)).collect();
-        let patrol = Patrol::new(&family, lookouts);
-
         let has_begun = Cell::new(false);
-        let ended = match self.run_watched(task, (&family, &patrol), &has_begun, report) {
-            Ok(ended) => ended,
-            // The record stays: what the task did is not known.
-            Err(error) if has_begun.get() => return Err(error),
-            Err(error) => {
-                // Nothing is there to go back from.
-                self.claim.remove(&self.record)?;
-                return Err(error);
-            }
-        };
-        self.watch.step("guard.ended");
-        // What is left open of a command that is gone would be in the way of every look.
-        patrol.end_rest();
-        self.take_down(&ended, &patrol, report);
-        self.look_at_all(report)?;
-        self.watch.step("guard.judged");
-        let mut end_rest = || {
-            task.end_rest();
-            patrol.end_rest();
-        };
-        self.settle(request.on_failure, &mut end_rest, decide, report)
+        let ended = self.start_and_wait(program, &has_begun, report);
+        if !has_begun.get()
+            && let Err(error) = ended
+        {
+            // Nothing is there to go back from.
+            self.finish(report);
+            return Err(error);
+        }
+        let session = self.record.session.clone();
+        ended
+            .and_then(|ended| self.conclude(&ended, program, decide, report))
+            .map_err(|source| Error::GuardUnfinished { session, source: Box::new(source) })
     }
 
-    /// Runs the task while others are looked out for.
-    fn run_watched(
-        &self,
-        task: &mut dyn Task,
-        (family, patrol): (&Family, &Patrol<'_>),
+    /// Looks at what the task did, and settles what becomes of it. After an error the record stays.
+    fn conclude(
+        &mut self,
+        ended: &Ended,
+        program: &mut Program<'_>,
+        decide: &Decide<'_>,
+        report: &mut GuardReport,
+    ) -> Result<()> {
+        self.watch.step("guard.ended");
+        if !ended.is_success() {
+            self.end_rest(program, report);
+        }
+        // What is left open of a command that is gone would be in the way of every look.
+        self.patrol.end_rest();
+        self.take_stands();
+        self.take_down(ended, report);
+        self.judge_all(program, report)?;
+        self.compare_all(report)?;
+        self.watch.step("guard.judged");
+        self.settle(program.on_failure, decide, report)
+    }
+
+    /// Starts the task, and waits until it has ended.
+    fn start_and_wait(
+        &mut self,
+        program: &mut Program<'_>,
         has_begun: &Cell<bool>,
         report: &mut GuardReport,
     ) -> Result<Ended> {
-        let (record, claim, watch) = (self.record.clone(), self.claim, self.watch);
-        let begun = |group| {
+        self.hold()?;
+        self.patrol.look();
+        self.see_that_all_stand_still()?;
+        self.patrol.look();
+        self.watch.step("guard.looked");
+        self.record.phase = Phase::Starting;
+        self.claim.save(&self.record)?;
+        self.watch.step("guard.starting");
+        let began = self.clock.now();
+        let begun = |group: Option<u32>| {
             has_begun.set(true);
-            claim.save(&Record { phase: Phase::Running { group }, ..record.clone() })?;
-            watch.step("guard.started");
-            Ok(())
+            if let Some(group) = group {
+                let phase = Phase::Running { group, began: task::began(group) };
+                self.note(&Record { phase, ..self.record.clone() });
+            }
+            self.watch.step("guard.started");
         };
-        let session = self.record.session.clone();
-        let start = Start { session: &session, family, begun: &begun };
-        let ended = patrol.during(|| {
-            patrol.look();
-            self.see_that_all_stand_still(patrol)?;
-            patrol.look();
-            self.watch.step("guard.looked");
-            let began = self.clock.now();
-            let ended = task.run(&start);
-            report.duration_ms = self.clock.milliseconds_since(began);
-            ended
-        })??;
-        patrol.look();
-        Ok(ended)
+        let start = Start { session: &self.record.session, family: program.family, begun: &begun };
+        let ended = program.task.run(&start);
+        report.duration_ms = self.clock.milliseconds_since(began);
+        ended
     }
 
     /// Notes what was written between the backup and now: a restore would lose it.
-    fn see_that_all_stand_still(&self, patrol: &Patrol<'_>) -> Result<()> {
+    fn see_that_all_stand_still(&self) -> Result<()> {
         for place in 0..self.databases.len() {
             match self.is_still(place) {
                 Ok(true) => {}
                 Ok(false) => {
-                    patrol.doubt(place, "it was written between the backup and the start of the command");
+                    let why = "it was written between the backup and the start of the command";
+                    self.patrol.doubt(place, why);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-                Err(error) => patrol.doubt(
+                Err(error) => self.patrol.doubt(
                     place,
                     &format!(
                         "whether it was written before the command cannot be told: {}",
@@ -374,27 +421,50 @@ impl Run<'_> {
         if self.watch.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
+    /// Ends what is left of a command that failed, so that nothing changes any more of what is judged; or says that it
+    /// lives, where everything is to stay as it is.
+    fn end_rest(&self, program: &mut Program<'_>, report: &mut GuardReport) {
+        if program.on_failure != OnFailure::Keep {
+            program.task.end_rest();
+        }
+        if program.is_alive() {
+            report.notes.push("processes of the command still run, and may go on to write".to_owned());
+        }
+    }
+
     /// Takes down how the task ended, in the report and on disk.
-    fn take_down(&mut self, ended: &Ended, patrol: &Patrol<'_>, report: &mut GuardReport) {
+    fn take_down(&mut self, ended: &Ended, report: &mut GuardReport) {
         report.exit = Some(ended.exit_code());
         report.failure = ended.failure();
-        for (place, doubts) in patrol.doubts().into_iter().enumerate() {
-            report.databases[place].alone = doubts.is_empty();
-            report.databases[place].doubts.clone_from(&doubts);
-            self.record.databases[place].doubts = doubts;
-        }
         self.record.phase = match &report.failure {
             None => Phase::Succeeded,
             Some(why) => Phase::Failed { why: why.clone() },
         };
-        self.note();
+        self.add_doubts(report);
+        self.note(&self.record);
         self.watch.step("guard.taken-down");
+    }
+
+    /// Adds what was seen of others until now to the report and to the record.
+    fn add_doubts(&mut self, report: &mut GuardReport) {
+        for (place, doubts) in self.patrol.doubts().into_iter().enumerate() {
+            let told = &mut report.databases[place];
+            if told.status == GuardedStatus::Restored {
+                // Whoever comes now meets what was there before.
+                continue;
+            }
+            told.doubts.extend(doubts);
+            told.doubts.sort();
+            told.doubts.dedup();
+            told.alone = told.doubts.is_empty();
+            self.record.databases[place].doubts.clone_from(&told.doubts);
+        }
     }
 
     /// Brings the record up to date. Where that fails the guard goes on: it knows more than its record, and a command that
     /// failed still has to be undone.
-    fn note(&self) {
-        if let Err(error) = self.claim.save(&self.record) {
+    fn note(&self, record: &Record) {
+        if let Err(error) = self.claim.save(record) {
             self.watch.warn(&format!("the record of the guard is out of date: {}", error.full_message()));
         }
     }

@@ -27,7 +27,9 @@ pub fn run(store: &Store, request: &PinRequest, now: Timestamp) -> Result<PinRep
     let _lock = store.repository().lock_shared(now)?;
     let catalog = Catalog::load(store)?;
     let entry = catalog.choose(&request.snapshot, request.database.as_deref())?;
-    let changed = entry.history.pinned != request.pinned;
+    // What a guard lets go when it has ended is not held for good.
+    let is_held = if request.pinned { entry.history.is_held_for_good() } else { entry.history.pinned };
+    let changed = is_held != request.pinned;
     if changed {
         let snapshot = entry.reference();
         let fact = match request.pinned {

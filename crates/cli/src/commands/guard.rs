@@ -11,7 +11,7 @@ use dbkeep_engine::report::{DatabaseChanges, GuardOutcome, GuardReport, GuardedD
 use dbkeep_engine::{Context, Error, ErrorKind, redact_within};
 use serde_json::json;
 
-use super::compare::schema_change;
+use super::compare::{schema_change, sequence_change};
 use crate::app::{App, short};
 use crate::child::{self, Program};
 use crate::exit::{Exit, Failure};
@@ -268,7 +268,8 @@ fn tell(app: &App, report: &GuardReport) -> Exit {
 fn hint(report: &GuardReport) -> &'static str {
     match report.outcome {
         GuardOutcome::Restored => "every database is as it was before the command",
-        _ => "what the command did was kept",
+        GuardOutcome::NotStarted => "run it again",
+        _ => "what the command did was kept; how to go back is said above, with each database",
     }
 }
 
@@ -334,6 +335,7 @@ fn lines(changes: &DatabaseChanges) -> Vec<String> {
             ),
         });
     }
+    lines.extend(changes.sequences.iter().map(|one| format!(" ~ {}", sequence_change(one))));
     if let Some(error) = &changes.error {
         lines.push(format!("   what has changed is not known: {}", human::visible(&error.message)));
     }

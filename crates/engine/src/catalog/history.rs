@@ -15,6 +15,9 @@ pub(crate) const COPIED: &str = "copied";
 /// The level of the proof that a repair of a copy leaves: all of it was read. No integrity check was run.
 pub(crate) const READ: &str = "read";
 
+/// How the reason begins for which a guard holds the snapshot that it may go back to.
+pub(crate) const HELD_BY_GUARD: &str = "guard ";
+
 /// What happened to a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -22,8 +25,10 @@ pub struct History {
     pub verified: Option<Timestamp>,
     /// When it was last restored in a drill, and passed.
     pub drilled: Option<Timestamp>,
-    /// Whether it is held for good.
+    /// Whether it is held for good, or as long as a guard may need it.
     pub pinned: bool,
+    /// Why it is.
+    pub(crate) held_by: Option<String>,
     /// What was found damaged since it was last proved.
     pub damage: Vec<String>,
     /// Whether somebody said that what looks wrong about it is in order.
@@ -34,6 +39,13 @@ pub struct History {
     pub(crate) acknowledged: bool,
     /// Whether it was ever held for good, or let go.
     pub(crate) pin_decided: bool,
+}
+
+impl History {
+    /// Whether it is held for good, and not only as long as a guard may need it.
+    pub(crate) fn is_held_for_good(&self) -> bool {
+        self.pinned && !self.held_by.as_deref().is_some_and(|why| why.starts_with(HELD_BY_GUARD))
+    }
 }
 
 /// Returns the packs that findings of damage name, as `pack 0123…: what`.
@@ -85,11 +97,12 @@ pub(super) fn histories<'a>(facts: impl Iterator<Item = (Timestamp, &'a Fact)>) 
             Fact::Drilled { snapshot, passed: true, .. } => {
                 change(snapshot, &|history| history.drilled = Some(time));
             }
-            Fact::Pinned { snapshot, .. } => change(snapshot, &|history| {
+            Fact::Pinned { snapshot, reason } => change(snapshot, &|history| {
                 (history.pinned, history.pin_decided) = (true, true);
+                history.held_by = Some(reason.clone());
             }),
             Fact::Unpinned { snapshot } => change(snapshot, &|history| {
-                (history.pinned, history.pin_decided) = (false, true);
+                (history.pinned, history.pin_decided, history.held_by) = (false, true, None);
             }),
             Fact::Acknowledged { snapshots, .. } => {
                 for snapshot in snapshots {

@@ -322,7 +322,7 @@ impl<'t> Transfer<'t> {
     /// Notes in the copy what was said here and holds there as well: for the contents are the same.
     fn take_along(&self, entry: &Entry, copy: &SnapshotRef, there: &History) -> Result<()> {
         // What was decided there stands.
-        if entry.history.pinned && !there.pin_decided {
+        if entry.history.is_held_for_good() && !there.pin_decided {
             let reason = "held where it was copied from".to_owned();
             self.note(Fact::Pinned { snapshot: copy.clone(), reason })?;
         }

@@ -1,4 +1,4 @@
-//! Looking out for others while the task runs: a thread that looks again and again.
+//! Looking out for others, from before the task runs until its databases are back: a thread that looks again and again.
 
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -66,6 +66,16 @@ impl<'g> Patrol<'g> {
         }
     }
 
+    /// Looks quickly, at all databases, at once.
+    pub(super) fn glance(&self) {
+        // Held while it is looked at, so that nothing is started in between and taken for somebody else.
+        let group = self.family.lock();
+        for post in self.posts().iter_mut() {
+            let seen = post.lookout.glance(*group);
+            post.add(seen);
+        }
+    }
+
     /// Adds a reason at one database.
     pub(super) fn doubt(&self, place: usize, why: &str) {
         if let Some(post) = self.posts().get_mut(place) {
@@ -97,14 +107,7 @@ impl<'g> Patrol<'g> {
     fn walk(&self) {
         loop {
             let began = Instant::now();
-            {
-                // Held while it is looked at, so that nothing is started in between and taken for somebody else.
-                let group = self.family.lock();
-                for post in self.posts().iter_mut() {
-                    let seen = post.lookout.glance(*group);
-                    post.add(seen);
-                }
-            }
+            self.glance();
             let rest = REST.max(began.elapsed() * SHARE);
             let ended = self.ended();
             let (ended, _) = self

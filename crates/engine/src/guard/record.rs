@@ -53,7 +53,7 @@ pub(super) struct Recorded {
     pub(super) snapshot: Id,
     /// Why it cannot be shown that nobody else wrote.
     pub(super) doubts: Vec<String>,
-    /// Where it stood when it was decided to restore it.
+    /// Where it stood when its command had ended, and it was decided to restore it.
     pub(super) position: Option<Position>,
 }
 
@@ -61,12 +61,16 @@ pub(super) struct Recorded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Phase {
-    /// The backup is verified, and the command is about to start.
+    /// The backup is verified, and the command was not started.
     Ready,
-    /// The command was started, in this process group.
+    /// The command was started, or was about to be.
+    Starting,
+    /// The command runs.
     Running {
-        /// `None` for a closure.
-        group: Option<u32>,
+        /// Its process group.
+        group: u32,
+        /// When the first process of the group began, as the kernel counts; its number may be given again.
+        began: Option<u64>,
     },
     /// It has ended, and succeeded as far as it says so itself.
     Succeeded,
@@ -105,6 +109,12 @@ impl Claim {
             databases.is_empty() || record.databases.iter().any(|one| databases.contains(&one.name))
         };
         Ok(records(&self.folder)?.into_iter().filter(of_interest).collect())
+    }
+
+    /// Reads a record again: only who has the right to its databases knows that it stays as it is. `None` when it is
+    /// gone, as its guard has ended.
+    pub(super) fn reload(&self, session: &str) -> Result<Option<Record>> {
+        load(&self.folder.join(session))
     }
 
     /// Writes a record; it is on disk on return.
@@ -148,13 +158,26 @@ fn records(folder: &Path) -> Result<Vec<Record>> {
         if !is_session {
             continue;
         }
-        found.push(crate::state::load::<Record>(&path).ok_or_else(|| Error::Damaged {
-            what: format!("the record of a guard that did not end, {},", path.display()),
-            finding: "its contents are not what was written".to_owned(),
-        })?);
+        found.extend(load(&path)?);
     }
     found.sort_by(|left, right| left.session.cmp(&right.session));
     Ok(found)
+}
+
+/// Reads a record; `None` when it is gone.
+fn load(path: &Path) -> Result<Option<Record>> {
+    match crate::state::load::<Record>(path) {
+        Some(record) => Ok(Some(record)),
+        None if !path.try_exists().map_err(Error::io("read", path))? => Ok(None),
+        None => Err(Error::Refused {
+            what: format!("the record of a guard that did not end, {}, is damaged", path.display()),
+            hint: Some(
+                "its name is the session: `dbkeep compare` tells what has changed since the snapshots of that session; \
+                 when the databases are as they should be, move the file away"
+                    .to_owned(),
+            ),
+        }),
+    }
 }
 
 /// Says whether a file is called like a session, `20260102_030405`.
@@ -188,7 +211,7 @@ mod tests {
                 doubts: vec![],
                 position: None,
             }],
-            phase: Phase::Running { group: Some(8) },
+            phase: Phase::Running { group: 8, began: Some(12) },
         }
     }
 
@@ -206,7 +229,9 @@ mod tests {
         claim.save(&next).unwrap();
         assert_eq!(claim.unfinished(&["app".to_owned()]).unwrap(), std::slice::from_ref(&next));
         assert_eq!(claim.unfinished(&["other".to_owned()]).unwrap(), []);
+        assert_eq!(claim.reload(&next.session).unwrap(), Some(next.clone()));
         claim.remove(&next).unwrap();
+        assert_eq!(claim.reload(&next.session).unwrap(), None, "its guard has ended");
         assert_eq!(claim.unfinished(&[]).unwrap(), []);
     }
 
@@ -223,8 +248,8 @@ mod tests {
         bytes[40] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let error = claim.unfinished(&[]).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Damaged);
-        assert!(error.to_string().contains("20260102_030405"), "{error}");
+        assert!(error.to_string().contains("20260102_030405, is damaged"), "{error}");
+        assert!(error.hint().unwrap().contains("move the file away"));
     }
 
     #[test]

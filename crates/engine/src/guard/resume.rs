@@ -10,9 +10,12 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::database::{Guarded, configured, untouched};
-use super::record::{Claim, Phase, Record, unfinished};
+use super::patrol::Patrol;
+use super::record::{Claim, Phase, Record, Recorded, unfinished};
 use super::settle::{can_be_shown, has_changed};
-use super::{Decide, OnFailure, Run, VARIABLE};
+use super::still::Standing;
+use super::task::{self, Family};
+use super::{Choice, Decide, OnFailure, Run, VARIABLE};
 use crate::clock::Clock;
 use crate::context::{Context, Watch};
 use crate::report::{ErrorReport, GuardOutcome, GuardReport, GuardedStatus};
@@ -47,55 +50,95 @@ pub fn resume(
     let of_interest =
         |record: &Record| named.is_empty() || record.databases.iter().any(|one| named.contains(&one.name));
     let mut reports = Vec::new();
+    let finish = Finish { context: &context, now, watch };
     for record in unfinished(&context)?.into_iter().filter(of_interest) {
-        reports.push(finish(&context, record, request, decide, now, watch)?);
+        reports.extend(finish.guard(&record, request.on_failure, decide)?);
     }
     Ok(reports)
 }
 
-/// Finishes one guard.
-fn finish(
+/// Removes what is left of guards of these databases that were killed before they started their command. Returns what a
+/// person should know.
+pub(super) fn clear_those_that_never_began(
     context: &Context,
-    record: Record,
-    request: &Resume,
-    decide: &Decide<'_>,
+    names: &[String],
     now: Timestamp,
     watch: &Watch,
-) -> Result<GuardReport> {
-    let names: Vec<String> = record.databases.iter().map(|one| one.name.clone()).collect();
-    let claim = Claim::take(context, &names)?;
-    refuse_while_it_runs(&record)?;
-    let store = repository::open(context, now, watch)?;
-    let find = |name: &String| {
-        let recorded = record.databases.iter().find(|one| one.name == *name);
-        let recorded =
-            recorded.ok_or_else(|| Error::UnknownSource { name: name.clone(), suggestion: None })?;
-        located(context, &recorded.name, &recorded.source, recorded.snapshot)
+) -> Result<Vec<String>> {
+    let never_began = |record: &Record| {
+        record.phase == Phase::Ready && record.databases.iter().any(|one| names.contains(&one.name))
     };
-    let databases = names.iter().map(find).collect::<Result<Vec<_>>>()?;
-    // A source that is found by what the record says of it is a configured one from here on.
-    let mut configured = store.context().clone();
-    for (context, _) in &databases {
-        configured.config.databases.extend(context.config.databases.clone());
+    let finish = Finish { context, now, watch };
+    let mut notes = Vec::new();
+    for record in unfinished(context)?.into_iter().filter(never_began) {
+        let never = |_: &GuardReport| Ok(Choice::Keep);
+        let report = finish.guard(&record, None, &never)?;
+        notes.extend(report.into_iter().flat_map(|report| report.notes));
     }
-    let store = repository::open(&configured, now, watch)?;
-    let checks = record.checks.clone();
-    let clock = Clock::start(now);
-    let mut run = Run {
-        store: &store,
-        claim: &claim,
-        checks: &checks,
-        databases: databases.into_iter().map(|(_, database)| database).collect(),
-        positions: BTreeMap::new(),
-        record,
-        clock,
-        watch,
-    };
-    let mut report = run.retold(now);
-    run.look_at_all(&mut report)?;
-    run.settle_again(request.on_failure, decide, &mut report)?;
-    report.finished = clock.now();
-    Ok(report)
+    Ok(notes)
+}
+
+/// What guards are finished with.
+struct Finish<'f> {
+    context: &'f Context,
+    now: Timestamp,
+    watch: &'f Watch,
+}
+
+impl Finish<'_> {
+    /// Finishes one guard; `None` when it has ended by itself.
+    fn guard(
+        &self,
+        record: &Record,
+        on_failure: Option<OnFailure>,
+        decide: &Decide<'_>,
+    ) -> Result<Option<GuardReport>> {
+        let names: Vec<String> = record.databases.iter().map(|one| one.name.clone()).collect();
+        let claim = Claim::take(self.context, &names)?;
+        // What was read before may be what a guard wrote that was at work and has ended.
+        let Some(record) = claim.reload(&record.session)? else { return Ok(None) };
+        refuse_while_it_runs(&record)?;
+        let store = repository::open(self.context, self.now, self.watch)?;
+        let find = |one: &Recorded| located(self.context, &one.name, &one.source, one.snapshot);
+        let never_began = record.phase == Phase::Ready;
+        let databases = record.databases.iter().filter(|_| !never_began).map(find);
+        let databases = databases.collect::<Result<Vec<_>>>()?;
+        // A source that is found by what the record says of it is a configured one from here on.
+        let mut configured = store.context().clone();
+        for (context, _) in &databases {
+            configured.config.databases.extend(context.config.databases.clone());
+        }
+        let store = repository::open(&configured, self.now, self.watch)?;
+        let checks = record.checks.clone();
+        let standing = |one: &Recorded| one.position.clone().map_or_else(Standing::default, Standing::at);
+        let clock = Clock::start(self.now);
+        // Who had them open since is for a person to say; that nobody has written is shown by where they stand.
+        let family = Family::default();
+        let patrol = Patrol::new(&family, Vec::new());
+        let mut run = Run {
+            store: &store,
+            claim: &claim,
+            checks: &checks,
+            databases: databases.into_iter().map(|(_, database)| database).collect(),
+            positions: BTreeMap::new(),
+            standings: record.databases.iter().map(standing).collect(),
+            record,
+            patrol: &patrol,
+            clock,
+            watch: self.watch,
+        };
+        let mut report = run.retold(self.now);
+        if never_began {
+            run.finish(&mut report);
+        } else {
+            run.refuse_other_databases()?;
+            run.ask_all(&mut report)?;
+            run.compare_all(&mut report)?;
+            run.settle_again(on_failure, decide, &mut report)?;
+        }
+        report.finished = clock.now();
+        Ok(Some(report))
+    }
 }
 
 /// Finds a database of a record: the configured one of its name, else where the record says that it was.
@@ -113,28 +156,35 @@ fn located(
     Ok((context, found))
 }
 
-/// Refuses to judge what a command did while it still does it.
+/// Refuses to judge what a command did while it still does it. A process that has left its group may be a server that
+/// stays for good, and is no reason to wait.
 fn refuse_while_it_runs(record: &Record) -> Result<()> {
-    let running = processes_of(&record.session);
-    let Some(first) = running.first() else { return Ok(()) };
-    let group = match &record.phase {
-        Phase::Running { group: Some(group) } => format!("kill -TERM -- -{group}"),
-        _ => format!("kill -TERM {first}"),
+    let running = |what: String, end: String| Error::Refused {
+        what: format!("the command of session {} still runs ({what})", record.session),
+        hint: Some(format!("wait until it has ended, or end it with `{end}`")),
     };
-    Err(Error::Refused {
-        what: format!("the command of session {} still runs (process {first})", record.session),
-        hint: Some(format!("wait until it has ended, or end it with `{group}`")),
-    })
+    match record.phase {
+        Phase::Running { group, began } if task::is_still_there(group, began) => {
+            Err(running(format!("process group {group}"), format!("kill -TERM -- -{group}")))
+        }
+        // Its group is not known.
+        Phase::Starting => match processes_of(&record.session).first() {
+            Some(first) => Err(running(format!("process {first}"), format!("kill -TERM {first}"))),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Returns the processes that the command of a guard has left, by the variable that it was given.
 pub(super) fn processes_of(session: &str) -> Vec<u32> {
-    let wanted = format!("{VARIABLE}={session}");
+    let wanted = format!("{VARIABLE}={session} ");
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
     let has = |pid: &u32| {
         let environment = fs::read(Path::new("/proc").join(pid.to_string()).join("environ"));
-        environment.is_ok_and(|text| text.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()))
+        environment
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|one| one.starts_with(wanted.as_bytes())))
     };
     let own = std::process::id();
     processes.flatten().filter_map(number).filter(|pid| *pid != own).filter(has).collect()
@@ -144,21 +194,27 @@ impl Run<'_> {
     /// Returns what the record tells, before the databases are looked at.
     fn retold(&self, now: Timestamp) -> GuardReport {
         let failure = match &self.record.phase {
-            Phase::Ready | Phase::Running { .. } => {
+            Phase::Ready => Some("its guard was killed before it was started".to_owned()),
+            Phase::Starting | Phase::Running { .. } => {
                 Some("its guard was killed, so how it ended is not known".to_owned())
             }
             Phase::Succeeded => None,
             Phase::Failed { why } | Phase::Restoring { why } => Some(why.clone()),
         };
         let is_decided = matches!(self.record.phase, Phase::Restoring { .. });
+        let left = processes_of(&self.record.session).into_iter().map(|process| {
+            format!("process {process}, which the command has left, still runs, and may have written it")
+        });
+        let left: Vec<String> = left.take(1).collect();
         let database = |place: usize| {
-            let (one, recorded) = (&self.databases[place], &self.record.databases[place]);
+            let recorded = &self.record.databases[place];
             let (name, shown) = (&recorded.name, &recorded.source);
-            let mut told = untouched(name, recorded.engine, shown, Some(one.snapshot));
+            let mut told = untouched(name, recorded.engine, shown, Some(recorded.snapshot));
             told.doubts.clone_from(&recorded.doubts);
-            if !is_decided || !self.stands_at(place, recorded.position.as_ref()) {
+            if !is_decided || recorded.position.is_none() || self.has_moved(place) {
                 told.doubts.push("nobody looked out for others since its guard was killed".to_owned());
             }
+            told.doubts.extend(left.iter().cloned());
             told.alone = told.doubts.is_empty();
             told
         };
@@ -166,13 +222,16 @@ impl Run<'_> {
             session: self.record.session.clone(),
             command: self.record.command.clone(),
             exit: None,
-            outcome: GuardOutcome::Kept,
+            outcome: match self.record.phase {
+                Phase::Ready => GuardOutcome::NotStarted,
+                _ => GuardOutcome::Kept,
+            },
             failure,
             check_failed: false,
             started: self.record.started,
             finished: now,
             duration_ms: 0,
-            databases: (0..self.databases.len()).map(database).collect(),
+            databases: (0..self.record.databases.len()).map(database).collect(),
             changes: Vec::new(),
             notes: vec![format!("an earlier guard did not end: {}", explained(&self.record))],
             error: None,
@@ -202,11 +261,9 @@ impl Run<'_> {
                 Ok(())
             }
             // Whoever says it has been told what it means.
-            Some(OnFailure::Restore) if open => {
-                self.settle(OnFailure::Ask, &mut || {}, &|_| Ok(super::Choice::Restore), report)
-            }
-            Some(how) => self.settle(how, &mut || {}, decide, report),
-            None => self.settle(OnFailure::Restore, &mut || {}, decide, report),
+            Some(OnFailure::Restore) if open => self.settle(OnFailure::Ask, &|_| Ok(Choice::Restore), report),
+            Some(how) => self.settle(how, decide, report),
+            None => self.settle(OnFailure::Restore, decide, report),
         }
     }
 }
@@ -219,7 +276,8 @@ fn changed(report: &GuardReport) -> String {
 /// Says in words how far a guard came.
 pub(super) fn explained(record: &Record) -> String {
     let how = match &record.phase {
-        Phase::Ready | Phase::Running { .. } => "how its command ended is not known".to_owned(),
+        Phase::Ready => "its command was not started".to_owned(),
+        Phase::Starting | Phase::Running { .. } => "how its command ended is not known".to_owned(),
         Phase::Succeeded => "its command succeeded, and its checks were not finished".to_owned(),
         Phase::Failed { why } => format!("its command failed: {why}"),
         Phase::Restoring { why } => format!("its command failed: {why}; databases were being brought back"),

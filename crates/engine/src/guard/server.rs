@@ -16,12 +16,12 @@ use super::lookout::Lookout;
 use super::resume::processes_of;
 use super::sockets::{self, Owner};
 use super::task::{belongs, is_group_alive, session_name};
+use crate::Result;
 use crate::context::{Context, Watch};
 use crate::drill::assertion::Answer;
 use crate::report::{GuardCheck, RestoreReport};
-use crate::restore::RestoreRequest;
+use crate::restore::{LastWord, RestoreRequest};
 use crate::source::{self, Place, Server};
-use crate::{Error, Result};
 
 /// How long a command that is ending, and then its sessions, may take to go by themselves; and all of it, by force. So
 /// long also an answer of the server is waited for.
@@ -39,7 +39,7 @@ pub(super) fn positions(context: &Context, names: &[String], watch: &Watch) -> B
     names.iter().filter_map(position).collect()
 }
 
-fn options(watch: &Watch) -> Options {
+pub(super) fn options(watch: &Watch) -> Options {
     let watch = Arc::clone(watch);
     Options { stop: Arc::new(move || watch.cancelled()), ..Options::default() }
 }
@@ -252,21 +252,20 @@ impl Run<'_> {
     }
 
     /// Makes the database anew beside what is there, and gives it the name in one step.
-    pub(super) fn restore_server(&self, place: usize, server: &Server) -> Result<RestoreReport> {
+    pub(super) fn restore_server(
+        &self,
+        place: usize,
+        server: &Server,
+        last_word: &LastWord<'_>,
+    ) -> Result<RestoreReport> {
         let request = self.request_for(place);
         let standing = postgres::look(&server.info, &options(self.watch))?;
         if standing.oid.is_none() {
             // The command has dropped it.
             let to = Some(server.info.database.clone());
-            return self.restore_as(&RestoreRequest { in_place: false, to, ..request });
+            return self.restore_as(&RestoreRequest { in_place: false, to, ..request }, last_word);
         }
-        match self.restore_as(&request) {
-            // The command has dropped it and made another one of the name.
-            Err(Error::Refused { .. }) if standing.sessions.is_empty() => {
-                self.restore_as(&RestoreRequest { force: true, ..request })
-            }
-            restored => restored,
-        }
+        self.restore_as(&request, last_word)
     }
 }
 
@@ -373,7 +372,7 @@ mod tests {
         let session = format!("test-{}", std::process::id());
         let mut child = std::process::Command::new("sleep")
             .arg("60")
-            .env(super::super::VARIABLE, &session)
+            .env(super::super::VARIABLE, super::super::task::mark(&session))
             .process_group(0)
             .spawn()
             .unwrap();

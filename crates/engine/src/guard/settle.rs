@@ -1,32 +1,54 @@
 //! What becomes of the databases when the command has ended.
 
 use super::record::Phase;
-use super::{Choice, Decide, OnFailure, Run};
+use super::still::Standing;
+use super::{Choice, Decide, OnFailure, Program, Run};
+use crate::error::finished_by_resume;
 use crate::report::{
-    CompareReport, ComparedTable, DatabaseChanges, ErrorReport, GuardOutcome, GuardReport, GuardedStatus,
-    SchemaReport,
+    CompareReport, ComparedSequence, ComparedTable, DatabaseChanges, ErrorReport, GuardOutcome, GuardReport,
+    GuardedDatabase, GuardedStatus, SchemaReport,
 };
 use crate::{Error, ErrorKind, Result};
 
 impl Run<'_> {
-    /// Looks at every database: whether it is sound and says what it should, and what has changed in it.
-    pub(super) fn look_at_all(&mut self, report: &mut GuardReport) -> Result<()> {
+    /// Asks every database whether it is sound and says what it should. Where one is not, the command has failed, and what
+    /// is left of it ends.
+    pub(super) fn judge_all(&mut self, program: &mut Program<'_>, report: &mut GuardReport) -> Result<()> {
+        self.ask_all(report)?;
+        if report.check_failed {
+            let was_alive = program.is_alive();
+            self.end_rest(program, report);
+            self.patrol.end_rest();
+            if was_alive {
+                self.take_stands();
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the databases until one speaks against the command.
+    pub(super) fn ask_all(&mut self, report: &mut GuardReport) -> Result<()> {
         for place in 0..self.databases.len() {
             if report.failure.is_none() {
                 self.judge_one(place, report)?;
             }
         }
+        if let Some(why) = report.failure.as_ref().filter(|_| report.check_failed) {
+            self.record.phase = Phase::Failed { why: why.clone() };
+            self.note(&self.record);
+        }
+        Ok(())
+    }
+
+    /// Finds out what has changed in each database.
+    pub(super) fn compare_all(&self, report: &mut GuardReport) -> Result<()> {
         report.changes.clear();
         for place in 0..self.databases.len() {
             let changes = self.changes(place)?;
-            let same = changes.same && changes.error.is_none();
-            let status = if same { GuardedStatus::Unchanged } else { GuardedStatus::Changed };
+            let status =
+                if is_untouched(&changes) { GuardedStatus::Unchanged } else { GuardedStatus::Changed };
             report.databases[place].status = status;
             report.changes.push(changes);
-        }
-        if let Some(why) = report.failure.as_ref().filter(|_| report.check_failed) {
-            self.record.phase = Phase::Failed { why: why.clone() };
-            self.note();
         }
         Ok(())
     }
@@ -55,6 +77,7 @@ impl Run<'_> {
                 same: false,
                 schema: SchemaReport::default(),
                 tables: Vec::new(),
+                sequences: Vec::new(),
                 notes: Vec::new(),
                 error: Some(ErrorReport::from(&error)),
             }),
@@ -65,71 +88,107 @@ impl Run<'_> {
     pub(super) fn settle(
         &mut self,
         on_failure: OnFailure,
-        end_rest: &mut dyn FnMut(),
         decide: &Decide<'_>,
         report: &mut GuardReport,
     ) -> Result<()> {
         if report.failure.is_none() {
             report.outcome = GuardOutcome::Succeeded;
-            return self.finish();
-        }
-        report.outcome = GuardOutcome::Kept;
-        if !has_changed(report) {
-            report.outcome = GuardOutcome::Restored;
-            return self.finish();
-        }
-        let choice = match on_failure {
-            OnFailure::Keep => Choice::Keep,
-            OnFailure::Ask => decide(report)?,
-            OnFailure::Restore if can_be_shown(report) => Choice::Restore,
-            OnFailure::Restore => Choice::Keep,
-        };
-        if choice == Choice::Restore {
-            end_rest();
-            self.restore_all(report)?;
-        }
-        if report.error.is_some() {
-            // The record stays: the next guard, and `--resume`, say where the databases stand.
+            self.finish(report);
             return Ok(());
         }
-        self.finish()
+        report.outcome = if has_changed(report) { GuardOutcome::Kept } else { GuardOutcome::Restored };
+        // Each time round one database less is the command's alone.
+        while has_changed(report) && report.error.is_none() {
+            self.add_doubts(report);
+            let choice = match on_failure {
+                OnFailure::Keep => Choice::Keep,
+                OnFailure::Ask => decide(report)?,
+                OnFailure::Restore if can_be_shown(report) => Choice::Restore,
+                OnFailure::Restore => Choice::Keep,
+            };
+            if choice == Choice::Keep {
+                break;
+            }
+            self.restore_all(report)?;
+        }
+        if report.error.is_none() {
+            self.finish(report);
+        }
+        // Else the record stays: the next guard, and `--resume`, say where the databases stand.
+        Ok(())
     }
 
-    /// Brings every changed database back. On disk it says so before the first one is touched.
-    pub(super) fn restore_all(&mut self, report: &mut GuardReport) -> Result<()> {
-        let changed: Vec<usize> = (0..self.databases.len())
-            .filter(|place| report.databases[*place].status == GuardedStatus::Changed)
-            .collect();
+    /// Brings every changed database back, or none where others have come since that was decided: then it has to be
+    /// decided again. On disk it says what it is about to do before the first one is touched.
+    fn restore_all(&mut self, report: &mut GuardReport) -> Result<()> {
+        let changed: Vec<usize> =
+            (0..self.databases.len()).filter(|&place| is_changed(report, place)).collect();
         for place in &changed {
-            self.record.databases[*place].position = self.position(*place);
+            let standing = self.standings.get(*place);
+            self.record.databases[*place].position = standing.and_then(Standing::position).cloned();
         }
         self.record.phase = Phase::Restoring { why: report.failure.clone().unwrap_or_default() };
-        self.note();
+        self.note(&self.record);
         self.watch.step("guard.restoring");
         for place in changed {
             if self.watch.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let notes = self.undo(place, &mut report.databases[place]);
+            let alone = |one: &GuardedDatabase| one.alone && one.status == GuardedStatus::Changed;
+            let alone: Vec<bool> = report.databases.iter().map(alone).collect();
+            let notes = self.undo(place, &alone, &mut report.databases[place]);
             report.notes.extend(notes);
+            self.add_doubts(report);
+            let is_first = report.databases.iter().all(|one| one.status != GuardedStatus::Restored);
+            let others_came = (0..alone.len()).any(|place| alone[place] && !report.databases[place].alone);
+            if is_first && others_came && report.databases[place].error.take().is_some() {
+                self.record.phase = Phase::Failed { why: report.failure.clone().unwrap_or_default() };
+                self.note(&self.record);
+                return Ok(());
+            }
             self.watch.step("guard.restored-one");
         }
         let failed: Vec<&ErrorReport> =
             report.databases.iter().filter_map(|one| one.error.as_ref()).collect();
         match failed.as_slice() {
             [] => report.outcome = GuardOutcome::Restored,
-            failed => report.error = Some(crate::backup::overall(failed)),
+            failed => {
+                let mut error = crate::backup::overall(failed);
+                error.hint = Some(finished_by_resume(error.hint.take()));
+                report.error = Some(error);
+            }
         }
         Ok(())
     }
 
-    /// Removes the record: the guard has ended.
-    pub(super) fn finish(&self) -> Result<()> {
+    /// Lets the snapshots go and removes the record: the guard has ended. Where that cannot be done, the report says so,
+    /// since the next guard will.
+    pub(super) fn finish(&self, report: &mut GuardReport) {
         self.watch.step("guard.settled");
-        self.claim.remove(&self.record)?;
+        if let Err(error) = self.let_go() {
+            self.watch.warn(&format!(
+                "the snapshots that the guard held are still held, and `dbkeep pin --remove` lets them go: {}",
+                error.full_message()
+            ));
+        }
+        if let Err(error) = self.claim.remove(&self.record) {
+            report.error.get_or_insert_with(|| ErrorReport::from(&error));
+        }
         self.watch.step("guard.finished");
-        Ok(())
     }
+}
+
+fn is_changed(report: &GuardReport, place: usize) -> bool {
+    report.databases[place].status == GuardedStatus::Changed
+}
+
+/// Says whether there is nothing to bring back. What was rolled back has used numbers of sequences up all the same: nobody
+/// misses them, and a sequence that was put back would be missed.
+fn is_untouched(changes: &DatabaseChanges) -> bool {
+    let rows_are_same = changes.tables.is_empty() && changes.schema == SchemaReport::default();
+    let only_went_on =
+        !changes.sequences.is_empty() && changes.sequences.iter().all(ComparedSequence::went_on);
+    changes.error.is_none() && (changes.same || (rows_are_same && only_went_on))
 }
 
 /// Says whether anything has to be brought back.
@@ -145,5 +204,13 @@ pub(super) fn can_be_shown(report: &GuardReport) -> bool {
 fn changes_of(database: String, compared: CompareReport) -> DatabaseChanges {
     let same = compared.same;
     let tables = compared.tables.into_iter().filter(|table: &ComparedTable| !table.is_same()).collect();
-    DatabaseChanges { database, same, schema: compared.schema, tables, notes: compared.notes, error: None }
+    DatabaseChanges {
+        database,
+        same,
+        schema: compared.schema,
+        tables,
+        sequences: compared.sequences,
+        notes: compared.notes,
+        error: None,
+    }
 }

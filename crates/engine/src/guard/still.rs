@@ -1,14 +1,47 @@
 //! Whether a database stands where its snapshot was taken: by its position, and where that proves nothing by its
-//! contents.
+//! contents. And whether a file stands where it stood when its command had ended.
+
+use std::path::Path;
+use std::thread;
+use std::time::SystemTime;
 
 use dbkeep_sqlite::capture::{Capture, CaptureOptions};
-use dbkeep_sqlite::position::Position;
+use dbkeep_sqlite::position::{FileState, Position};
 
 use super::Run;
 use crate::Result;
 use crate::compare::{self, CompareRequest};
 use crate::report::CompareReport;
 use crate::source::Place;
+
+/// Where a file stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// As SQLite sees it; `None` where it cannot read it.
+    position: Option<Position>,
+    /// As the system sees it; `None` for a file that is not there.
+    file: Option<FileState>,
+}
+
+impl Standing {
+    /// Returns where a file stood of which only that is known any more.
+    pub(super) fn at(position: Position) -> Self {
+        Self { file: Some(position.file), position: Some(position) }
+    }
+
+    pub(super) fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// Says whether nothing was written since `then`.
+    fn is_where(&self, then: &Self) -> bool {
+        match (&self.position, &then.position) {
+            (Some(now), Some(then)) => now.is_where(then),
+            (None, None) => self.file == then.file,
+            _ => false,
+        }
+    }
+}
 
 impl Run<'_> {
     /// Says whether nothing was written to a database since its snapshot.
@@ -44,20 +77,31 @@ impl Run<'_> {
         compare::run(self.store, &request, self.clock.now(), self.watch)
     }
 
-    /// Returns where a database stands now; `None` where that cannot be told.
-    pub(super) fn position(&self, place: usize) -> Option<Position> {
-        match &self.databases[place].source.place {
-            Place::File(path) => Capture::open(path, &self.looking()).ok()?.position().cloned(),
-            Place::Server(_) => None,
-        }
+    /// Takes down where every file stands now that its command has ended, and looks once more who has one open.
+    pub(super) fn take_stands(&mut self) {
+        self.standings = (0..self.databases.len()).map(|place| self.stand(place)).collect();
+        self.patrol.look();
     }
 
-    /// Says whether a database surely stands where it stood.
-    pub(super) fn stands_at(&self, place: usize, position: Option<&Position>) -> bool {
-        let (Some(then), Place::File(path)) = (position, &self.databases[place].source.place) else {
-            return false;
-        };
-        Capture::open(path, &self.looking()).is_ok_and(|capture| capture.is_unchanged_since(then))
+    fn stand(&self, place: usize) -> Standing {
+        let Place::File(path) = &self.databases[place].source.place else { return Standing::default() };
+        if let Ok(file) = FileState::of(path) {
+            // Later writes get a later time.
+            thread::sleep(file.unsettled_for(SystemTime::now()));
+        }
+        self.stands_now(path)
+    }
+
+    fn stands_now(&self, path: &Path) -> Standing {
+        let looking = CaptureOptions { now: SystemTime::now(), ..self.looking() };
+        let position = Capture::open(path, &looking).ok().and_then(|capture| capture.position().cloned());
+        Standing { position, file: FileState::of(path).ok() }
+    }
+
+    /// Says whether a file was written since its command had ended, as far as that was taken down. Nobody can write it now.
+    pub(super) fn has_moved(&self, place: usize) -> bool {
+        let Place::File(path) = &self.databases[place].source.place else { return false };
+        self.standings.get(place).is_some_and(|then| !self.stands_now(path).is_where(then))
     }
 
     fn looking(&self) -> CaptureOptions {

@@ -3,9 +3,12 @@
 use std::fmt::Display;
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Result;
+
+/// How long a process that is being started may be what starts it.
+const START: Duration = Duration::from_millis(100);
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +66,8 @@ pub trait Task {
         false
     }
 
-    /// Ends what is left of it after [`Task::run`], before databases are restored. Called at most once.
+    /// Ends what is left of it after [`Task::run`], when it has failed. It has ended on return, as far as that can be
+    /// brought about. May be called again.
     fn end_rest(&mut self) {}
 }
 
@@ -85,7 +89,7 @@ where
     E: Display,
 {
     fn run(&mut self, start: &Start<'_>) -> Result<Ended> {
-        start.in_this_process()?;
+        start.in_this_process();
         Ok(match (self.0)() {
             Ok(()) => Ended::Exited(0),
             Err(error) => Ended::Failed(error.to_string()),
@@ -101,14 +105,15 @@ where
 pub struct Start<'s> {
     pub(super) session: &'s str,
     pub(super) family: &'s Family,
-    pub(super) begun: &'s dyn Fn(Option<u32>) -> Result<()>,
+    /// Takes down that it has begun, and in which group.
+    pub(super) begun: &'s dyn Fn(Option<u32>),
 }
 
 impl Start<'_> {
     /// Returns the variables that a program gets. By the first one a guard inside it is refused, and what is left of the
     /// program is found again; by the second one its sessions on a server are known.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![(VARIABLE, self.session.to_owned()), (SESSION_NAME, session_name(self.session))]
+        vec![(VARIABLE, mark(self.session)), (SESSION_NAME, session_name(self.session))]
     }
 
     /// Starts a program in a process group of its own: `spawn` returns the number of the group. Nobody is looked for
@@ -121,24 +126,53 @@ impl Start<'_> {
         let number = spawn()?;
         *group = Some(number);
         drop(group);
-        // A record that lacks the group is complete enough: its processes are found by their variable.
-        if let Err(error) = (self.begun)(Some(number)) {
-            tracing::warn!(event = "record", error = %error, "the record of the guard could not be brought up to date");
-        }
+        (self.begun)(Some(number));
         Ok(())
     }
 
     /// Says that the task runs in this process.
-    ///
-    /// # Errors
-    /// When that could not be recorded.
-    pub fn in_this_process(&self) -> Result<()> {
-        (self.begun)(None)
+    pub fn in_this_process(&self) {
+        (self.begun)(None);
     }
 }
 
-/// The variable that says that a guard is at work, and which.
+/// The variable that says that a guard is at work: its session, the number of its process, and when that began, as the
+/// kernel counts.
 pub const VARIABLE: &str = "DBKEEP_GUARD";
+
+/// Returns what the variable holds for a command of this process.
+pub(super) fn mark(session: &str) -> String {
+    let own = std::process::id();
+    format!("{session} {own} {}", began(own).unwrap_or_default())
+}
+
+/// Returns the session in such a value.
+pub(super) fn session_of(mark: &str) -> &str {
+    mark.split(' ').next().unwrap_or_default()
+}
+
+/// Says whether the guard of such a value is still at work.
+pub(super) fn is_at_work(mark: &str) -> bool {
+    let mut numbers = mark.split(' ').skip(1).map(str::parse::<u64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(process)), Some(Ok(then))) => u32::try_from(process).ok().and_then(began) == Some(then),
+        // Not a value of ours, or one that tells less: better one guard too few.
+        _ => true,
+    }
+}
+
+/// Returns when a process began, in ticks of the kernel; `None` when it is gone.
+pub(super) fn began(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = status.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Says whether a group that a guard has started is still there. Its number may be that of another one by now.
+pub(super) fn is_still_there(group: u32, then: Option<u64>) -> bool {
+    let is_another = matches!((began(group), then), (Some(now), Some(then)) if now != then);
+    !is_another && is_group_alive(group)
+}
 
 /// The variable by which clients of PostgreSQL call their sessions.
 pub const SESSION_NAME: &str = "PGAPPNAME";
@@ -167,9 +201,27 @@ pub(super) fn belongs(pid: u32, group: Option<u32>) -> bool {
         return true;
     }
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(text) => group.is_some() && group_in(&text) == group,
+        Ok(text) if group.is_some() && group_in(&text) == group => true,
+        Ok(text) => {
+            wait_until_started(pid, &text);
+            false
+        }
         // It has ended: what it wrote is told by the other proofs, and it has nothing open.
         Err(error) => is_gone(&error),
+    }
+}
+
+/// Waits while a process is one that this process is about to start: until it becomes another program it is this one, and
+/// has open what we have. That takes no time; one that stays what it is, is somebody else.
+fn wait_until_started(pid: u32, status: &str) {
+    if parent_in(status) != Some(std::process::id()) {
+        return;
+    }
+    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
+    let ours = program("self");
+    let deadline = Instant::now() + START;
+    while ours.is_some() && program(&pid.to_string()) == ours && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -217,6 +269,11 @@ fn group_in(status: &str) -> Option<u32> {
     fields.split_whitespace().nth(2)?.parse().ok()
 }
 
+fn parent_in(status: &str) -> Option<u32> {
+    let (_, fields) = status.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,10 +307,25 @@ mod tests {
     }
 
     #[test]
+    fn guard_in_the_variable_is_at_work_as_long_as_its_process_is_there() {
+        let ours = mark("20260102_030405");
+        assert_eq!(session_of(&ours), "20260102_030405");
+        assert!(is_at_work(&ours) && is_at_work("20260102_030405"));
+        let own = std::process::id();
+        assert!(!is_at_work(&format!("20260102_030405 {own} 1")), "another one has its number");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(!is_at_work(&format!("20260102_030405 {} 7", child.id())));
+    }
+
+    #[test]
     fn group_lives_as_long_as_one_of_it_runs() {
         use std::os::unix::process::CommandExt;
         let mut child = std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         assert!(is_group_alive(child.id()));
+        let then = began(child.id());
+        assert!(then.is_some() && is_still_there(child.id(), then) && is_still_there(child.id(), None));
+        assert!(!is_still_there(child.id(), Some(1)), "another group has its number");
         child.kill().unwrap();
         // Nobody has asked for it yet, so the system still knows it.
         while is_group_alive(child.id()) {

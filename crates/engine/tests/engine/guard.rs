@@ -14,6 +14,8 @@ use rusqlite::Connection;
 use crate::fixture::{Fixture, insert, to};
 
 mod elsewhere;
+mod late;
+mod unfinished;
 
 /// Guards a closure over `app.db`, or what the request names.
 fn guarded(
@@ -185,6 +187,24 @@ fn process_that_opens_it_only_while_the_command_runs_is_seen() {
 }
 
 #[test]
+fn programs_that_a_closure_starts_are_not_taken_for_others_while_they_start() {
+    let fixture = Fixture::new();
+    let path = database(&fixture, "app.db");
+    let report = guarded(&fixture, &of(&["app.db"]), || {
+        // What is forked has the file open until it is a program of its own.
+        let open = Connection::open(&path).unwrap();
+        open.execute_batch("DELETE FROM items").unwrap();
+        for _ in 0..500 {
+            assert!(Command::new("true").status().unwrap().success());
+        }
+        Err("x".to_owned())
+    });
+    let report = report.unwrap();
+    assert_eq!(report.databases[0].doubts, [] as [String; 0]);
+    assert_eq!((report.outcome, rows(&path)), (GuardOutcome::Restored, 10));
+}
+
+#[test]
 fn what_was_written_between_backup_and_start_is_not_lost() {
     let fixture = Fixture::new();
     let path = database(&fixture, "app.db");
@@ -334,11 +354,9 @@ fn backup_that_is_damaged_when_it_is_read_back_is_none() {
             }
         }
     });
-    let refused = guarded(&fixture, &of(&["app.db"]), || panic!("it must not run"));
-    match refused {
-        Ok(report) => assert_eq!(report.outcome, GuardOutcome::BackupFailed),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Damaged),
-    }
+    let report = guarded(&fixture, &of(&["app.db"]), || panic!("it must not run")).unwrap();
+    assert_eq!((report.outcome, report.exit_code()), (GuardOutcome::BackupFailed, 125));
+    assert_eq!(report.error.unwrap().kind, "damaged");
 }
 
 /// Returns the files two levels below a folder.

@@ -221,7 +221,10 @@ pub(super) fn sessions(connection: &mut Connection, database: &str) -> Result<Ve
     // Who cleans up by itself goes by itself.
     let sql = "SELECT pid, coalesce(usename, ''), coalesce(application_name, '')
                FROM pg_catalog.pg_stat_activity
-               WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid() AND backend_type <> 'autovacuum worker'
+               WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()
+                 -- Those who may not see all are shown no kind, and what cleans up has no user.
+                 AND coalesce(backend_type, '') <> 'autovacuum worker'
+                 AND NOT (backend_type IS NULL AND usesysid IS NULL)
                ORDER BY pid";
     let rows = connection.query(sql, &[Some(database)])?;
     let text =

@@ -128,6 +128,7 @@ impl Visit<'_> {
     fn open_with(&self, tls: bool) -> Result<Connection> {
         let timeout = self.info.connect_timeout.unwrap_or(self.options.connect_timeout);
         let until = Instant::now() + timeout;
+        let login = super::own::Login::begin();
         let stream =
             Stream::connect(self.host, timeout).map_err(|source| self.not_reached(source, timeout))?;
         let stream = if tls { self.protect(stream, until)? } else { stream };
@@ -150,6 +151,7 @@ impl Visit<'_> {
             error => error,
         })?;
         super::own::remember(connection.process);
+        drop(login);
         (connection.canceller.process, connection.canceller.key) = (connection.process, connection.key);
         let note = |backends: &Arc<Backends>| backends.note(connection.canceller.clone());
         connection.noted = self.options.backends.as_ref().map(note);

@@ -1,7 +1,10 @@
 //! Which sessions of a server this program has opened, also when they are closed: a server takes a moment to notice.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Connection;
 
@@ -18,11 +21,43 @@ pub(super) fn remember(process: i32) {
     opened.push_back(process);
 }
 
+/// How many logins of this program are under way: a server knows the session before we are told its number.
+static LOGINS: AtomicUsize = AtomicUsize::new(0);
+
+/// How long they are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A login that is under way, until this is dropped.
+pub(super) struct Login(());
+
+impl Login {
+    pub(super) fn begin() -> Self {
+        LOGINS.fetch_add(1, Ordering::SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        LOGINS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Says whether a process of a server was told to this program as the one that serves it. Another server may have given
-/// the number to somebody else.
+/// the number to somebody else. Where logins are under way, their end is waited for.
 #[must_use]
 pub fn was_opened_here(process: i32) -> bool {
-    OPENED.lock().unwrap_or_else(PoisonError::into_inner).contains(&process)
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let may_be_told = LOGINS.load(Ordering::SeqCst) > 0 && Instant::now() < until;
+        if OPENED.lock().unwrap_or_else(PoisonError::into_inner).contains(&process) {
+            return true;
+        }
+        if !may_be_told {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What stands between this program and a server.
@@ -76,7 +111,12 @@ mod tests {
     #[test]
     fn last_ones_are_remembered() {
         assert!(!was_opened_here(-7));
+        let login = Login::begin();
+        let asked = thread::spawn(|| was_opened_here(-7));
+        thread::sleep(Duration::from_millis(5));
         remember(-7);
+        drop(login);
+        assert!(asked.join().unwrap(), "a login was under way");
         assert!(was_opened_here(-7));
         for other in 0..i32::try_from(MOST).unwrap() {
             remember(-100 - other);

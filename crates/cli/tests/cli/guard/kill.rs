@@ -117,6 +117,62 @@ fn guard_of_a_command_that_works_keeps_its_work_after_a_kill_at_any_step() {
 }
 
 #[test]
+fn guard_that_was_killed_before_its_command_is_no_reason_to_refuse_the_next_one() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 10);
+    assert!(killed_at(&environment, "guard.recorded", WORKS));
+    let run = environment.run(["--json", "guard", "--resume"]);
+    run.expect(0);
+    assert_eq!(resumed(&run)["outcome"], "not-started");
+
+    assert!(killed_at(&environment, "guard.looked", WORKS));
+    // What others wrote since is theirs.
+    rusqlite::Connection::open(&path).unwrap().execute("DELETE FROM users WHERE id = 1", []).unwrap();
+    let run = environment.run(line(&[], WORKS));
+    run.expect(0);
+    assert!(run.stderr.contains("its command was not started"), "{}", run.stderr);
+    assert_eq!(rows(&path), 3);
+    let listed = environment.ok_json(&["list"]);
+    let pinned = listed["snapshots"].as_array().unwrap().iter().filter(|row| row["pinned"] == true).count();
+    assert_eq!(pinned, 0, "{listed:#}");
+}
+
+#[test]
+fn guard_of_two_databases_is_finished_after_a_kill_at_any_step() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let script = "for db in app other; do sqlite3 $db.db 'DELETE FROM users WHERE id > 4'; done; exit 3";
+    let line = ["guard", "app.db", "other.db", "--", "sh", "-c", script];
+    let steps = [
+        "guard.starting",
+        "guard.taken-down",
+        "guard.restoring",
+        "restore.pages-written:2",
+        "restore.committed",
+    ];
+    for step in steps.into_iter().chain(["guard.restored-one", "guard.restored-one:2"]) {
+        let environment = TestEnvironment::new();
+        let paths = [environment.users("app.db", 10), environment.users("other.db", 10)];
+        let output = environment.command(line).env("DBKEEP_TEST_KILL_AT", step).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{step} was not reached");
+        wait_for_the_command(&environment);
+        for path in &paths {
+            expect_whole(path, step);
+        }
+        let run = environment.run(["guard", "--resume", "--on-failure", "restore"]);
+        assert!(run.code == Some(0), "{step}: {}", run.stderr);
+        assert_eq!(paths.map(|path| expect_whole(&path, step)), [10, 10], "{step}: {}", run.stderr);
+        assert_eq!(environment.json(&["guard", "--resume"]).1["resumed"], serde_json::json!([]), "{step}");
+    }
+}
+
+#[test]
 fn command_that_outlives_its_guard_is_told_and_waited_for() {
     let environment = TestEnvironment::new();
     let path = environment.users("app.db", 10);

@@ -170,9 +170,121 @@ fn wait_for_session(shop: &Shop, marker: &str) {
 }
 
 #[test]
+fn sequence_that_was_put_back_goes_on_where_it_was() {
+    let Some(shop) = shop() else { return };
+    let value = || shop.server.sql("shop", "SELECT last_value FROM orders_id_seq");
+    // A rollback takes neither back.
+    migration(&shop, "BEGIN; SELECT setval('orders_id_seq', 1); SELECT nonsense;");
+    let run = guard(&shop, &[], PSQL);
+    run.expect(3);
+    let report = run.document();
+    assert_eq!(report["databases"][0]["status"], "restored", "{report:#}");
+    let sequence = &report["changes"][0]["sequences"][0];
+    assert_eq!(
+        (&sequence["left"]["last_value"], &sequence["right"]["last_value"]),
+        (&20000.into(), &1.into())
+    );
+    assert_eq!(value(), "20000");
+
+    migration(&shop, "BEGIN; SELECT nextval('orders_id_seq'); SELECT nonsense;");
+    let run = guard(&shop, &[], PSQL);
+    run.expect(3);
+    let report = run.document();
+    assert_eq!(report["databases"][0]["status"], "unchanged", "a number that nobody has: {report:#}");
+    assert!(run.stderr.contains("sequence public.orders_id_seq 20000 → 20001"), "{}", run.stderr);
+    assert_eq!(value(), "20001");
+}
+
+#[test]
+fn who_comes_while_the_way_back_is_prepared_is_not_rolled_back() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let Some(shop) = shop() else { return };
+    shop.server.sql("shop", "CREATE TABLE theirs (a int)");
+    let go_on = shop.environment.path("go-on");
+    let staged = "SELECT count(*) FROM pg_database WHERE datname ~ 'dbkeep_staging'";
+    let script = "psql -qX -c 'DELETE FROM orders'; exit 1";
+    let mut command =
+        shop.environment.command(["--json", "guard", "env:DATABASE_URL", "--", "sh", "-c", script]);
+    command.env("DBKEEP_TEST_WAIT_AT", format!("restore.staged:{}", go_on.display()));
+    let run = thread::scope(|scope| {
+        let run = scope.spawn(|| Run::of(command));
+        while shop.server.sql("postgres", staged) == "0" {
+            thread::sleep(Duration::from_millis(20));
+        }
+        // It comes and goes long before the new database could take the name.
+        connect(&shop, 1.0).wait().unwrap();
+        std::fs::write(&go_on, "").unwrap();
+        run.join().unwrap()
+    });
+    run.expect(1);
+    let report = run.document();
+    assert_eq!(report["outcome"], "kept", "{report:#}");
+    assert!(report["databases"][0]["doubts"].to_string().contains("(psql) was connected"), "{report:#}");
+    assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM theirs"), "1");
+    assert_eq!(shop.server.sql("postgres", staged), "0", "nothing is left of it");
+    assert_eq!(shop.environment.json(&["guard", "--resume"]).1["resumed"], serde_json::json!([]));
+}
+
+#[test]
+fn guard_is_finished_after_a_kill_at_any_step() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let Some(shop) = shop() else { return };
+    let (contents, schema) = state(&shop);
+    let script = "psql -qX -c 'DELETE FROM orders'; exit 1";
+    for step in [
+        "guard.taken-down",
+        "restore.safety-backup",
+        "restore.staged",
+        "restore.promoted",
+        "guard.restored-one",
+    ] {
+        let line = ["guard", "env:DATABASE_URL", "--", "sh", "-c", script];
+        let status = shop.environment.command(line).env("DBKEEP_TEST_KILL_AT", step).output().unwrap().status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{step} was not reached");
+        let run = shop.environment.run(["--json", "guard", "--resume", "--on-failure", "restore"]);
+        assert_eq!(run.code, Some(0), "{step}: {}", run.stderr);
+        expect(&shop, &contents, &schema);
+    }
+}
+
+#[test]
+fn guard_is_not_finished_where_the_variable_leads_to_another_database() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let Some(shop) = shop() else { return };
+    shop.server.create_database("production");
+    shop.server.sql("production", "CREATE TABLE precious AS SELECT 1 AS a");
+    std::fs::write(
+        shop.environment.path("dbkeep.toml"),
+        "[databases.shop]\npostgres = \"env:DATABASE_URL\"\n",
+    )
+    .unwrap();
+    let script = "psql -qX -c 'DELETE FROM orders'; exit 1";
+    let mut command =
+        shop.environment.command(["guard", "shop", "--repo", "backups", "--", "sh", "-c", script]);
+    command.env("DBKEEP_TEST_KILL_AT", "guard.taken-down").output().unwrap();
+    let finish = ["guard", "--resume", "--repo", "backups", "--on-failure", "restore"];
+    let mut command = shop.environment.command(finish);
+    command.env("DATABASE_URL", shop.server.url("production"));
+    let run = Run::of(command);
+    run.expect_failure(125, "the guard's was another database", "its environment");
+    assert_eq!(shop.server.sql("production", "SELECT a FROM precious"), "1");
+    shop.environment.ok(finish);
+    assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM orders"), "20000");
+}
+
+#[test]
 fn what_others_wrote_is_never_lost_by_a_restore() {
     let Some(shop) = shop() else { return };
-    // Connected all the time; only while the command runs; only for one statement of the time that it runs.
+    // Connected all the time; only while the command runs.
     let scripts = [
         ("before", "psql -qX -c 'DELETE FROM orders'; exit 1"),
         ("meanwhile", "psql -qX -c 'DELETE FROM orders'; touch now; sleep 3; exit 1"),
@@ -250,6 +362,19 @@ fn password_of_a_url_shows_nowhere_and_still_leads_back() {
         run.stderr
     );
     assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM orders"), "20000");
+
+    // What is kept is brought back by the line that is printed, and by the URL once more.
+    let run = shop.environment.run(["guard", "--on-failure", "keep", &url, "--", "sh", "-c", script]);
+    run.expect(1);
+    assert!(!run.stderr.contains("hunter2"), "{}", run.stderr);
+    if cfg!(feature = "fault-injection") {
+        let line = ["guard", &url, "--", "sh", "-c", "psql -qX -c 'DELETE FROM users WHERE id < 3'; exit 1"];
+        shop.environment.command(line).env("DBKEEP_TEST_KILL_AT", "guard.taken-down").output().unwrap();
+        let run = shop.environment.run(["guard", &url, "--resume", "--on-failure", "restore"]);
+        run.expect(0);
+        assert!(!run.stderr.contains("hunter2"), "{}", run.stderr);
+        assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM users"), "200");
+    }
     for (path, bytes) in shop.environment.tree() {
         assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());
     }
