@@ -302,7 +302,7 @@ fn summary(report: &CompareReport) -> String {
     let schema = &report.schema;
     let schema = schema.added.len() + schema.removed.len() + schema.changed.len();
     if !report.sequences.is_empty() {
-        parts.push(human::counted(report.sequences.len() as u64, "sequence"));
+        parts.push(format!("{} elsewhere", human::counted(report.sequences.len() as u64, "sequence")));
     }
     if schema > 0 {
         parts.push(format!("{} of the schema", human::counted(schema as u64, "change")));

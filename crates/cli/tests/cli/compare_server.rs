@@ -224,10 +224,14 @@ fn objects_that_are_no_tables_are_named_and_only_those_of_the_tables_that_were_a
     assert_eq!(schema(&report, "removed"), ["view public.w"]);
     assert_eq!(schema(&report, "changed"), ["function public.f(integer)"]);
     assert_eq!(counts(&report, "public.t"), [1, 1, 0, 0, 0]);
+    let value = |is_called: bool| json!({ "last_value": 1, "is_called": is_called });
+    let sequence = json!({ "name": "public.s", "left": value(false), "right": value(true) });
+    assert_eq!(report["sequences"], json!([sequence]));
     let run = place.environment.ok(["compare", "latest~1", "latest"]);
-    let last = "0 of 2 tables differ: 0 rows added, 0 removed, 0 changed; 5 changes of the schema";
+    let last = "0 of 2 tables differ: 0 rows added, 0 removed, 0 changed; 1 sequence elsewhere; 5 changes of the schema";
     assert_eq!(run.stdout.lines().last(), Some(last), "{}", run.stdout);
     assert!(run.stdout.contains(" ~ function public.f(integer)\n"), "{}", run.stdout);
+    assert!(run.stdout.contains(" ~ sequence public.s 1 next → 1\n"), "{}", run.stdout);
 
     for right in ["latest", "current"] {
         let line = ["compare", "latest~1", right, "--table", "u"];
@@ -237,6 +241,7 @@ fn objects_that_are_no_tables_are_named_and_only_those_of_the_tables_that_were_a
             (vec!["index public.of_u".into()], 0)
         );
         assert_eq!(report["tables"].as_array().unwrap().len(), 1);
+        assert_eq!(report.get("sequences"), None, "it belongs to no table");
         let run = place.environment.run(["compare", "latest~1", right, "--table", "public.uu"]);
         run.expect_failure(1, "neither side has a table public.uu", "did you mean public.u?");
     }

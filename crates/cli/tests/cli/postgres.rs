@@ -44,7 +44,7 @@ impl Shop {
         Self::with(&Settings::default())
     }
 
-    fn with(settings: &Settings) -> Option<Self> {
+    pub(crate) fn with(settings: &Settings) -> Option<Self> {
         let Some(programs) = Programs::newest_with_tls() else {
             eprintln!("{SKIPPED}");
             return None;

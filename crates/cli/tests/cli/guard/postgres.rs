@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use dbkeep_testkit::postgres::Settings;
 use serde_json::Value;
 
 use crate::environment::Run;
@@ -11,7 +12,11 @@ use crate::postgres::Shop;
 
 /// A shop whose environment leads `psql` to it, as `DATABASE_URL` and the variables of libpq do.
 pub(crate) fn shop() -> Option<Shop> {
-    let Shop { server, environment } = Shop::open()?;
+    shop_with(&Settings::default())
+}
+
+pub(crate) fn shop_with(settings: &Settings) -> Option<Shop> {
+    let Shop { server, environment } = Shop::with(settings)?;
     let (folder, port) = (server.socket_folder().display().to_string(), server.port().to_string());
     let environment = environment
         .with("DATABASE_URL", &server.url("shop"))

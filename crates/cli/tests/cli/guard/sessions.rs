@@ -3,7 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use super::postgres::shop;
+use super::postgres::{shop, shop_with};
+use dbkeep_testkit::postgres::Settings;
+
 use crate::environment::Run;
 use crate::postgres::Shop;
 
@@ -66,4 +68,60 @@ fn daemon_of_a_command_that_succeeds_goes_on() {
         thread::sleep(Duration::from_millis(20));
     }
     assert!(survived.exists(), "nobody ended its session");
+}
+
+/// Anybody may commit it, at any time, and needs no session until then.
+#[test]
+fn transaction_that_was_prepared_is_not_rolled_back() {
+    let configuration = vec!["max_prepared_transactions = 5".to_owned()];
+    let Some(shop) = shop_with(&Settings { configuration, ..Settings::default() }) else { return };
+    shop.server.sql("shop", "CREATE TABLE theirs (a int)");
+    shop.server.sql("shop", "BEGIN; INSERT INTO theirs VALUES (1); PREPARE TRANSACTION 'theirs'");
+    let run = guard(&shop, "env:DATABASE_URL", "psql -qX -c 'DELETE FROM orders'; exit 1");
+    run.expect(1);
+    let report = run.document();
+    assert_eq!(report["outcome"], "kept", "{report:#}");
+    assert!(
+        report["databases"][0]["doubts"].to_string().contains("a prepared transaction waits"),
+        "{report:#}"
+    );
+    shop.server.sql("shop", "COMMIT PREPARED 'theirs'");
+    assert_eq!(shop.server.sql("shop", "SELECT count(*) FROM theirs"), "1");
+}
+
+/// Who may not see all sees that others are there, and not what they are called.
+#[test]
+fn owner_who_is_no_superuser_sees_others_and_goes_back_without_them() {
+    let Some(shop) = shop() else { return };
+    shop.server.sql("postgres", "CREATE ROLE ada LOGIN CREATEDB");
+    shop.server.sql("postgres", "CREATE DATABASE hers OWNER ada");
+    let url = shop.server.url("hers").replace("postgres@", "ada@");
+    let psql = format!("psql -qX '{url}'");
+    shop.environment
+        .run(["guard", &url, "--", "sh", "-c", &format!("{psql} -c 'CREATE TABLE t AS SELECT 1 AS a'")])
+        .expect(0);
+    let script = format!("{psql} -c 'DELETE FROM t'; exit 1");
+
+    let mut other = std::process::Command::new(shop.server.programs().program("psql"));
+    let mut other = other
+        .args(["-qX", &shop.server.url("hers"), "-c", "SELECT pg_sleep(600)"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while shop.server.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hers'") == "0" {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let run = guard(&shop, &url, &script);
+    run.expect(1);
+    assert_eq!(run.document()["outcome"], "kept", "{}", run.stdout);
+    assert_eq!(shop.server.sql("hers", "SELECT count(*) FROM t"), "0");
+
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ 'sleep.600' AND pid <> pg_backend_pid()";
+    shop.server.sql("postgres", end);
+    other.wait().unwrap();
+    shop.server.sql("hers", "INSERT INTO t VALUES (1)");
+    let run = guard(&shop, &url, &script);
+    run.expect(1);
+    assert_eq!(run.document()["outcome"], "restored", "{}\n{}", run.stdout, run.stderr);
+    assert_eq!(shop.server.sql("hers", "SELECT a FROM t"), "1");
 }
