@@ -278,6 +278,7 @@ fn record_of(request: &GuardRequest, backup: &BackupReport, databases: &[Guarded
         name: one.source.name.clone(),
         engine: one.source.engine(),
         source: one.source.shown.clone(),
+        path: one.source.file().and_then(|path| std::path::absolute(path).ok()),
         snapshot: one.snapshot,
         doubts: Vec::new(),
         position: None,
@@ -359,8 +360,6 @@ impl Run<'_> {
         if !ended.is_success() {
             self.end_rest(program, report);
         }
-        // What is left open of a command that is gone would be in the way of every look.
-        self.patrol.end_rest();
         self.take_stands();
         self.take_down(ended, report);
         self.judge_all(program, report)?;

@@ -51,7 +51,7 @@ use crate::restore::{RestorePlan, RestoreRequest};
 use crate::{backup, compare, forget, list, restore, status, verify};
 
 pub use error::{Error, Report, Result};
-pub use guard::{GuardOptions, Guarded};
+pub use guard::{GuardOptions, Guarded, Undecided};
 pub use options::{BackupOptions, CompareOptions, ForgetOptions, ListOptions, RestoreOptions, VerifyOptions};
 use outcome::Outcome as _;
 pub use progress::{Phase, Progress};

@@ -119,6 +119,23 @@ impl Presence {
     }
 }
 
+/// Returns how many rows of all tables of a database were put in, changed and deleted since the server counts: another
+/// number later means that somebody wrote. `None` where the server counts none, or tells it late (before 15).
+///
+/// What is rolled back counts as well, and so do materialized views. Definitions do not, nor what cleans up.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub fn rows_written(info: &ConnInfo, options: &Options) -> Result<Option<String>> {
+    let mut connection = Connection::open(info, options)?;
+    let sql = "SELECT coalesce(pg_catalog.sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::pg_catalog.text
+               FROM pg_catalog.pg_stat_user_tables
+               HAVING pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 150000
+                 AND pg_catalog.current_setting('track_counts')::pg_catalog.bool";
+    let row = connection.query(sql, &[])?.into_iter().next();
+    Ok(row.and_then(|row| row.into_iter().next().flatten()))
+}
+
 fn present(row: Vec<Option<String>>) -> Result<Present> {
     let odd = || Error::protocol("a session is described in another way");
     let row: [Option<String>; 7] = row.try_into().map_err(|_| odd())?;

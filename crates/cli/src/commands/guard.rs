@@ -2,6 +2,7 @@
 
 mod way_back;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -116,16 +117,13 @@ impl GuardArgs {
             let hint = "keep the URL in an environment variable or in .env, and give env:NAME";
             usage::warn_of_password(&app.output, source, hint);
         }
-        let done = if self.resume { self.finish(app) } else { self.guard(app) };
-        done.map_err(|failure| {
-            let interrupted = ErrorKind::of_word(&failure.kind) == Some(ErrorKind::Interrupted);
-            let hint = "`dbkeep guard --resume` says whether anything is left to be finished";
-            let hint = if interrupted { Some(hint.to_owned()) } else { failure.hint.clone() };
-            Failure { exit: exit_of(&failure), hint, ..failure }
-        })
+        let has_begun = Cell::new(false);
+        let done = if self.resume { self.finish(app) } else { self.guard(app, &has_begun) };
+        done.map_err(|failure| of_guard(failure, has_begun.get()))
     }
 
-    fn guard(&self, app: &App) -> Result<Exit, Failure> {
+    /// `has_begun` is set when an error comes after the command was started.
+    fn guard(&self, app: &App, has_begun: &Cell<bool>) -> Result<Exit, Failure> {
         let Some(program) = self.command.first() else {
             return Err(Failure::usage(
                 "no command is given",
@@ -149,6 +147,7 @@ impl GuardArgs {
             let mut task = Program::new(&self.command, timeout, json, &app.stop);
             let decide = |report: &GuardReport| ask(app, context, report);
             guard::run(context, &request, &mut task, &decide, app.now(), &app.observer())
+                .inspect_err(|error| has_begun.set(matches!(error, Error::GuardUnfinished { .. })))
         })?;
         app.watch.finish();
         show(app, &context, &report);
@@ -215,14 +214,19 @@ fn duration(text: &str) -> Result<Duration, Failure> {
     Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
 }
 
-/// Returns the exit code of a failure of the guard itself, which no command should be taken to have.
-fn exit_of(failure: &Failure) -> Exit {
-    match ErrorKind::of_word(&failure.kind) {
+/// Returns a failure of the guard itself with an exit code that no command should be taken to have: as `timeout(1)` has
+/// them before the command was started, and one for all afterwards.
+fn of_guard(failure: Failure, has_begun: bool) -> Failure {
+    let exit = match ErrorKind::of_word(&failure.kind) {
+        _ if has_begun => FAILED,
         Some(ErrorKind::Interrupted) => Exit::Interrupted,
         Some(ErrorKind::CommandNotFound) => Exit::OfCommand(127),
         Some(ErrorKind::CommandNotExecutable) => Exit::OfCommand(126),
         _ => FAILED,
-    }
+    };
+    let resume = || "`dbkeep guard --resume` says whether anything is left to be finished".to_owned();
+    let hint = failure.hint.clone().or_else(|| (exit == Exit::Interrupted).then(resume));
+    Failure { exit, hint, ..failure }
 }
 
 /// Shows what has changed, and asks.
@@ -381,10 +385,12 @@ mod tests {
 
     #[test]
     fn failures_of_the_guard_have_codes_of_their_own() {
-        let code = |kind: &str| exit_of(&Failure::failed(kind, "x", None)).code();
+        let code = |kind: &str| of_guard(Failure::failed(kind, "x", None), false).exit.code();
         assert_eq!(code("usage"), 125);
         assert_eq!(code("wrong-password"), 125);
         assert_eq!(code("interrupted"), 130);
         assert_eq!((code("command-not-executable"), code("command-not-found")), (126, 127));
+        let interrupted = of_guard(Failure::failed("interrupted", "x", None), true);
+        assert_eq!(interrupted.exit.code(), 125, "its command has run");
     }
 }

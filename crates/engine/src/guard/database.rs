@@ -6,6 +6,7 @@ use dbkeep_postgres::conninfo::redact;
 use dbkeep_repo::Id;
 
 use super::lookout::{FileLookout, Lookout};
+use super::record::Recorded;
 use super::server::ServerLookout;
 use crate::config::DatabaseConfig;
 use crate::context::Context;
@@ -92,6 +93,22 @@ impl Guarded {
             Some(Err(unresolved)) => Err(*unresolved.error),
             None => Err(unknown()),
         }
+    }
+
+    /// Returns a database that nobody configured, by where its file was, and the context in which it is a configured one.
+    pub(super) fn at(context: &Context, recorded: &Recorded, path: &Path) -> (Context, Self) {
+        let mut context = context.clone();
+        if let Some(sqlite) = text_of(path) {
+            let config = DatabaseConfig { sqlite: Some(sqlite), ..DatabaseConfig::default() };
+            context.config.databases.insert(recorded.name.clone(), config);
+        }
+        let source = Source {
+            name: recorded.name.clone(),
+            place: Place::File(path.to_owned()),
+            shown: recorded.source.clone(),
+            environment: None,
+        };
+        (context, Self { source, snapshot: recorded.snapshot })
     }
 
     /// Returns what looks out for others at it.

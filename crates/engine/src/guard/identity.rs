@@ -1,6 +1,8 @@
 //! Whether a database is still the one that was backed up. Whoever comes back to it later may mean another one by its
 //! name: a variable has another value, a relative path leads elsewhere.
 
+use std::path::Path;
+
 use dbkeep_postgres::restore as postgres;
 use dbkeep_sqlite::identify;
 
@@ -24,8 +26,8 @@ impl Run<'_> {
                 hint: Some("it was forgotten; `dbkeep list` shows what there is".to_owned()),
             })?;
             let known = show::manifest(&reader, entry)?.identity;
-            let Some(found) = self.identity(&database.source.place)? else { continue };
-            if !known.is_same(&found) {
+            let found = self.identity(&database.source.place)?;
+            if !is_it(&known, &found) {
                 return Err(Error::Refused {
                     what: format!(
                         "{} is {found} here, and the guard's was another database, {known}",
@@ -41,18 +43,34 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Returns which database is there; `None` for a file that is not.
-    fn identity(&self, place: &Place) -> Result<Option<Identity>> {
+    /// Returns which database is there, or would be.
+    fn identity(&self, place: &Place) -> Result<Identity> {
+        let host = &self.store.context().environment.host;
         match place {
-            Place::File(path) if !path.try_exists().map_err(Error::io("look at", path))? => Ok(None),
+            Place::File(path) if path.try_exists().map_err(Error::io("look at", path))? => {
+                Ok(Identity::of_file(host, &identify::identity(path)?))
+            }
             Place::File(path) => {
-                let file = identify::identity(path)?;
-                Ok(Some(Identity::of_file(&self.store.context().environment.host, &file)))
+                let (folder, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
+                let path = identify::canonical(folder)?.join(name.unwrap_or_default());
+                Ok(Identity::of_file(host, &identify::Identity { path, device: 0, inode: 0 }))
             }
             Place::Server(server) => {
                 let standing = postgres::look(&server.info, &options(self.watch))?;
-                Ok(Some(identity_on_server(&standing, &server.info.database)))
+                Ok(identity_on_server(&standing, &server.info.database))
             }
         }
     }
+}
+
+/// Says whether a database is the one of a snapshot. A server of another number is another one here, whatever its address:
+/// a tunnel may lead elsewhere today.
+fn is_it(known: &Identity, found: &Identity) -> bool {
+    let are_two_servers = match (known, found) {
+        (Identity::Server(known), Identity::Server(found)) => {
+            matches!((&known.system, &found.system), (Some(known), Some(found)) if known != found)
+        }
+        _ => false,
+    };
+    known.is_same(found) && !are_two_servers
 }

@@ -6,12 +6,13 @@ use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
 use dbkeep_sqlite::inspect::with_interrupt;
 use rusqlite::Connection;
 
-use super::Run;
+use super::record::Phase;
+use super::{Program, Run};
 use crate::drill::ask;
 use crate::drill::assertion::Answer;
 use crate::integrity::{Verify, look};
 use crate::manifest::IntegrityResult;
-use crate::report::GuardCheck;
+use crate::report::{GuardCheck, GuardReport};
 use crate::source::Place;
 use crate::{Error, ErrorKind, Result};
 
@@ -25,6 +26,47 @@ pub(super) struct Judged {
 }
 
 impl Run<'_> {
+    /// Asks every database whether it is sound and says what it should. Where one is not, the command has failed, and what
+    /// is left of it ends.
+    pub(super) fn judge_all(&mut self, program: &mut Program<'_>, report: &mut GuardReport) -> Result<()> {
+        self.ask_all(report)?;
+        if report.check_failed {
+            let was_alive = program.is_alive();
+            self.end_rest(program, report);
+            if was_alive {
+                self.take_stands();
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the databases until one speaks against the command.
+    pub(super) fn ask_all(&mut self, report: &mut GuardReport) -> Result<()> {
+        for place in 0..self.databases.len() {
+            if report.failure.is_none() {
+                self.judge_one(place, report)?;
+            }
+        }
+        if let Some(why) = report.failure.as_ref().filter(|_| report.check_failed) {
+            self.record.phase = Phase::Failed { why: why.clone() };
+            self.note(&self.record);
+        }
+        Ok(())
+    }
+
+    /// Asks one database. What speaks against it is a failure of the command, whatever that says.
+    fn judge_one(&self, place: usize, report: &mut GuardReport) -> Result<()> {
+        let judged = self.judge(place)?;
+        let told = &mut report.databases[place];
+        told.integrity = judged.integrity;
+        told.checks = judged.checks;
+        if let Some(failure) = judged.failure {
+            report.failure = Some(format!("{}: {failure}", told.name));
+            report.check_failed = true;
+        }
+        Ok(())
+    }
+
     /// Looks at one database. That it cannot be looked at is a failure of the command too: it could be before.
     pub(super) fn judge(&self, place: usize) -> Result<Judged> {
         let database = &self.databases[place];

@@ -27,10 +27,24 @@ pub(super) trait Lookout: Send {
     /// Looks while the task may run.
     fn glance(&mut self, group: Option<u32>) -> Result<Vec<String>>;
 
-    /// Ends what the task has left at the database, when its processes are gone.
-    fn end_rest(&mut self, _group: Option<u32>) -> Result<()> {
-        Ok(())
+    /// Says whether another machine is asked, which may be slow.
+    fn is_remote(&self) -> bool {
+        false
     }
+
+    /// Ends what the task has left at the database, when its processes are gone, and looks out meanwhile.
+    fn end_rest(&mut self, _group: Option<u32>) -> Result<Left> {
+        Ok(Left::default())
+    }
+}
+
+/// Who is at a database when what the task has left there was to be ended, one sentence each.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Others.
+    pub(super) others: Vec<String>,
+    /// What is left of the task, and may still change the database.
+    pub(super) of_task: Vec<String>,
 }
 
 /// Looks out for processes that have a file open.

@@ -1,114 +1,149 @@
-//! Looking out for others, from before the task runs until its databases are back: a thread that looks again and again.
+//! Looking out for others, from before the task runs until its databases are back: threads that look again and again.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use super::lookout::Lookout;
+use super::lookout::{Left, Lookout};
 use super::task::Family;
 use crate::{Error, Result};
 
-/// The shortest time between two looks. A look that takes long makes it longer: a tenth of one processor is enough.
+/// The shortest and the longest time between two looks.
 const REST: Duration = Duration::from_millis(20);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// How often a look may cost of the time between two.
+/// How often a look at files may cost of the time between two: a tenth of one processor is enough. One at a server waits
+/// most of its time.
 const SHARE: u32 = 9;
+
+/// How much later than planned a look may be. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
+const LATE: Duration = Duration::from_secs(5);
 
 /// The lookouts of all databases of a guard, and what they have seen.
 pub(super) struct Patrol<'g> {
     family: &'g Family,
-    posts: Mutex<Vec<Post>>,
+    posts: Vec<Post>,
     ended: Mutex<bool>,
     wake: Condvar,
 }
 
-/// The lookout of one database.
+/// The lookout of one database. What it has seen can be read while it looks.
 struct Post {
-    lookout: Box<dyn Lookout>,
-    doubts: BTreeSet<String>,
+    is_remote: bool,
+    lookout: Mutex<Box<dyn Lookout>>,
+    doubts: Mutex<BTreeSet<String>>,
+    /// Whether something of the task is left at the database that could not be ended.
+    is_left: AtomicBool,
 }
 
 impl<'g> Patrol<'g> {
     pub(super) fn new(family: &'g Family, lookouts: Vec<Box<dyn Lookout>>) -> Self {
-        let post = |lookout| Post { lookout, doubts: BTreeSet::new() };
+        let post = |lookout: Box<dyn Lookout>| Post {
+            is_remote: lookout.is_remote(),
+            lookout: Mutex::new(lookout),
+            doubts: Mutex::default(),
+            is_left: AtomicBool::new(false),
+        };
         Self {
             family,
-            posts: Mutex::new(lookouts.into_iter().map(post).collect()),
+            posts: lookouts.into_iter().map(post).collect(),
             ended: Mutex::new(false),
             wake: Condvar::new(),
         }
     }
 
-    /// Does `work` while the lookouts are on patrol.
+    /// Does `work` while the lookouts are on patrol: one for all files, and one for each server, which may be slow.
     pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         *self.ended() = false;
+        let (remote, local): (Vec<&Post>, Vec<&Post>) = self.posts.iter().partition(|post| post.is_remote);
+        let rounds = std::iter::once(local).chain(remote.into_iter().map(|post| vec![post]));
         thread::scope(|scope| {
-            let patrol = thread::Builder::new().name("guard".to_owned());
-            let failed = Error::io("start a thread at", std::path::Path::new("/proc"));
-            let patrol = patrol.spawn_scoped(scope, || self.walk()).map_err(failed)?;
             let end = EndPatrol(self);
+            let failed = Error::io("start a thread at", Path::new("/proc"));
+            let started = rounds.map(|posts| self.start(scope, posts)).collect::<io::Result<Vec<_>>>();
+            let threads = started.map_err(failed)?;
             let done = work();
             drop(end);
-            if patrol.join().is_err() {
-                self.doubt_all("the lookout for others ended before its time");
+            if threads.into_iter().map(ScopedJoinHandle::join).filter(thread::Result::is_err).count() > 0 {
+                self.posts.iter().for_each(|post| post.doubt("the lookout for others ended before its time"));
             }
             Ok(done)
         })
     }
 
+    fn start<'s, 'e>(
+        &'e self,
+        scope: &'s Scope<'s, 'e>,
+        posts: Vec<&'e Post>,
+    ) -> io::Result<ScopedJoinHandle<'s, ()>> {
+        thread::Builder::new().name("guard".to_owned()).spawn_scoped(scope, move || self.walk(&posts))
+    }
+
     /// Looks exactly, at all databases.
     pub(super) fn look(&self) {
-        let group = self.family.lock();
-        for post in self.posts().iter_mut() {
-            let seen = post.lookout.look(*group);
-            post.add(seen);
+        for post in &self.posts {
+            self.at(post, |lookout, group| lookout.look(group));
         }
     }
 
     /// Looks quickly, at all databases, at once.
     pub(super) fn glance(&self) {
-        // Held while it is looked at, so that nothing is started in between and taken for somebody else.
-        let group = self.family.lock();
-        for post in self.posts().iter_mut() {
-            let seen = post.lookout.glance(*group);
-            post.add(seen);
+        for post in &self.posts {
+            self.at(post, |lookout, group| lookout.glance(group));
         }
     }
 
     /// Adds a reason at one database.
     pub(super) fn doubt(&self, place: usize, why: &str) {
-        if let Some(post) = self.posts().get_mut(place) {
-            post.doubts.insert(why.to_owned());
-        }
-    }
-
-    fn doubt_all(&self, why: &str) {
-        for post in self.posts().iter_mut() {
-            post.doubts.insert(why.to_owned());
+        if let Some(post) = self.posts.get(place) {
+            post.doubt(why);
         }
     }
 
     /// Ends what the task has left at the databases.
     pub(super) fn end_rest(&self) {
-        let group = self.family.lock();
-        for post in self.posts().iter_mut() {
-            if let Err(error) = post.lookout.end_rest(*group) {
-                tracing::warn!(event = "rest", error = %error.full_message(), "something of the command is left");
+        for post in &self.posts {
+            let group = *self.family.lock();
+            let rest = post.lookout().end_rest(group);
+            match rest {
+                Ok(Left { others, of_task }) => {
+                    post.is_left.store(!of_task.is_empty(), Ordering::SeqCst);
+                    others.iter().chain(&of_task).for_each(|why| post.doubt(why));
+                }
+                Err(error) => post.add(Err(error)),
             }
         }
     }
 
-    /// Returns the reasons of each database.
-    pub(super) fn doubts(&self) -> Vec<Vec<String>> {
-        self.posts().iter().map(|post| post.doubts.iter().cloned().collect()).collect()
+    /// Says whether something of the task may still change a database.
+    pub(super) fn is_left(&self, place: usize) -> bool {
+        self.posts.get(place).is_some_and(|post| post.is_left.load(Ordering::SeqCst))
     }
 
-    fn walk(&self) {
+    /// Returns the reasons of each database.
+    pub(super) fn doubts(&self) -> Vec<Vec<String>> {
+        self.posts.iter().map(|post| post.doubts().iter().cloned().collect()).collect()
+    }
+
+    fn walk(&self, posts: &[&Post]) {
+        let mut planned = Instant::now();
         loop {
             let began = Instant::now();
-            self.glance();
-            let rest = REST.max(began.elapsed() * SHARE);
+            if began > planned + LATE {
+                let blind = began.duration_since(planned).as_secs();
+                let why =
+                    format!("nobody looked out for others for {blind} s, since this program did not run");
+                posts.iter().for_each(|post| post.doubt(&why));
+            }
+            posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
+            let cost = began.elapsed();
+            let share = if posts.iter().any(|post| post.is_remote) { 1 } else { SHARE };
+            let rest = (cost * share).clamp(REST, LONGEST_REST);
+            planned = Instant::now() + rest;
             let ended = self.ended();
             let (ended, _) = self
                 .wake
@@ -120,24 +155,42 @@ impl<'g> Patrol<'g> {
         }
     }
 
-    fn posts(&self) -> std::sync::MutexGuard<'_, Vec<Post>> {
-        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Asks one lookout. What is started meanwhile must not be taken for somebody else: then it is asked again.
+    fn at(&self, post: &Post, ask: impl Fn(&mut dyn Lookout, Option<u32>) -> Result<Vec<String>>) {
+        loop {
+            let group = *self.family.lock();
+            let seen = ask(post.lookout().as_mut(), group);
+            if *self.family.lock() == group {
+                return post.add(seen);
+            }
+        }
     }
 
-    fn ended(&self) -> std::sync::MutexGuard<'_, bool> {
+    fn ended(&self) -> MutexGuard<'_, bool> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Post {
-    fn add(&mut self, seen: Result<Vec<String>>) {
+    fn add(&self, seen: Result<Vec<String>>) {
         match seen {
-            Ok(doubts) => self.doubts.extend(doubts),
+            Ok(doubts) => self.doubts().extend(doubts),
             Err(error) => {
-                self.doubts
-                    .insert(format!("who else used it could not be found out: {}", error.full_message()));
+                self.doubt(&format!("who else used it could not be found out: {}", error.full_message()));
             }
         }
+    }
+
+    fn doubt(&self, why: &str) {
+        self.doubts().insert(why.to_owned());
+    }
+
+    fn lookout(&self) -> MutexGuard<'_, Box<dyn Lookout>> {
+        self.lookout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) struct Recorded {
     pub(super) engine: Engine,
     /// Where it is, for people.
     pub(super) source: String,
+    /// Where its file is; `None` on a server.
+    pub(super) path: Option<PathBuf>,
     pub(super) snapshot: Id,
     /// Why it cannot be shown that nobody else wrote.
     pub(super) doubts: Vec<String>,
@@ -79,7 +81,7 @@ pub(super) enum Phase {
         /// Why.
         why: String,
     },
-    /// It has failed, and all can be restored: nobody else wrote.
+    /// It has failed, and what it changed is being brought back.
     Restoring {
         /// Why it failed.
         why: String,
@@ -207,6 +209,7 @@ mod tests {
                 name: "app".to_owned(),
                 engine: Engine::Sqlite,
                 source: "app.db".to_owned(),
+                path: Some(PathBuf::from("/srv/app.db")),
                 snapshot: Id::of(b"a"),
                 doubts: vec![],
                 position: None,

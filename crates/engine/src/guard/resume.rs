@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::context::{Context, Watch};
 use crate::report::{ErrorReport, GuardOutcome, GuardReport, GuardedStatus};
 use crate::repository;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What to resume.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +31,12 @@ pub struct Resume {
     pub on_failure: Option<OnFailure>,
 }
 
-/// Explains and finishes guards that did not end, one report each. Where somebody has to decide, the report has an
-/// error that says so, and the guard can be resumed again.
+/// Explains and finishes guards that did not end, one report each. Where somebody has to decide, or one cannot be finished
+/// (its command still runs, another guard is at work, the database is another one), the report has an error that says so,
+/// and the guard can be resumed again.
 ///
 /// # Errors
-/// When a command still runs, or a guard is at work.
+/// When the sources or the records cannot be read, or somebody interrupts it.
 pub fn resume(
     context: &Context,
     request: &Resume,
@@ -52,7 +53,12 @@ pub fn resume(
     let mut reports = Vec::new();
     let finish = Finish { context: &context, now, watch };
     for record in unfinished(&context)?.into_iter().filter(of_interest) {
-        reports.extend(finish.guard(&record, request.on_failure, decide)?);
+        match finish.guard(&record, request.on_failure, decide) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            // It speaks for this guard alone.
+            Err(error) => reports.push(not_finished(&record, now, &error)),
+            Ok(report) => reports.extend(report),
+        }
     }
     Ok(reports)
 }
@@ -71,9 +77,12 @@ pub(super) fn clear_those_that_never_began(
     let finish = Finish { context, now, watch };
     let mut notes = Vec::new();
     for record in unfinished(context)?.into_iter().filter(never_began) {
-        let never = |_: &GuardReport| Ok(Choice::Keep);
-        let report = finish.guard(&record, None, &never)?;
-        notes.extend(report.into_iter().flat_map(|report| report.notes));
+        // It may have begun since it was read.
+        if let Some((claim, record)) = finish.claimed(&record)?
+            && record.phase == Phase::Ready
+        {
+            notes.extend(finish.conclude(&claim, record, None, &|_| Ok(Choice::Keep))?.notes);
+        }
     }
     Ok(notes)
 }
@@ -93,13 +102,35 @@ impl Finish<'_> {
         on_failure: Option<OnFailure>,
         decide: &Decide<'_>,
     ) -> Result<Option<GuardReport>> {
+        let Some((claim, record)) = self.claimed(record)? else { return Ok(None) };
+        refuse_while_it_runs(&record)?;
+        match self.conclude(&claim, record.clone(), on_failure, decide) {
+            // What is kept need not be there to be looked at, nor the repository.
+            Err(error) if on_failure == Some(OnFailure::Keep) && may_be_gone(error.kind()) => {
+                claim.remove(&record)?;
+                Ok(Some(kept_unseen(&record, self.now, &error)))
+            }
+            concluded => concluded.map(Some),
+        }
+    }
+
+    /// Takes the right to finish a guard, and reads its record again: what was read before may be what a guard wrote that
+    /// was at work and has ended. `None` then.
+    fn claimed(&self, record: &Record) -> Result<Option<(Claim, Record)>> {
         let names: Vec<String> = record.databases.iter().map(|one| one.name.clone()).collect();
         let claim = Claim::take(self.context, &names)?;
-        // What was read before may be what a guard wrote that was at work and has ended.
-        let Some(record) = claim.reload(&record.session)? else { return Ok(None) };
-        refuse_while_it_runs(&record)?;
+        Ok(claim.reload(&record.session)?.map(|record| (claim, record)))
+    }
+
+    fn conclude(
+        &self,
+        claim: &Claim,
+        record: Record,
+        on_failure: Option<OnFailure>,
+        decide: &Decide<'_>,
+    ) -> Result<GuardReport> {
         let store = repository::open(self.context, self.now, self.watch)?;
-        let find = |one: &Recorded| located(self.context, &one.name, &one.source, one.snapshot);
+        let find = |one: &Recorded| located(self.context, one);
         let never_began = record.phase == Phase::Ready;
         let databases = record.databases.iter().filter(|_| !never_began).map(find);
         let databases = databases.collect::<Result<Vec<_>>>()?;
@@ -117,7 +148,7 @@ impl Finish<'_> {
         let patrol = Patrol::new(&family, Vec::new());
         let mut run = Run {
             store: &store,
-            claim: &claim,
+            claim,
             checks: &checks,
             databases: databases.into_iter().map(|(_, database)| database).collect(),
             positions: BTreeMap::new(),
@@ -127,7 +158,15 @@ impl Finish<'_> {
             clock,
             watch: self.watch,
         };
-        let mut report = run.retold(self.now);
+        let left = left_by(&run.record);
+        let mut report = retold(&run.record, self.now);
+        for (place, told) in report.databases.iter_mut().enumerate().filter(|_| !never_began) {
+            if !run.stands_as_decided(place) {
+                told.doubts.push("nobody looked out for others since its guard was killed".to_owned());
+            }
+            told.doubts.extend(left.clone());
+            told.alone = told.doubts.is_empty();
+        }
         if never_began {
             run.finish(&mut report);
         } else {
@@ -137,23 +176,27 @@ impl Finish<'_> {
             run.settle_again(on_failure, decide, &mut report)?;
         }
         report.finished = clock.now();
-        Ok(Some(report))
+        Ok(report)
     }
 }
 
 /// Finds a database of a record: the configured one of its name, else where the record says that it was.
-fn located(
-    context: &Context,
-    name: &str,
-    source: &str,
-    snapshot: dbkeep_repo::Id,
-) -> Result<(Context, Guarded)> {
+fn located(context: &Context, recorded: &Recorded) -> Result<(Context, Guarded)> {
+    let (name, snapshot) = (&recorded.name, recorded.snapshot);
     if context.config.databases.contains_key(name) {
         return Ok((context.clone(), Guarded::find(context, name, snapshot)?));
     }
-    let (context, _) = configured(context, &[source.to_owned()])?;
+    if let Some(path) = &recorded.path {
+        return Ok(Guarded::at(context, recorded, path));
+    }
+    let (context, _) = configured(context, std::slice::from_ref(&recorded.source))?;
     let found = Guarded::find(&context, name, snapshot)?;
     Ok((context, found))
+}
+
+/// Says whether an error is one of what is not needed to keep everything as it is.
+fn may_be_gone(kind: ErrorKind) -> bool {
+    ![ErrorKind::Interrupted, ErrorKind::Refused].contains(&kind)
 }
 
 /// Refuses to judge what a command did while it still does it. A process that has left its group may be a server that
@@ -191,51 +234,10 @@ pub(super) fn processes_of(session: &str) -> Vec<u32> {
 }
 
 impl Run<'_> {
-    /// Returns what the record tells, before the databases are looked at.
-    fn retold(&self, now: Timestamp) -> GuardReport {
-        let failure = match &self.record.phase {
-            Phase::Ready => Some("its guard was killed before it was started".to_owned()),
-            Phase::Starting | Phase::Running { .. } => {
-                Some("its guard was killed, so how it ended is not known".to_owned())
-            }
-            Phase::Succeeded => None,
-            Phase::Failed { why } | Phase::Restoring { why } => Some(why.clone()),
-        };
+    /// Says whether it was decided to bring a database back, and it stands where it stood then.
+    fn stands_as_decided(&self, place: usize) -> bool {
         let is_decided = matches!(self.record.phase, Phase::Restoring { .. });
-        let left = processes_of(&self.record.session).into_iter().map(|process| {
-            format!("process {process}, which the command has left, still runs, and may have written it")
-        });
-        let left: Vec<String> = left.take(1).collect();
-        let database = |place: usize| {
-            let recorded = &self.record.databases[place];
-            let (name, shown) = (&recorded.name, &recorded.source);
-            let mut told = untouched(name, recorded.engine, shown, Some(recorded.snapshot));
-            told.doubts.clone_from(&recorded.doubts);
-            if !is_decided || recorded.position.is_none() || self.has_moved(place) {
-                told.doubts.push("nobody looked out for others since its guard was killed".to_owned());
-            }
-            told.doubts.extend(left.iter().cloned());
-            told.alone = told.doubts.is_empty();
-            told
-        };
-        GuardReport {
-            session: self.record.session.clone(),
-            command: self.record.command.clone(),
-            exit: None,
-            outcome: match self.record.phase {
-                Phase::Ready => GuardOutcome::NotStarted,
-                _ => GuardOutcome::Kept,
-            },
-            failure,
-            check_failed: false,
-            started: self.record.started,
-            finished: now,
-            duration_ms: 0,
-            databases: (0..self.record.databases.len()).map(database).collect(),
-            changes: Vec::new(),
-            notes: vec![format!("an earlier guard did not end: {}", explained(&self.record))],
-            error: None,
-        }
+        is_decided && self.record.databases[place].position.is_some() && !self.has_moved(place)
     }
 
     /// Decides and acts as far as that is for us to do.
@@ -266,6 +268,62 @@ impl Run<'_> {
             None => self.settle(OnFailure::Restore, decide, report),
         }
     }
+}
+
+/// Returns what a record tells, before the databases are looked at.
+fn retold(record: &Record, now: Timestamp) -> GuardReport {
+    let failure = match &record.phase {
+        Phase::Ready => Some("its guard was killed before it was started".to_owned()),
+        Phase::Starting | Phase::Running { .. } => {
+            Some("its guard was killed, so how it ended is not known".to_owned())
+        }
+        Phase::Succeeded => None,
+        Phase::Failed { why } | Phase::Restoring { why } => Some(why.clone()),
+    };
+    let database = |recorded: &Recorded| crate::report::GuardedDatabase {
+        doubts: recorded.doubts.clone(),
+        ..untouched(&recorded.name, recorded.engine, &recorded.source, Some(recorded.snapshot))
+    };
+    GuardReport {
+        session: record.session.clone(),
+        command: record.command.clone(),
+        exit: None,
+        outcome: match record.phase {
+            Phase::Ready => GuardOutcome::NotStarted,
+            _ => GuardOutcome::Kept,
+        },
+        failure,
+        check_failed: false,
+        started: record.started,
+        finished: now,
+        duration_ms: 0,
+        databases: record.databases.iter().map(database).collect(),
+        changes: Vec::new(),
+        notes: vec![format!("an earlier guard did not end: {}", explained(record))],
+        error: None,
+    }
+}
+
+/// Returns the report of a guard that could not be finished now. Nothing is known of its databases.
+fn not_finished(record: &Record, now: Timestamp, error: &Error) -> GuardReport {
+    GuardReport { databases: Vec::new(), error: Some(ErrorReport::from(error)), ..retold(record, now) }
+}
+
+/// Returns the report of a guard that was finished without a look at its databases, which stay as they are.
+fn kept_unseen(record: &Record, now: Timestamp, error: &Error) -> GuardReport {
+    let mut report = GuardReport { databases: Vec::new(), ..retold(record, now) };
+    report.notes.push(format!("what has changed could not be found out: {}", error.full_message()));
+    report.notes.push(format!(
+        "the snapshots of session {} may still be held; `dbkeep pin --remove` lets them go",
+        record.session
+    ));
+    report
+}
+
+/// Says which process the command has left, that still runs.
+fn left_by(record: &Record) -> Option<String> {
+    let process = *processes_of(&record.session).first()?;
+    Some(format!("process {process}, which the command has left, still runs, and may have written it"))
 }
 
 fn changed(report: &GuardReport) -> String {

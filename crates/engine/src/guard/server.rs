@@ -12,7 +12,7 @@ use dbkeep_postgres::wire::{Connection, Options, Way, was_opened_here};
 
 use super::Run;
 use super::judge::{Judged, judged, unmet};
-use super::lookout::Lookout;
+use super::lookout::{Left, Lookout};
 use super::resume::processes_of;
 use super::sockets::{self, Owner};
 use super::task::{belongs, is_group_alive, session_name};
@@ -201,25 +201,43 @@ impl Lookout for ServerLookout {
         Ok(self.sessions(group)?.of_others.iter().map(was_connected).collect())
     }
 
-    fn end_rest(&mut self, group: Option<u32>) -> Result<()> {
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn end_rest(&mut self, group: Option<u32>) -> Result<Left> {
+        let mut left = Left::default();
         if self.in_process {
-            return Ok(());
+            return Ok(left);
         }
         let began = Instant::now();
         loop {
-            let left = self.sessions(group)?.of_command;
+            let Sessions { of_command, of_others } = self.sessions(group)?;
+            left.others.extend(of_others.iter().map(was_connected));
             let is_alive = group.is_some_and(is_group_alive);
-            let patience = if is_alive { GRACE } else { PATIENCE };
-            if left.is_empty() || began.elapsed() > patience {
-                return Ok(());
+            if of_command.is_empty() || (is_alive && began.elapsed() > GRACE) {
+                return Ok(left);
             }
-            // A server notices only at the end of a statement that its client is gone.
-            for session in left.iter().filter(|_| !is_alive && began.elapsed() > GRACE) {
-                self.ask(|presence| presence.end(session))?;
+            if began.elapsed() > PATIENCE {
+                left.of_task = of_command.iter().map(could_not_be_ended).collect();
+                return Ok(left);
+            }
+            // A server notices only at the end of a statement that its client is gone. A pooler may have given it to
+            // somebody else by now.
+            let may_end = !is_alive && began.elapsed() > GRACE && self.way() != Way::Pooled;
+            for session in of_command.iter().filter(|_| may_end) {
+                if let Err(error) = self.ask(|presence| presence.end(session)) {
+                    left.of_task = vec![format!("{}: {}", could_not_be_ended(session), error.full_message())];
+                    return Ok(left);
+                }
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+fn could_not_be_ended(session: &Present) -> String {
+    format!("session {} of the command could not be ended, and may yet commit", session.process)
 }
 
 fn was_connected(session: &Present) -> String {

@@ -1,67 +1,23 @@
-//! What becomes of the databases when the command has ended.
+//! What has changed in the databases, and what becomes of them.
 
-use super::record::Phase;
-use super::still::Standing;
-use super::{Choice, Decide, OnFailure, Program, Run};
-use crate::error::finished_by_resume;
+use super::{Choice, Decide, OnFailure, Run};
 use crate::report::{
     CompareReport, ComparedSequence, ComparedTable, DatabaseChanges, ErrorReport, GuardOutcome, GuardReport,
-    GuardedDatabase, GuardedStatus, SchemaReport,
+    GuardedStatus, SchemaReport,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{ErrorKind, Result};
 
 impl Run<'_> {
-    /// Asks every database whether it is sound and says what it should. Where one is not, the command has failed, and what
-    /// is left of it ends.
-    pub(super) fn judge_all(&mut self, program: &mut Program<'_>, report: &mut GuardReport) -> Result<()> {
-        self.ask_all(report)?;
-        if report.check_failed {
-            let was_alive = program.is_alive();
-            self.end_rest(program, report);
-            self.patrol.end_rest();
-            if was_alive {
-                self.take_stands();
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the databases until one speaks against the command.
-    pub(super) fn ask_all(&mut self, report: &mut GuardReport) -> Result<()> {
-        for place in 0..self.databases.len() {
-            if report.failure.is_none() {
-                self.judge_one(place, report)?;
-            }
-        }
-        if let Some(why) = report.failure.as_ref().filter(|_| report.check_failed) {
-            self.record.phase = Phase::Failed { why: why.clone() };
-            self.note(&self.record);
-        }
-        Ok(())
-    }
-
     /// Finds out what has changed in each database.
     pub(super) fn compare_all(&self, report: &mut GuardReport) -> Result<()> {
         report.changes.clear();
         for place in 0..self.databases.len() {
             let changes = self.changes(place)?;
-            let status =
-                if is_untouched(&changes) { GuardedStatus::Unchanged } else { GuardedStatus::Changed };
+            // What is left of the command may commit a moment later.
+            let is_same = is_untouched(&changes) && !self.patrol.is_left(place);
+            let status = if is_same { GuardedStatus::Unchanged } else { GuardedStatus::Changed };
             report.databases[place].status = status;
             report.changes.push(changes);
-        }
-        Ok(())
-    }
-
-    /// Asks one database. What speaks against it is a failure of the command, whatever that says.
-    fn judge_one(&self, place: usize, report: &mut GuardReport) -> Result<()> {
-        let judged = self.judge(place)?;
-        let told = &mut report.databases[place];
-        told.integrity = judged.integrity;
-        told.checks = judged.checks;
-        if let Some(failure) = judged.failure {
-            report.failure = Some(format!("{}: {failure}", told.name));
-            report.check_failed = true;
         }
         Ok(())
     }
@@ -118,49 +74,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Brings every changed database back, or none where others have come since that was decided: then it has to be
-    /// decided again. On disk it says what it is about to do before the first one is touched.
-    fn restore_all(&mut self, report: &mut GuardReport) -> Result<()> {
-        let changed: Vec<usize> =
-            (0..self.databases.len()).filter(|&place| is_changed(report, place)).collect();
-        for place in &changed {
-            let standing = self.standings.get(*place);
-            self.record.databases[*place].position = standing.and_then(Standing::position).cloned();
-        }
-        self.record.phase = Phase::Restoring { why: report.failure.clone().unwrap_or_default() };
-        self.note(&self.record);
-        self.watch.step("guard.restoring");
-        for place in changed {
-            if self.watch.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let alone = |one: &GuardedDatabase| one.alone && one.status == GuardedStatus::Changed;
-            let alone: Vec<bool> = report.databases.iter().map(alone).collect();
-            let notes = self.undo(place, &alone, &mut report.databases[place]);
-            report.notes.extend(notes);
-            self.add_doubts(report);
-            let is_first = report.databases.iter().all(|one| one.status != GuardedStatus::Restored);
-            let others_came = (0..alone.len()).any(|place| alone[place] && !report.databases[place].alone);
-            if is_first && others_came && report.databases[place].error.take().is_some() {
-                self.record.phase = Phase::Failed { why: report.failure.clone().unwrap_or_default() };
-                self.note(&self.record);
-                return Ok(());
-            }
-            self.watch.step("guard.restored-one");
-        }
-        let failed: Vec<&ErrorReport> =
-            report.databases.iter().filter_map(|one| one.error.as_ref()).collect();
-        match failed.as_slice() {
-            [] => report.outcome = GuardOutcome::Restored,
-            failed => {
-                let mut error = crate::backup::overall(failed);
-                error.hint = Some(finished_by_resume(error.hint.take()));
-                report.error = Some(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Lets the snapshots go and removes the record: the guard has ended. Where that cannot be done, the report says so,
     /// since the next guard will.
     pub(super) fn finish(&self, report: &mut GuardReport) {
@@ -176,10 +89,6 @@ impl Run<'_> {
         }
         self.watch.step("guard.finished");
     }
-}
-
-fn is_changed(report: &GuardReport, place: usize) -> bool {
-    report.databases[place].status == GuardedStatus::Changed
 }
 
 /// Says whether there is nothing to bring back. What was rolled back has used numbers of sequences up all the same: nobody

@@ -1,32 +1,40 @@
 //! Whether a database stands where its snapshot was taken: by its position, and where that proves nothing by its
-//! contents. And whether a file stands where it stood when its command had ended.
+//! contents. And whether one stands where it stood when its command had ended.
 
 use std::path::Path;
 use std::thread;
 use std::time::SystemTime;
 
+use dbkeep_postgres::presence;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions};
 use dbkeep_sqlite::position::{FileState, Position};
 
 use super::Run;
+use super::database::Guarded;
+use super::server::options;
 use crate::Result;
 use crate::compare::{self, CompareRequest};
 use crate::report::CompareReport;
-use crate::source::Place;
+use crate::source::{Place, Server};
 
-/// Where a file stands.
+/// How often a file that is written all the time is looked at again.
+const TRIES: usize = 5;
+
+/// Where a database stands: a file by the first two, one of a server by the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// As SQLite sees it; `None` where it cannot read it.
     position: Option<Position>,
     /// As the system sees it; `None` for a file that is not there.
     file: Option<FileState>,
+    /// How many rows were ever written in it; `None` where the server does not say.
+    rows_written: Option<String>,
 }
 
 impl Standing {
     /// Returns where a file stood of which only that is known any more.
     pub(super) fn at(position: Position) -> Self {
-        Self { file: Some(position.file), position: Some(position) }
+        Self { file: Some(position.file), position: Some(position), rows_written: None }
     }
 
     pub(super) fn position(&self) -> Option<&Position> {
@@ -77,31 +85,59 @@ impl Run<'_> {
         compare::run(self.store, &request, self.clock.now(), self.watch)
     }
 
-    /// Takes down where every file stands now that its command has ended, and looks once more who has one open.
+    /// Takes down where every database stands now that its command has ended, and looks once more who uses it: the files at
+    /// once, servers when what the command has left there is gone.
     pub(super) fn take_stands(&mut self) {
-        self.standings = (0..self.databases.len()).map(|place| self.stand(place)).collect();
+        let stand = |database: &Guarded| match &database.source.place {
+            Place::File(path) => self.settled(path),
+            Place::Server(_) => Standing::default(),
+        };
+        let mut standings: Vec<Standing> = self.databases.iter().map(stand).collect();
+        // It would be in the way of every look.
+        self.patrol.end_rest();
+        for (standing, database) in standings.iter_mut().zip(&self.databases) {
+            if let Place::Server(server) = &database.source.place {
+                *standing = self.stands_on(server);
+            }
+        }
+        self.standings = standings;
         self.patrol.look();
     }
 
-    fn stand(&self, place: usize) -> Standing {
-        let Place::File(path) = &self.databases[place].source.place else { return Standing::default() };
-        if let Ok(file) = FileState::of(path) {
-            // Later writes get a later time.
-            thread::sleep(file.unsettled_for(SystemTime::now()));
+    /// Returns where a file stands when later writes get a later time.
+    fn settled(&self, path: &Path) -> Standing {
+        let mut standing = self.stands_now(path);
+        for _ in 0..TRIES {
+            let unsettled =
+                standing.file.map(|file| file.unsettled_for(SystemTime::now())).unwrap_or_default();
+            if unsettled.is_zero() {
+                break;
+            }
+            thread::sleep(unsettled);
+            standing = self.stands_now(path);
         }
-        self.stands_now(path)
+        standing
     }
 
     fn stands_now(&self, path: &Path) -> Standing {
         let looking = CaptureOptions { now: SystemTime::now(), ..self.looking() };
         let position = Capture::open(path, &looking).ok().and_then(|capture| capture.position().cloned());
-        Standing { position, file: FileState::of(path).ok() }
+        Standing { position, file: FileState::of(path).ok(), rows_written: None }
     }
 
-    /// Says whether a file was written since its command had ended, as far as that was taken down. Nobody can write it now.
+    fn stands_on(&self, server: &Server) -> Standing {
+        let rows_written = presence::rows_written(&server.info, &options(self.watch)).ok().flatten();
+        Standing { rows_written, ..Standing::default() }
+    }
+
+    /// Says whether a database was written since its command had ended, as far as that was taken down.
     pub(super) fn has_moved(&self, place: usize) -> bool {
-        let Place::File(path) = &self.databases[place].source.place else { return false };
-        self.standings.get(place).is_some_and(|then| !self.stands_now(path).is_where(then))
+        let Some(then) = self.standings.get(place) else { return false };
+        match &self.databases[place].source.place {
+            Place::File(path) => !self.stands_now(path).is_where(then),
+            Place::Server(_) if then.rows_written.is_none() => false,
+            Place::Server(server) => self.stands_on(server).rows_written != then.rows_written,
+        }
     }
 
     fn looking(&self) -> CaptureOptions {

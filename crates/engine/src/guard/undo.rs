@@ -4,13 +4,71 @@
 //! by which it then writes.
 
 use super::Run;
+use super::record::Phase;
+use super::still::Standing;
+use crate::error::finished_by_resume;
 use crate::integrity::Verify;
-use crate::report::{ErrorReport, GuardedDatabase, GuardedStatus, RestoreOutcome, RestoreReport};
-use crate::restore::{self, LastWord, RestoreRequest};
+use crate::report::{
+    ErrorReport, GuardOutcome, GuardReport, GuardedDatabase, GuardedStatus, RestoreOutcome, RestoreReport,
+};
+use crate::restore::{self, Action, LastWord, RestorePlan, RestoreRequest};
 use crate::source::Place;
 use crate::{Error, Result};
 
 impl Run<'_> {
+    /// Brings every changed database back. On disk it says what it is about to do before the first one is touched, and it
+    /// stops at the first one that cannot be brought back. Where that is because others have come, and nothing was touched
+    /// yet, it has to be decided again: then there is no error.
+    pub(super) fn restore_all(&mut self, report: &mut GuardReport) -> Result<()> {
+        let is_changed = |one: &GuardedDatabase| one.status == GuardedStatus::Changed;
+        let changed: Vec<bool> = report.databases.iter().map(is_changed).collect();
+        // What it was decided on. Who is seen from here on speaks against it.
+        let mut alone: Vec<bool> = report.databases.iter().map(|one| is_changed(one) && one.alone).collect();
+        self.say_that_it_begins(report, &changed);
+        for place in (0..changed.len()).filter(|place| changed[*place]) {
+            if self.watch.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let notes = self.undo(place, &alone, &mut report.databases[place]);
+            report.notes.extend(notes);
+            self.add_doubts(report);
+            if report.databases[place].error.is_some() {
+                return self.stop_restoring(place, &alone, report);
+            }
+            alone[place] = false;
+            self.watch.step("guard.restored-one");
+        }
+        report.outcome = GuardOutcome::Restored;
+        Ok(())
+    }
+
+    fn say_that_it_begins(&mut self, report: &GuardReport, changed: &[bool]) {
+        for (place, recorded) in
+            self.record.databases.iter_mut().enumerate().filter(|(place, _)| changed[*place])
+        {
+            recorded.position = self.standings.get(place).and_then(Standing::position).cloned();
+        }
+        self.record.phase = Phase::Restoring { why: report.failure.clone().unwrap_or_default() };
+        self.note(&self.record);
+        self.watch.step("guard.restoring");
+    }
+
+    fn stop_restoring(&mut self, place: usize, alone: &[bool], report: &mut GuardReport) -> Result<()> {
+        let none_is_back = report.databases.iter().all(|one| one.status != GuardedStatus::Restored);
+        let others_came = (0..alone.len()).any(|place| alone[place] && !report.databases[place].alone);
+        if none_is_back && others_came {
+            report.databases[place].error = None;
+            self.record.phase = Phase::Failed { why: report.failure.clone().unwrap_or_default() };
+            self.note(&self.record);
+            return Ok(());
+        }
+        report.error = report.databases[place].error.clone().map(|mut error| {
+            error.hint = Some(finished_by_resume(error.hint.take()));
+            error
+        });
+        Ok(())
+    }
+
     /// Restores a database, and says so in its part of the report. Returns what a person should know.
     ///
     /// `alone` says of which databases it was decided because nobody else had written them. Where that is not so any more
@@ -67,7 +125,13 @@ impl Run<'_> {
                     verify: Verify::None,
                     ..self.request_for(place)
                 };
-                self.restore_as(&request, last_word)
+                match self.restore_as(&request, last_word) {
+                    // Within a transaction its pages keep their size.
+                    Err(Error::Sqlite(dbkeep_sqlite::Error::PageSizeDiffers { .. })) => {
+                        self.replace_file(&request, last_word)
+                    }
+                    restored => restored,
+                }
             }
             Place::Server(server) => self.restore_server(place, server, last_word),
         }
@@ -87,8 +151,18 @@ impl Run<'_> {
         request: &RestoreRequest,
         last_word: &LastWord<'_>,
     ) -> Result<RestoreReport> {
-        let plan = restore::plan(self.store, request, self.clock.now())?;
-        match restore::run_if(self.store, &plan, last_word, self.clock.now(), self.watch)? {
+        self.carry_out(&restore::plan(self.store, request, self.clock.now())?, last_word)
+    }
+
+    /// Puts another file in the place of one that nobody has open.
+    fn replace_file(&self, request: &RestoreRequest, last_word: &LastWord<'_>) -> Result<RestoreReport> {
+        let mut plan = restore::plan(self.store, request, self.clock.now())?;
+        plan.restores.iter_mut().for_each(|planned| planned.action = Action::ReplaceFile);
+        self.carry_out(&plan, last_word)
+    }
+
+    fn carry_out(&self, plan: &RestorePlan, last_word: &LastWord<'_>) -> Result<RestoreReport> {
+        match restore::run_if(self.store, plan, last_word, self.clock.now(), self.watch)? {
             RestoreOutcome::One(report) => Ok(*report),
             RestoreOutcome::Session(_) => Err(Error::usage("one snapshot is restored", "name a snapshot")),
         }

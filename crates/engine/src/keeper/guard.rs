@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::options::text;
 use super::outcome::Outcome as _;
 use super::{Keeper, Result};
-use crate::guard::{self, Choice, GuardRequest, OnFailure};
+use crate::guard::{self, Choice, GuardRequest, OnFailure, Resume};
 use crate::report::GuardReport;
 
 /// What to guard, and how.
@@ -65,6 +65,18 @@ impl GuardOptions {
     }
 }
 
+/// What becomes of databases whose guard was killed, where that cannot be shown to be right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Undecided {
+    /// They stay as they are, and so does the record: the report has an error that says what to decide.
+    #[default]
+    Report,
+    /// They go back to how they were before the change, whoever else wrote. What is there is backed up first.
+    Restore,
+    /// They stay as they are, for good.
+    Keep,
+}
+
 /// A change that succeeded.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -76,6 +88,35 @@ pub struct Guarded<T> {
 }
 
 impl Keeper {
+    /// Explains and finishes guards that were killed, with their process or with the machine: until then the next guard of
+    /// these databases is refused. One report each; its `error` says where somebody has to decide.
+    ///
+    /// ```
+    /// use dbkeep_engine::keeper::Undecided;
+    /// # use dbkeep_engine::KeyCost;
+    /// # use dbkeep_engine::keeper::{Keeper, Settings};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let settings = Settings::new(folder.path().join("backups"), folder.path().join("state")).password("secret");
+    /// # let keeper = Keeper::open(settings.key_cost(KeyCost::Cheap))?;
+    ///
+    /// for report in keeper.resume_guards(Undecided::Report)? {
+    ///     let decide = report.error.map(|error| error.message);
+    ///     println!("{}: {:?} {}", report.session, report.outcome, decide.unwrap_or_default());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn resume_guards(&self, undecided: Undecided) -> Result<Vec<GuardReport>> {
+        let on_failure = match undecided {
+            Undecided::Report => None,
+            Undecided::Restore => Some(OnFailure::Restore),
+            Undecided::Keep => Some(OnFailure::Keep),
+        };
+        let request = Resume { sources: Vec::new(), on_failure };
+        let keep = |_: &GuardReport| Ok(Choice::Keep);
+        Ok(guard::resume(&self.context, &request, &keep, Timestamp::now(), &self.watch)?)
+    }
+
     /// Backs databases up, reads the backup back, and only then lets the program change them. When the change fails,
     /// or a check after it, they are brought back: where it can be shown that nobody but this process wrote.
     ///

@@ -43,6 +43,7 @@ impl Restore<'_> {
         if planned.in_place {
             self.clear_leftovers(&planned.path, &mut restored)?;
         }
+        (self.last_word)()?;
         self.publish(subject, staged, &planned.path)?;
         Ok(restored)
     }
@@ -55,6 +56,7 @@ impl Restore<'_> {
         let staged = self.stage(subject, directory_of(&planned.path))?;
         let mut restored = Restored::new(self.inspect(subject, &staged)?);
         self.refuse_in_use(&planned.path)?;
+        (self.last_word)()?;
         restored.moved_aside = retire::retire(&planned.path, &self.label())?;
         self.watch.step("restore.moved-aside");
         self.publish(subject, staged, &planned.path)?;

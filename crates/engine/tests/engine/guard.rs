@@ -297,6 +297,20 @@ fn file_that_was_deleted_or_replaced_is_brought_back() {
 }
 
 #[test]
+fn file_whose_pages_have_another_size_is_brought_back() {
+    let fixture = Fixture::new();
+    let path = database(&fixture, "app.db");
+    let report = guarded(&fixture, &of(&["app.db"]), || {
+        execute(&path, "DELETE FROM items; PRAGMA journal_mode = DELETE; PRAGMA page_size = 8192; VACUUM");
+        Err("x".to_owned())
+    });
+    let report = report.unwrap();
+    assert_eq!((report.outcome, &report.error), (GuardOutcome::Restored, &None), "{report:#?}");
+    assert!(report.databases[0].safety_snapshot.is_some());
+    assert_eq!(rows(&path), 10);
+}
+
+#[test]
 fn keep_leaves_everything_and_a_person_may_go_back_whoever_wrote() {
     let fixture = Fixture::new();
     let path = database(&fixture, "app.db");

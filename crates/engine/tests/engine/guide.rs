@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dbkeep_engine::keeper::{
     BackupOptions, CompareOptions, ForgetOptions, GuardOptions, Keeper, Progress, Report, RestoreOptions,
-    Settings, VerifyOptions,
+    Settings, Undecided, VerifyOptions,
 };
 use dbkeep_engine::retention::Policy;
 use dbkeep_engine::{ErrorKind, KeyCost};
@@ -124,6 +124,19 @@ fn migration_is_undone() -> Done {
     let users: i64 = database.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
     assert_eq!(users, 1);
     // page: end
+    Ok(())
+}
+
+#[test]
+fn guards_that_were_killed_are_finished() -> Done {
+    let here = folder();
+    let keeper = keeper(here.path());
+    // page: begin
+    for report in keeper.resume_guards(Undecided::Report)? {
+        println!("{}: {:?}", report.session, report.error);
+    }
+    // page: end
+    assert_eq!(keeper.resume_guards(Undecided::Report)?, []);
     Ok(())
 }
 

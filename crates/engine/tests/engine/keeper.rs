@@ -12,7 +12,7 @@ use dbkeep_engine::check::{self, CheckRequest, ReadData};
 use dbkeep_engine::jiff::Timestamp;
 use dbkeep_engine::keeper::{
     BackupOptions, CompareOptions, Error, ForgetOptions, GuardOptions, Keeper, ListOptions, Progress, Report,
-    RestoreOptions, Settings, VerifyOptions,
+    RestoreOptions, Settings, Undecided, VerifyOptions,
 };
 use dbkeep_engine::report::{BackupStatus, GuardOutcome, SessionStatus, VerifyStatus};
 use dbkeep_engine::retention::Policy;
@@ -642,4 +642,12 @@ fn change_that_panics_is_left_for_the_next_guard_to_explain() {
     let error = keeper.guard(&options, || Ok::<_, Error>(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
     assert!(error.hint().is_some_and(|hint| hint.contains("dbkeep guard --resume")), "{error:?}");
+
+    let report = keeper.resume_guards(Undecided::Report).unwrap().remove(0);
+    assert!(report.error.unwrap().message.contains("somebody has to say"));
+    assert_eq!(rows(&place.path("app.db")).len(), 0);
+    let report = keeper.resume_guards(Undecided::Restore).unwrap().remove(0);
+    assert_eq!((report.outcome, report.error), (GuardOutcome::Restored, None));
+    assert_eq!(rows(&place.path("app.db")).len(), 5);
+    assert_eq!(keeper.resume_guards(Undecided::Keep).unwrap(), []);
 }

@@ -1,7 +1,6 @@
 //! Which sessions of a server this program has opened, also when they are closed: a server takes a moment to notice.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,35 +20,41 @@ pub(super) fn remember(process: i32) {
     opened.push_back(process);
 }
 
-/// How many logins of this program are under way: a server knows the session before we are told its number.
-static LOGINS: AtomicUsize = AtomicUsize::new(0);
+/// The logins of this program that are under way, and the number of the next one: a server knows the session before we are
+/// told its number.
+static LOGINS: Mutex<(BTreeSet<u64>, u64)> = Mutex::new((BTreeSet::new(), 0));
 
 /// How long they are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A login that is under way, until this is dropped.
-pub(super) struct Login(());
+pub(super) struct Login(u64);
 
 impl Login {
     pub(super) fn begin() -> Self {
-        LOGINS.fetch_add(1, Ordering::SeqCst);
-        Self(())
+        let mut logins = LOGINS.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = logins.1;
+        logins.1 += 1;
+        logins.0.insert(number);
+        Self(number)
     }
 }
 
 impl Drop for Login {
     fn drop(&mut self) {
-        LOGINS.fetch_sub(1, Ordering::SeqCst);
+        LOGINS.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&self.0);
     }
 }
 
 /// Says whether a process of a server was told to this program as the one that serves it. Another server may have given
-/// the number to somebody else. Where logins are under way, their end is waited for.
+/// the number to somebody else. Where logins are under way, the end of these is waited for.
 #[must_use]
 pub fn was_opened_here(process: i32) -> bool {
     let until = Instant::now() + PATIENCE;
+    let under_way = LOGINS.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
     loop {
-        let may_be_told = LOGINS.load(Ordering::SeqCst) > 0 && Instant::now() < until;
+        let may_be_told = Instant::now() < until
+            && !LOGINS.lock().unwrap_or_else(PoisonError::into_inner).0.is_disjoint(&under_way);
         if OPENED.lock().unwrap_or_else(PoisonError::into_inner).contains(&process) {
             return true;
         }

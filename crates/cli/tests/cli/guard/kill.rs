@@ -172,6 +172,59 @@ fn guard_of_two_databases_is_finished_after_a_kill_at_any_step() {
     }
 }
 
+fn signal(process: &std::process::Child, signal: &str) {
+    let status = std::process::Command::new("kill").args([signal, &process.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn guard_that_was_stopped_itself_knows_that_it_saw_nothing() {
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 10);
+    let script = "sqlite3 app.db 'DELETE FROM users WHERE id > 4'; touch ready; while [ ! -e end ]; do sleep 0.02; done; exit 3";
+    let guard = environment.command(line(&[], script)).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !environment.path("ready").exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    signal(&guard, "-STOP");
+    thread::sleep(Duration::from_secs(7));
+    signal(&guard, "-CONT");
+    std::fs::write(environment.path("end"), "").unwrap();
+    let output = guard.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), rows(&path)), (Some(3), 4), "{told}");
+    assert!(told.contains("nobody looked out for others for"), "{told}");
+}
+
+#[test]
+fn interrupt_after_the_command_has_run_is_a_failure_of_the_guard() {
+    if !cfg!(feature = "fault-injection") {
+        eprintln!("skipped: needs the feature fault-injection");
+        return;
+    }
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 10);
+    let go_on = environment.path("go-on");
+    let mut command = environment.command(line(&[], "sqlite3 app.db 'DELETE FROM users'; touch ran; exit 3"));
+    command.env("DBKEEP_TEST_WAIT_AT", format!("guard.judged:{}", go_on.display()));
+    let guard = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while !environment.path("ran").exists() && began.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    // Until its signals are its own again.
+    thread::sleep(Duration::from_secs(1));
+    signal(&guard, "-INT");
+    thread::sleep(Duration::from_millis(200));
+    std::fs::write(&go_on, "").unwrap();
+    let output = guard.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), rows(&path)), (Some(125), 0), "{told}");
+    assert!(told.contains("guard --resume"), "{told}");
+    environment.ok(["guard", "--resume", "--on-failure", "restore"]);
+    assert_eq!(rows(&path), 10);
+}
+
 #[test]
 fn command_that_outlives_its_guard_is_told_and_waited_for() {
     let environment = TestEnvironment::new();

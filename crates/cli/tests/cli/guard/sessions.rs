@@ -125,3 +125,22 @@ fn owner_who_is_no_superuser_sees_others_and_goes_back_without_them() {
     assert_eq!(run.document()["outcome"], "restored", "{}\n{}", run.stdout, run.stderr);
     assert_eq!(shop.server.sql("hers", "SELECT a FROM t"), "1");
 }
+
+#[test]
+fn database_that_cannot_go_back_holds_back_all_others() {
+    let Some(shop) = shop() else { return };
+    shop.server.sql("postgres", "CREATE ROLE bob LOGIN");
+    shop.server.sql("postgres", "CREATE DATABASE his OWNER bob");
+    let url = shop.server.url("his").replace("postgres@", "bob@");
+    let psql = format!("psql -qX '{url}'");
+    let path = shop.environment.users("app.db", 10);
+    shop.environment
+        .run(["guard", &url, "--", "sh", "-c", &format!("{psql} -c 'CREATE TABLE t AS SELECT 1 AS a'")])
+        .expect(0);
+    let script = format!("{psql} -c 'DELETE FROM t'; sqlite3 app.db 'DELETE FROM users'; exit 1");
+    let run = shop.environment.run(["--json", "guard", &url, "app.db", "--", "sh", "-c", &script]);
+    run.expect(125);
+    assert!(run.stderr.contains("guard --resume"), "{}", run.stderr);
+    assert_eq!(crate::environment::ask::<i64>(&path, "SELECT count(*) FROM users"), 0, "all or none");
+    assert_eq!(shop.server.sql("his", "SELECT count(*) FROM t"), "0");
+}

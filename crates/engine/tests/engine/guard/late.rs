@@ -87,6 +87,25 @@ fn person_is_asked_again_when_others_have_come_meanwhile() {
 }
 
 #[test]
+fn second_database_that_others_open_while_the_first_goes_back_is_left_alone() {
+    let fixture = Fixture::new();
+    let (path, other) = (database(&fixture, "app.db"), database(&fixture, "other.db"));
+    let (file, holder) = (other.clone(), std::sync::Arc::new(std::sync::Mutex::new(None)));
+    let slot = std::sync::Arc::clone(&holder);
+    once_at(&fixture, "restore.committed", move || *slot.lock().unwrap() = Some(keep_open(&file)));
+    let report = guarded(&fixture, &of(&["app.db", "other.db"]), || {
+        execute(&path, "DELETE FROM items");
+        execute(&other, "DELETE FROM items");
+        Err("x".to_owned())
+    });
+    end(holder.lock().unwrap().take().unwrap());
+    let report = report.unwrap();
+    assert_eq!((report.outcome, report.exit_code()), (GuardOutcome::Kept, 125), "{report:#?}");
+    assert!(report.error.unwrap().message.contains("(sh) had it open"));
+    assert_eq!((rows(&path), rows(&other)), (10, 0));
+}
+
+#[test]
 fn second_database_that_was_written_meanwhile_is_told_and_finished_by_a_person() {
     let fixture = Fixture::new();
     let (path, other) = (database(&fixture, "app.db"), database(&fixture, "other.db"));
