@@ -20,8 +20,10 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// most of its time.
 const SHARE: u32 = 9;
 
-/// How much later than planned a look may be. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
+/// How long it may be from the beginning of a look to its end or to the next one, at files and at servers, which may be
+/// slow. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
 const LATE: Duration = Duration::from_secs(5);
+const LATE_AT_SERVER: Duration = Duration::from_secs(15);
 
 /// The lookouts of all databases of a guard, and what they have seen.
 pub(super) struct Patrol<'g> {
@@ -130,20 +132,16 @@ impl<'g> Patrol<'g> {
     }
 
     fn walk(&self, posts: &[&Post]) {
-        let mut planned = Instant::now();
+        let is_remote = posts.iter().any(|post| post.is_remote);
+        let (share, late) = if is_remote { (1, LATE_AT_SERVER) } else { (SHARE, LATE) };
+        let mut began = Instant::now();
         loop {
-            let began = Instant::now();
-            if began > planned + LATE {
-                let blind = began.duration_since(planned).as_secs();
-                let why =
-                    format!("nobody looked out for others for {blind} s, since this program did not run");
-                posts.iter().for_each(|post| post.doubt(&why));
-            }
+            doubt_after(posts, began.elapsed(), late);
+            began = Instant::now();
             posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
             let cost = began.elapsed();
-            let share = if posts.iter().any(|post| post.is_remote) { 1 } else { SHARE };
+            doubt_after(posts, cost, late);
             let rest = (cost * share).clamp(REST, LONGEST_REST);
-            planned = Instant::now() + rest;
             let ended = self.ended();
             let (ended, _) = self
                 .wake
@@ -191,6 +189,15 @@ impl Post {
 
     fn doubts(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Doubts what nobody has seen for longer than it may be.
+fn doubt_after(posts: &[&Post], blind: Duration, late: Duration) {
+    if blind > late {
+        let why =
+            format!("nobody looked out for others for {} s: was this program stopped?", blind.as_secs());
+        posts.iter().for_each(|post| post.doubt(&why));
     }
 }
 
