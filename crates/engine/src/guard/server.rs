@@ -1,6 +1,7 @@
 //! What is different for a database of a PostgreSQL server: who is connected to it, where it stands, how it comes back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ use crate::source::{self, Place, Server};
 /// long also an answer of the server is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how long a port that was seen in a process of the command is taken for its own. The system gives a port of a
+/// connection that has ended to the next one after a second at the earliest, if this end has ended it.
+const PORT_RESTS: Duration = Duration::from_secs(1);
 
 /// Returns where the databases on servers stand, by their names. One that cannot be asked is left out; the backup says why.
 pub(super) fn positions(context: &Context, names: &[String], watch: &Watch) -> BTreeMap<String, String> {
@@ -58,6 +62,9 @@ pub(super) struct ServerLookout {
     until: Arc<Mutex<Instant>>,
     /// Sessions whose socket was seen in a process of the command. That may be gone before they are.
     by_socket: HashSet<(i32, String)>,
+    /// Where connections of the command came from and when that was seen, which is before the server was asked: a short
+    /// one may be over when its answer is read.
+    ends: HashMap<(IpAddr, u16), Instant>,
 }
 
 impl ServerLookout {
@@ -71,6 +78,7 @@ impl ServerLookout {
             patience: PATIENCE,
             until: Arc::new(Mutex::new(Instant::now())),
             by_socket: HashSet::new(),
+            ends: HashMap::new(),
         }
     }
 
@@ -109,13 +117,27 @@ impl ServerLookout {
         self.presence.as_ref().map_or(Way::Direct, Presence::way)
     }
 
+    /// Notes where connections of the command come from, and forgets ports that somebody else may have by now.
+    fn note_ends(&mut self, group: Option<u32>) {
+        let now = Instant::now();
+        self.ends.retain(|_, seen| now.duration_since(*seen) < PORT_RESTS);
+        let ends = group.map(sockets::of_group).unwrap_or_default();
+        self.ends.extend(ends.into_iter().map(|end| (end, now)));
+    }
+
     /// Tells the command's sessions from all others.
     fn sessions(&mut self, group: Option<u32>) -> Result<Sessions> {
+        self.note_ends(group);
         let there = self.ask(Presence::sessions)?;
         let mut sessions = Sessions::default();
         let mut has_left = None;
         for session in there {
-            let owner = owner_of(&session, group);
+            let owner = match owner_of(&session, group) {
+                Owner::Unknown if end_of(&session).is_some_and(|end| self.ends.contains_key(&end)) => {
+                    Owner::Group
+                }
+                owner => owner,
+            };
             if owner == Owner::This || is_our_own(&session, self.info.application_name.as_deref()) {
                 continue;
             }
@@ -165,6 +187,12 @@ fn owner_of(session: &Present, group: Option<u32>) -> Owner {
         (Some(address), Some(port)) => sockets::owner(address, port, group),
         _ => Owner::Unknown,
     }
+}
+
+/// Returns where a session comes from, as this machine writes it.
+fn end_of(session: &Present) -> Option<(IpAddr, u16)> {
+    let address: IpAddr = session.address.as_deref()?.parse().ok()?;
+    Some((address.to_canonical(), u16::try_from(session.port?).ok()?))
 }
 
 /// Says whether a process of the command has left its group: what such a one does may outlive the command.
@@ -323,6 +351,7 @@ mod tests {
             patience: Duration::from_millis(300),
             until: Arc::new(Mutex::new(Instant::now())),
             by_socket: HashSet::new(),
+            ends: HashMap::new(),
         }
     }
 

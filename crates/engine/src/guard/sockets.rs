@@ -3,11 +3,12 @@
 //! A server tells the address and the port of each client; the system tells which socket that is (`/proc/net/tcp`), and
 //! which processes have it open.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::task::belongs;
+use super::task::{belongs, is_member};
 
 /// Who has the client's end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,24 +42,51 @@ pub(super) fn owner(address: &str, port: i32, group: Option<u32>) -> Owner {
             None => hides |= group.is_some() && belongs(pid, group),
         }
     }
-    found.unwrap_or(if hides { Owner::Unknown } else { Owner::Other })
+    let is_over = || place.is_some_and(|(address, port)| inodes_of(address, port) != inodes);
+    match found {
+        Some(owner) => owner,
+        None if hides || is_over() => Owner::Unknown,
+        None => Owner::Other,
+    }
+}
+
+/// Returns the own ends of all connections that processes of a group have.
+pub(super) fn of_group(group: u32) -> HashSet<(IpAddr, u16)> {
+    let members = processes().into_iter().filter(|pid| is_member(*pid, group));
+    let inodes: HashSet<u64> = members.filter_map(inodes_in).flatten().collect();
+    if inodes.is_empty() {
+        return HashSet::new();
+    }
+    let end = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let inode: u64 = fields.get(9)?.parse().ok()?;
+        end_of(fields.get(1)?).filter(|_| inodes.contains(&inode))
+    };
+    tables().iter().flat_map(|text| text.lines().skip(1)).filter_map(end).collect()
 }
 
 /// Returns the numbers of the sockets whose own end is there.
 fn inodes_of(address: IpAddr, port: u16) -> Vec<u64> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let text = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
+    let text = tables();
     let lines = text.iter().flat_map(|text| text.lines().skip(1));
     lines.filter_map(|line| socket(line, address, port)).collect()
+}
+
+fn tables() -> [String; 2] {
+    ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default())
+}
+
+/// Reads an end of a connection, as `0100007F:1538`.
+fn end_of(text: &str) -> Option<(IpAddr, u16)> {
+    let (host, number) = text.split_once(':')?;
+    Some((canonical(address_of(host)?), u16::from_str_radix(number, 16).ok()?))
 }
 
 /// Reads a line of the table: the number of its socket, where that has this end.
 fn socket(line: &str, address: IpAddr, port: u16) -> Option<u64> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (own, inode) = (fields.get(1)?, fields.get(9)?);
-    let (host, number) = own.split_once(':')?;
-    let is_it =
-        u16::from_str_radix(number, 16).ok()? == port && canonical(address_of(host)?) == canonical(address);
+    let is_it = end_of(own)? == (canonical(address), port);
     // One that was closed has no number any more.
     inode.parse().ok().filter(|inode| is_it && *inode != 0)
 }
@@ -90,15 +118,20 @@ fn processes() -> Vec<u32> {
 
 /// Says whether a process has one of these sockets open; `None` when it may not be looked at.
 fn has_one_of(pid: u32, inodes: &[u64]) -> Option<bool> {
+    Some(inodes_in(pid)?.iter().any(|inode| inodes.contains(inode)))
+}
+
+/// Returns the numbers of the sockets that a process has open; `None` when it may not be looked at.
+fn inodes_in(pid: u32) -> Option<Vec<u64>> {
     let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Ok(descriptors) => descriptors,
-        Err(error) => return (error.kind() != ErrorKind::PermissionDenied).then_some(false),
+        Err(error) => return (error.kind() != ErrorKind::PermissionDenied).then(Vec::new),
     };
-    Some(descriptors.flatten().any(|descriptor| {
-        let target = fs::read_link(descriptor.path()).unwrap_or_default();
-        let number = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
-        number.and_then(|number| number.parse().ok()).is_some_and(|inode: u64| inodes.contains(&inode))
-    }))
+    let inode = |descriptor: fs::DirEntry| {
+        let target = fs::read_link(descriptor.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Some(descriptors.flatten().filter_map(inode).collect())
 }
 
 #[cfg(test)]
@@ -107,6 +140,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
+    use std::time::Duration;
 
     use super::*;
 
@@ -144,10 +178,33 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (mut child, port) = connected(&listener);
         assert_eq!(owner("127.0.0.1", port.into(), Some(child.id())), Owner::Group);
+        assert_eq!(of_group(child.id()), HashSet::from([("127.0.0.1".parse().unwrap(), port)]));
+        assert_eq!(of_group(child.id() + 1), HashSet::new());
         assert_eq!(owner("127.0.0.1", port.into(), Some(child.id() + 1)), Owner::Other);
         assert_eq!(owner("127.0.0.1", port.into(), None), Owner::Other);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn connection_that_ends_while_it_is_looked_up_is_not_taken_for_somebody_elses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for moment in 0..100 {
+            let (mut child, port) = connected(&listener);
+            let group = Some(child.id());
+            let end = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_micros(moment * 50));
+                child.kill().unwrap();
+                child.wait().unwrap();
+            });
+            loop {
+                match owner("127.0.0.1", port.into(), group) {
+                    Owner::Group => {}
+                    seen => break assert_eq!(seen, Owner::Unknown, "moment {moment}"),
+                }
+            }
+            end.join().unwrap();
+        }
     }
 
     #[test]

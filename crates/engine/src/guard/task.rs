@@ -211,6 +211,11 @@ pub(super) fn belongs(pid: u32, group: Option<u32>) -> bool {
     }
 }
 
+/// Says whether a process is of a group.
+pub(super) fn is_member(pid: u32, group: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| group_in(&text) == Some(group))
+}
+
 /// Waits while a process is one that this process is about to start: until it becomes another program it is this one, and
 /// has open what we have. That takes no time; one that stays what it is, is somebody else.
 fn wait_until_started(pid: u32, status: &str) {
