@@ -329,8 +329,7 @@ pub struct Difference {
     pub found: Option<RowSum>,
 }
 
-/// Reads all rows of a database and compares them with what they should be. `tables` have the columns that were summed
-/// up, in that order; the database may have them in another one. Large tables are read in parts, by several connections.
+/// Reads all rows of a database and compares them with what they should be; see [`Comparison`].
 ///
 /// # Errors
 /// When it cannot be read.
@@ -340,28 +339,76 @@ pub fn compare(
     jobs: usize,
     expected: &[(&Table, RowSum)],
 ) -> Result<Vec<Difference>> {
-    if expected.is_empty() {
-        return Ok(Vec::new());
+    Comparison::plan(info, options, jobs, expected)?.run(|_| true)
+}
+
+/// Rows that are read again, and compared with what they should be. Large tables are read in parts, by several
+/// connections.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    info: &'a ConnInfo,
+    options: &'a Options,
+    jobs: usize,
+    expected: Vec<(&'a Table, RowSum)>,
+    catalog: Catalog,
+    by_pages: bool,
+}
+
+impl<'a> Comparison<'a> {
+    /// Looks at tables that have all of their rows. Those that are expected have the columns that were summed up, in that
+    /// order; the database may have them in another one.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub fn plan(
+        info: &'a ConnInfo,
+        options: &'a Options,
+        jobs: usize,
+        expected: &[(&'a Table, RowSum)],
+    ) -> Result<Self> {
+        let expected = expected.to_vec();
+        if expected.is_empty() {
+            return Ok(Self { info, options, jobs, expected, catalog: Catalog::default(), by_pages: false });
+        }
+        let mut holder = Holder::begin(Connection::open(info, options)?)?;
+        let mut catalog = Catalog::read(holder.connection())?;
+        let by_pages = version(holder.connection())? >= READS_RANGES;
+        let wanted: BTreeMap<&Name, &Table> =
+            expected.iter().map(|(table, _)| (&table.name, *table)).collect();
+        catalog.tables.retain(|table| wanted.contains_key(&table.name));
+        for table in &mut catalog.tables {
+            table.order_columns_as(wanted[&table.name]);
+            // In no order: a sum has none, and pages are read the fastest as they lie.
+            table.key = None;
+        }
+        Ok(Self { info, options, jobs, expected, catalog, by_pages })
     }
-    let mut holder = Holder::begin(Connection::open(info, options)?)?;
-    let mut catalog = Catalog::read(holder.connection())?;
-    let wanted: BTreeMap<&Name, &Table> = expected.iter().map(|(table, _)| (&table.name, *table)).collect();
-    catalog.tables.retain(|table| wanted.contains_key(&table.name));
-    let by_pages = version(holder.connection())? >= READS_RANGES;
-    for table in &mut catalog.tables {
-        table.order_columns_as(wanted[&table.name]);
-        // In no order: a sum has none, and pages are read the fastest as they lie.
-        table.key = None;
+
+    /// Reads the rows that the wanted tables have now. Returns the tables that differ.
+    ///
+    /// # Errors
+    /// When they cannot be read; [`Error::Changed`] when a table is not the one that was looked at.
+    pub fn run(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<Vec<Difference>> {
+        let expected = self.expected.iter().filter(|(table, _)| is_wanted(&table.name));
+        let expected: Vec<&(&Table, RowSum)> = expected.collect();
+        if expected.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut catalog = self.catalog.clone();
+        catalog.tables.retain(|table| is_wanted(&table.name));
+        let holder = Holder::begin(Connection::open(self.info, self.options)?)?;
+        let (snapshot, catalog, jobs) = (holder.id(), &catalog, self.jobs);
+        let dump = Dump { info: self.info, options: self.options, snapshot, catalog, jobs };
+        let sums = dump.run(parts(catalog, self.by_pages, |_| Vec::new()), &Nowhere)?;
+        let found: BTreeMap<&Name, RowSum> =
+            catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
+        let differs = |(table, expected): &&(&Table, RowSum)| {
+            let found = found.get(&table.name).copied();
+            let difference = Difference { table: table.name.clone(), expected: *expected, found };
+            (found != Some(*expected)).then_some(difference)
+        };
+        Ok(expected.iter().filter_map(differs).collect())
     }
-    let sums = Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }
-        .run(parts(&catalog, by_pages, |_| Vec::new()), &Nowhere)?;
-    let found: BTreeMap<&Name, RowSum> = catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
-    let differs = |(table, expected): &(&Table, RowSum)| {
-        let found = found.get(&table.name).copied();
-        let difference = Difference { table: table.name.clone(), expected: *expected, found };
-        (found != Some(*expected)).then_some(difference)
-    };
-    Ok(expected.iter().filter_map(differs).collect())
 }
 
 /// Takes rows only to have them summed up.

@@ -21,6 +21,8 @@ mod schedule;
 mod tables;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use self::objects::{Losses, Maker, Parallel, make_in_order, session};
@@ -30,7 +32,7 @@ use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
 use crate::large_objects;
-use crate::load::{Difference, Giver, Load, analyze_rest, compare, set_sequences};
+use crate::load::{Comparison, Difference, Giver, Load, analyze_rest, set_sequences};
 use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -214,9 +216,9 @@ impl<'a> Restore<'a> {
         Ok(unfilled)
     }
 
-    /// Makes what comes after the rows, indexes and constraints, by several connections. While foreign keys
-    /// are checked, which leaves connections idle, the rows of `expected` are read again and compared with what they
-    /// should be. Returns the tables that differ.
+    /// Makes what comes after the rows, indexes and constraints, by several connections. When the first of them has
+    /// nothing left to begin, and while foreign keys are checked, the rows of `expected` are read again and compared with
+    /// what they should be. Returns the tables that differ.
     ///
     /// # Errors
     /// [`Error::Object`] at the first object that a database cannot do without, or when rows cannot be read.
@@ -225,18 +227,31 @@ impl<'a> Restore<'a> {
         let bytes = self.bytes_of_tables();
         let (options, how, archive) = (&self.options, &self.how, &self.archive);
         let parallel = Parallel { info: &staging, options, archive, how };
-        // Nothing from the first foreign key on writes rows or indexes, so what is read then is what will be there.
+        // Nothing from the first foreign key on writes rows or indexes, so what is read then is what will be there. Nor
+        // does anything write to a table before, when all that is made of it is there.
         let (now, later) = schedule::in_two(archive);
         let explained = |error| explained(error, &self.admin, archive);
-        parallel.run(now, &bytes, &mut self.losses).map_err(explained)?;
         let (losses, unfilled) = (&mut self.losses, &self.unfilled);
         let expected: Vec<(&Table, RowSum)> =
             expected.iter().copied().filter(|(table, _)| !unfilled.contains(&table.name)).collect();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let reading = until(options, &is_over);
+        let comparison = Comparison::plan(&staging, &reading, how.jobs, &expected)?;
+        let (tell, told) = mpsc::channel();
         thread::scope(|scope| {
-            let read = || compare(&staging, options, how.jobs, &expected);
+            let comparison = &comparison;
+            let read = move || verify(comparison, &told);
             let reader = thread::Builder::new().name("verify rows".to_owned()).spawn_scoped(scope, read);
             let reader = reader.map_err(|source| Error::System { what: "start a thread", source })?;
-            let made = parallel.run(later, &bytes, losses);
+            // Whoever reads says himself why he does not any more.
+            let tell = move |busy: BTreeSet<Name>| drop(tell.send(busy));
+            let made = parallel.run(now, &bytes, losses, &tell).and_then(|()| {
+                tell(BTreeSet::new());
+                parallel.run(later, &bytes, losses, &drop)
+            });
+            is_over.store(made.is_err(), Ordering::Relaxed);
+            // Nobody waits for more to be told.
+            drop(tell);
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             made.map_err(explained).and(read)
         })
@@ -327,6 +342,24 @@ impl<'a> Restore<'a> {
         };
         tables.filter_map(size).collect()
     }
+}
+
+/// Compares the rows of tables of which everything is made, and then those of the others. It is told of which tables
+/// something is still being made; and again when nothing is.
+fn verify(comparison: &Comparison<'_>, told: &mpsc::Receiver<BTreeSet<Name>>) -> Result<Vec<Difference>> {
+    let Ok(busy) = told.recv() else { return Ok(Vec::new()) };
+    let mut found = comparison.run(|table| !busy.contains(table))?;
+    if !busy.is_empty() && told.recv().is_ok() {
+        found.extend(comparison.run(|table| busy.contains(table))?);
+    }
+    found.sort_by(|one, other| one.table.cmp(&other.table));
+    Ok(found)
+}
+
+/// Returns options with which everything stops also when `is_over` says so.
+fn until(options: &Options, is_over: &Arc<AtomicBool>) -> Options {
+    let (stop, is_over) = (Arc::clone(&options.stop), Arc::clone(is_over));
+    Options { stop: Arc::new(move || is_over.load(Ordering::Relaxed) || stop()), ..options.clone() }
 }
 
 /// Adds to an error that the server is older than the one that was backed up, where that is so.

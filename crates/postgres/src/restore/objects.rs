@@ -8,6 +8,7 @@ use super::leave::{Essential, goes_with_another, is_beside_a_table, is_from_outs
 use super::schedule::{Next, Schedule};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Entry};
+use crate::catalog::Name;
 use crate::conninfo::ConnInfo;
 use crate::error::ServerError;
 use crate::snapshot::{identifier, literal, version};
@@ -350,26 +351,35 @@ struct Shared<'a> {
     schedule: Schedule<'a>,
     losses: Losses,
     failed: Option<Error>,
+    /// Whether a session has found nothing left to begin.
+    has_idled: bool,
 }
 
 impl Parallel<'_> {
-    /// Makes objects. `bytes` are the sizes of tables by their numbers in the archive.
+    /// Makes objects. `bytes` are the sizes of tables by their numbers in the archive. When a session finds nothing left to
+    /// begin, `idle` is told once of which tables others still make something.
     pub(super) fn run(
         &self,
         entries: Vec<&Entry>,
         bytes: &HashMap<i32, u64>,
         losses: &mut Losses,
+        idle: &(dyn Fn(BTreeSet<Name>) + Sync),
     ) -> Result<()> {
-        let jobs = self.how.jobs.clamp(1, entries.len().max(1));
-        let schedule = Schedule::new(&self.archive.entries, entries, bytes, jobs);
-        let held = Mutex::new(Shared { schedule, losses: std::mem::take(losses), failed: None });
+        // Also those for whom there is nothing: the first of them tells so.
+        let jobs = self.how.jobs.max(1);
+        let busy = jobs.min(entries.len().max(1));
+        let schedule = Schedule::new(&self.archive.entries, entries, bytes, busy);
+        let losses_so_far = std::mem::take(losses);
+        let held = Mutex::new(Shared { schedule, losses: losses_so_far, failed: None, has_idled: false });
         let (shared, changed) = (&held, &Condvar::new());
         thread::scope(|scope| {
             for number in 0..jobs {
                 let worker = move || {
-                    let result = self.work(shared, changed);
-                    if let Err(error) = result {
-                        lock(shared).failed.get_or_insert(error);
+                    match self.work(shared, changed) {
+                        Ok(()) => self.tell_once(shared, idle),
+                        Err(error) => {
+                            lock(shared).failed.get_or_insert(error);
+                        }
                     }
                     changed.notify_all();
                 };
@@ -383,6 +393,16 @@ impl Parallel<'_> {
         let shared = held.into_inner().unwrap_or_else(PoisonError::into_inner);
         *losses = shared.losses;
         shared.failed.map_or(Ok(()), Err)
+    }
+
+    fn tell_once(&self, shared: &Mutex<Shared<'_>>, idle: &(dyn Fn(BTreeSet<Name>) + Sync)) {
+        let mut shared = lock(shared);
+        if shared.failed.is_none() && !std::mem::replace(&mut shared.has_idled, true) {
+            let tables: BTreeSet<i32> = shared.schedule.tables_at_work().collect();
+            let entries = self.archive.entries.iter().filter(|entry| tables.contains(&entry.id));
+            let name = |entry: &Entry| Some(Name { schema: entry.schema.clone()?, name: entry.tag.clone() });
+            idle(entries.filter_map(name).collect());
+        }
     }
 
     fn work(&self, shared: &Mutex<Shared<'_>>, changed: &Condvar) -> Result<()> {

@@ -115,6 +115,11 @@ impl<'a> Schedule<'a> {
         self.left == 0
     }
 
+    /// Returns the numbers of the tables of which something is being made.
+    pub(super) fn tables_at_work(&self) -> impl Iterator<Item = i32> {
+        self.locks.keys().copied()
+    }
+
     /// Returns what to make next; none while everything has to wait for what is being made.
     pub(super) fn next(&mut self) -> Option<Next<'a>> {
         let found = self.ready.iter().copied().find(|(_, place)| self.is_free(&self.tasks[*place]))?;

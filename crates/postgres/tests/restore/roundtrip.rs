@@ -152,6 +152,33 @@ fn rows_that_are_lost_changed_or_moved_after_a_restore_are_told() {
     assert_eq!(differing(), expected.map(|(name, rows)| (name.to_owned(), rows)));
 }
 
+/// An index that is there only when somebody reads another table while it is made.
+const WAITING_INDEX: &str = "
+CREATE FUNCTION wait_for_a_reader(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+  FOR try IN 1..600 LOOP
+    PERFORM pg_catalog.pg_stat_clear_snapshot();
+    IF pg_catalog.pg_stat_get_numscans('public.quick'::pg_catalog.regclass) > 0 THEN RETURN n; END IF;
+    PERFORM pg_catalog.pg_sleep(0.05);
+  END LOOP;
+  RAISE EXCEPTION 'nobody reads meanwhile';
+END $$;
+CREATE TABLE quick (n int); INSERT INTO quick VALUES (1), (2); SELECT count(*) FROM quick;
+CREATE TABLE slow (n int); INSERT INTO slow VALUES (1);";
+
+#[test]
+fn rows_are_compared_while_the_last_index_is_made() {
+    for programs in Programs::all() {
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("origin");
+        server.sql("origin", WAITING_INDEX);
+        server.sql("origin", "CREATE INDEX ON slow (wait_for_a_reader(n))");
+        let tools = Tools::find(programs.major, Some(&programs.program("")), None).unwrap();
+        let backup = back_up(&server, "origin", &tools);
+        assert_eq!(backup.restore(&server, "back"), [], "PostgreSQL {}", programs.major);
+        assert_eq!(server.sql("back", "SELECT count(*) FROM pg_indexes WHERE tablename = 'slow'"), "1");
+    }
+}
+
 #[test]
 fn archive_is_one_that_people_can_read() {
     let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
