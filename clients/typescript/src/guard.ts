@@ -51,6 +51,43 @@ export function guard(command: string[], options: GuardOptions = {}): Operation<
   return new Operation((event) => guarded(command, options, { event, line }));
 }
 
+/** How guards are finished that were killed. */
+export interface ResumeOptions extends CommonOptions {
+  /** The databases whose guards are meant. All guards of the repository where it is left out. */
+  databases?: string[] | undefined;
+  /**
+   * What to do where it cannot be shown what is right: bring the databases back, whoever else wrote, or leave them.
+   * Where it is left out nothing is done to these, and the call rejects.
+   */
+  undecided?: "restore" | "keep" | undefined;
+}
+
+/** What became of guards that were killed. */
+export interface ResumeResult {
+  /** `true`: where somebody has to decide the call rejects, unless `throwOnError` is `false`. */
+  success: boolean;
+  /** One entry a guard that had not ended; none where all had. */
+  resumed: GuardReport[];
+  /** Why one of them is still there. */
+  error?: DbkeepError;
+}
+
+/**
+ * Finishes guards that were killed, with the program or with the machine: until then the next one of their databases
+ * is refused. What can be shown to be right is done.
+ */
+export function resumeGuards(options: ResumeOptions = {}): Operation<ResumeResult> {
+  return new Operation((event) => finished(options, { event }));
+}
+
+async function finished(options: ResumeOptions, listener: Listener): Promise<ResumeResult> {
+  const given = ["guard", "--resume"];
+  if (options.undecided !== undefined) given.push(`--on-failure=${options.undecided}`);
+  const { report, error } = await run<{ resumed: GuardReport[] }>([...given, ...places(options)], options, listener);
+  if (error !== undefined && options.throwOnError !== false) throw error;
+  return { success: error === undefined, resumed: report.resumed ?? [], ...(error && { error }) };
+}
+
 async function guarded(command: string[], options: GuardOptions, listener: Listener): Promise<GuardResult> {
   const { report, error } = await run<GuardReport>(words(command, options), options, listener);
   if (error !== undefined && options.throwOnError !== false) throw error;
@@ -74,9 +111,10 @@ function words(command: string[], options: GuardOptions): string[] {
   if (options.name !== undefined) given.push(`--name=${options.name}`);
   if (options.timeout !== undefined) given.push(`--timeout=${options.timeout}`);
   for (const check of options.checks ?? []) given.push(`--check=${check}`);
-  for (const database of options.databases ?? []) {
-    // Behind `--` stands the command.
-    given.push(withoutPassword(database.startsWith("-") ? `./${database}` : database, "a database"));
-  }
-  return [...given, "--", ...command];
+  return [...given, ...places(options), "--", ...command];
+}
+
+/** Returns the databases as arguments. Behind `--` stands the command, so that it cannot keep them from being options. */
+function places({ databases = [] }: { databases?: string[] | undefined }): string[] {
+  return databases.map((one) => withoutPassword(one.startsWith("-") ? `./${one}` : one, "a database"));
 }

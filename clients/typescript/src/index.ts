@@ -9,7 +9,14 @@ export { type BackupOptions, type BackupResult, createBackup, createSafetyBackup
 export { OLDEST_BINARY } from "./binary.js";
 export { type CompareOptions, type CompareResult, compare } from "./compare.js";
 export { DbkeepError } from "./error.js";
-export { type GuardOptions, type GuardResult, guard } from "./guard.js";
+export {
+  type GuardOptions,
+  type GuardResult,
+  guard,
+  type ResumeOptions,
+  type ResumeResult,
+  resumeGuards,
+} from "./guard.js";
 export {
   type Backup,
   backupInfo,

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DbkeepError, guard, listBackups, type reports, restoreBackup } from "dbkeep";
+import { DbkeepError, guard, listBackups, type reports, restoreBackup, resumeGuards } from "dbkeep";
 import { World } from "./world.js";
 
 /** Makes a database and returns what a call on it needs, with the lines that the command prints. */
@@ -99,4 +99,23 @@ test("abort reaches the command, and the databases go back", async (t) => {
   const error = await failure(guarding);
   assert.deepEqual([error.kind, (error.report as reports.GuardReport).outcome], ["interrupted", "restored"]);
   assert.equal(world.sql("app.db", "SELECT count(*) FROM users"), "3");
+});
+
+test("guard that was killed is explained, and finished as somebody decides", async (t) => {
+  const world = new World(t);
+  const options = app(world);
+  const script = world.script("migrate", "sqlite3 app.db 'DELETE FROM users'; kill -9 $PPID");
+  assert.equal((await failure(guard([script], options))).kind, "crashed");
+  const refused = await failure(guard(["touch", "ran"], options));
+  assert.match(refused.message, /an earlier guard did not end/);
+  assert.equal(existsSync(world.path("ran")), false);
+
+  const open = await failure(resumeGuards(world.options));
+  assert.equal(open.exitCode, 125);
+  assert.equal((open.report as { resumed: reports.GuardReport[] }).resumed.length, 1);
+  assert.equal(world.sql("app.db", "SELECT count(*) FROM users"), "0", "nothing is done where it cannot be shown");
+  const { resumed } = await resumeGuards({ ...world.options, databases: ["app.db"], undecided: "restore" });
+  assert.deepEqual(resumed.map((one) => one.outcome), ["restored"]);
+  assert.equal(world.sql("app.db", "SELECT count(*) FROM users"), "3");
+  assert.deepEqual(await resumeGuards(world.options), { success: true, resumed: [] });
 });
