@@ -158,9 +158,10 @@ fn refuse_nested(context: &Context) -> Result<()> {
                 "this runs within the command of a guard already (session {})",
                 task::session_of(mark)
             ),
-            hint: Some(
-                "name all databases at the outer guard, and call the command itself within it".to_owned(),
-            ),
+            hint: Some(format!(
+                "name all databases at the outer guard, and call the command itself within it; where that guard is \
+                     over, unset {VARIABLE}"
+            )),
         }),
     }
 }

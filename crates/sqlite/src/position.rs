@@ -130,6 +130,12 @@ impl Position {
         self.is_where(earlier) && (self.wal.is_some() || !earlier.is_racy())
     }
 
+    /// Says whether any later position can be shown to be the same: on a file system of this machine, and where the
+    /// system says since when it runs.
+    pub fn can_prove(&self) -> bool {
+        self.local && !self.boot.is_empty()
+    }
+
     /// Says whether nothing was committed since `earlier`, a position of the same database that
     /// was taken when its file had settled ([`FileState::unsettled_for`]).
     pub fn is_where(&self, earlier: &Position) -> bool {
@@ -137,9 +143,8 @@ impl Position {
             && self.file.inode == earlier.file.inode
             && self.page_size == earlier.page_size
             && self.page_count == earlier.page_count
-            && self.local
-            && earlier.local
-            && !self.boot.is_empty()
+            && self.can_prove()
+            && earlier.can_prove()
             && self.boot == earlier.boot;
         same_place
             && match (&self.wal, &earlier.wal) {

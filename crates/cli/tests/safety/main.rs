@@ -11,6 +11,7 @@
 
 mod copy;
 mod damage;
+mod guard;
 mod kill;
 mod postgres;
 mod prefix;

@@ -211,7 +211,7 @@ fn refuse_while_it_runs(record: &Record) -> Result<()> {
             Err(running(format!("process group {group}"), format!("kill -TERM -- -{group}")))
         }
         // Its group is not known.
-        Phase::Starting => match processes_of(&record.session).first() {
+        Phase::Starting => match processes_of(&record.session, record.process).first() {
             Some(first) => Err(running(format!("process {first}"), format!("kill -TERM {first}"))),
             None => Ok(()),
         },
@@ -219,9 +219,10 @@ fn refuse_while_it_runs(record: &Record) -> Result<()> {
     }
 }
 
-/// Returns the processes that the command of a guard has left, by the variable that it was given.
-pub(super) fn processes_of(session: &str) -> Vec<u32> {
-    let wanted = format!("{VARIABLE}={session} ");
+/// Returns the processes that the command of a guard has left, by the variable that it was given; `guard` is the number of
+/// the guard's own process.
+pub(super) fn processes_of(session: &str, guard: u32) -> Vec<u32> {
+    let wanted = format!("{VARIABLE}={session} {guard} ");
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
     let has = |pid: &u32| {
@@ -322,7 +323,7 @@ fn kept_unseen(record: &Record, now: Timestamp, error: &Error) -> GuardReport {
 
 /// Says which process the command has left, that still runs.
 fn left_by(record: &Record) -> Option<String> {
-    let process = *processes_of(&record.session).first()?;
+    let process = *processes_of(&record.session, record.process).first()?;
     Some(format!("process {process}, which the command has left, still runs, and may have written it"))
 }
 

@@ -197,7 +197,7 @@ fn end_of(session: &Present) -> Option<(IpAddr, u16)> {
 
 /// Says whether a process of the command has left its group: what such a one does may outlive the command.
 fn has_left_group(session: &str, group: Option<u32>) -> bool {
-    processes_of(session).into_iter().any(|pid| !belongs(pid, group))
+    processes_of(session, std::process::id()).into_iter().any(|pid| !belongs(pid, group))
 }
 
 /// Says whether a session is one of this program, or of a `pg_dump` that it has started: those bear its number.
@@ -394,7 +394,7 @@ mod tests {
         let mut is = |session: &Present, owner, group, has_left: bool| {
             lookout.is_of_command(session, owner, group, &mut Some(has_left))
         };
-        let ours = called("dbkeep guard 20260102_030405");
+        let ours = called(&session_name("20260102_030405"));
         assert!(is(&ours, Owner::Unknown, group, false));
         // A pooler hands it on.
         assert!(!is(&called("app"), Owner::Unknown, group, false));
@@ -424,7 +424,7 @@ mod tests {
             .spawn()
             .unwrap();
         // What it is called by is there when it has become the program.
-        while processes_of(&session).is_empty() {
+        while processes_of(&session, std::process::id()).is_empty() {
             std::thread::yield_now();
         }
         assert!(

@@ -101,7 +101,16 @@ impl Run<'_> {
             }
         }
         self.standings = standings;
+        self.doubt_what_proves_nothing();
         self.patrol.look();
+    }
+
+    /// Doubts files of which nobody could say later that they stand where they stood.
+    fn doubt_what_proves_nothing(&self) {
+        let positions = self.standings.iter().map(Standing::position).enumerate();
+        for (place, _) in positions.filter(|(_, position)| position.is_some_and(|one| !one.can_prove())) {
+            self.patrol.doubt(place, "whether it is written after the command cannot be told on this system");
+        }
     }
 
     /// Returns where a file stands when later writes get a later time.

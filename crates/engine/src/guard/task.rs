@@ -136,14 +136,14 @@ impl Start<'_> {
     }
 }
 
-/// The variable that says that a guard is at work: its session, the number of its process, and when that began, as the
-/// kernel counts.
+/// The variable that says that a guard is at work: its session, the number of its process, when that began as the kernel
+/// counts, and the name space in which the number counts.
 pub const VARIABLE: &str = "DBKEEP_GUARD";
 
 /// Returns what the variable holds for a command of this process.
 pub(super) fn mark(session: &str) -> String {
     let own = std::process::id();
-    format!("{session} {own} {}", began(own).unwrap_or_default())
+    format!("{session} {own} {} {}", began(own).unwrap_or_default(), name_space())
 }
 
 /// Returns the session in such a value.
@@ -153,12 +153,21 @@ pub(super) fn session_of(mark: &str) -> &str {
 
 /// Says whether the guard of such a value is still at work.
 pub(super) fn is_at_work(mark: &str) -> bool {
-    let mut numbers = mark.split(' ').skip(1).map(str::parse::<u64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(process)), Some(Ok(then))) => u32::try_from(process).ok().and_then(began) == Some(then),
-        // Not a value of ours, or one that tells less: better one guard too few.
+    let numbers: Vec<u64> = mark.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [process, then, space] if space == name_space() => {
+            u32::try_from(process).ok().and_then(began) == Some(then)
+        }
+        // In a container of its own, or no value of ours: better one guard too few.
         _ => true,
     }
+}
+
+/// Returns what names the processes that this one sees by number; 0 where the system does not tell.
+fn name_space() -> u64 {
+    let name = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let number = name.to_str().and_then(|name| name.strip_prefix("pid:[")?.strip_suffix(']'));
+    number.and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// Returns when a process began, in ticks of the kernel; `None` when it is gone.
@@ -177,9 +186,11 @@ pub(super) fn is_still_there(group: u32, then: Option<u64>) -> bool {
 /// The variable by which clients of PostgreSQL call their sessions.
 pub const SESSION_NAME: &str = "PGAPPNAME";
 
-/// Returns what sessions of a guarded program are called.
+/// Returns what sessions of a program are called that this process guards. Guards of other hosts may have begun in the same
+/// second.
 pub(super) fn session_name(session: &str) -> String {
-    format!("dbkeep guard {session}")
+    let own = std::process::id();
+    format!("dbkeep guard {session} {own}.{}", began(own).unwrap_or_default())
 }
 
 /// The processes that belong to the task: a group, once it is started.
@@ -317,10 +328,12 @@ mod tests {
         assert_eq!(session_of(&ours), "20260102_030405");
         assert!(is_at_work(&ours) && is_at_work("20260102_030405"));
         let own = std::process::id();
-        assert!(!is_at_work(&format!("20260102_030405 {own} 1")), "another one has its number");
+        let space = name_space();
+        assert!(!is_at_work(&format!("20260102_030405 {own} 1 {space}")), "another one has its number");
+        assert!(is_at_work(&format!("20260102_030405 {own} 1 7")), "numbers of a container are others");
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
-        assert!(!is_at_work(&format!("20260102_030405 {} 7", child.id())));
+        assert!(!is_at_work(&format!("20260102_030405 {} 7 {space}", child.id())));
     }
 
     #[test]

@@ -158,3 +158,22 @@ fn what_processes_outside_of_a_container_write_is_not_taken_for_nothing() {
     assert!(doubts.contains("outside of this container"), "{doubts}");
     assert_eq!(rows(&path), 0);
 }
+
+#[test]
+fn file_is_kept_where_nobody_could_tell_that_it_was_written_meanwhile() {
+    if !is_root() {
+        return;
+    }
+    let environment = TestEnvironment::new();
+    let path = environment.users("app.db", 10);
+    let masked = "mount --bind /dev/null /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    let without_boot = ["unshare", "--mount", "sh", "-c", masked, "sh"];
+    let script = "sqlite3 app.db 'DELETE FROM users'; exit 1";
+    let output =
+        run_by(&environment, &without_boot, &["--json", "guard", "app.db", "--", "sh", "-c", script]);
+    let report = document(&output);
+    assert_eq!(report["outcome"], "kept", "{report:#}");
+    let doubts = report["databases"][0]["doubts"].to_string();
+    assert!(doubts.contains("cannot be told on this system"), "{doubts}");
+    assert_eq!(rows(&path), 0);
+}
