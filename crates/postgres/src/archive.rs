@@ -133,7 +133,7 @@ impl Archive {
     /// Returns the names of all objects of a kind that are in schemas.
     pub(crate) fn named(&self, kind: &str) -> impl Iterator<Item = Name> {
         let of_kind = self.entries.iter().filter(move |entry| entry.kind == kind);
-        of_kind.filter_map(|entry| Some(Name { schema: entry.schema.clone()?, name: entry.tag.clone() }))
+        of_kind.filter_map(Entry::name)
     }
 
     /// Returns the major version of the server that it came from.
@@ -148,6 +148,11 @@ pub(crate) fn major(version: &str) -> Option<u32> {
 }
 
 impl Entry {
+    /// Returns its name; `None` for what is in no schema.
+    pub(crate) fn name(&self) -> Option<Name> {
+        Some(Name { schema: self.schema.clone()?, name: self.tag.clone() })
+    }
+
     /// Returns what people call it.
     pub fn title(&self) -> String {
         let schema = self.schema.as_deref().map(|schema| format!("{schema}.")).unwrap_or_default();

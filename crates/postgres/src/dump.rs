@@ -115,8 +115,10 @@ fn read_bounds(connection: &mut Connection, table: &Table, cut: Cut<'_>) -> Resu
 /// How a part gets the lock of its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// It waits for it.
+    /// It waits for it, for a while.
     Waits,
+    /// It waits until it has it: whoever has it is one of our own, and ends.
+    Endless,
     /// It does not: whoever is before it waits for a lock of ours, so that all three would wait for each other.
     Never,
 }
@@ -130,6 +132,16 @@ impl Dump<'_> {
     pub fn run(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
         let work = Work::new(parts, self.catalog.tables.len());
         self.each(&work, &|connection, part| self.read(connection, part, Patience::Waits, receiver, &work));
+        self.complete(work)
+    }
+
+    /// Does the same in a database that nobody else knows: who has a lock is one of our own sessions, and is waited for.
+    ///
+    /// # Errors
+    /// As [`Dump::run`].
+    pub(crate) fn run_alone(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
+        let work = Work::new(parts, self.catalog.tables.len());
+        self.each(&work, &|connection, part| self.read(connection, part, Patience::Endless, receiver, &work));
         self.complete(work)
     }
 
@@ -252,6 +264,7 @@ fn lock(connection: &mut Connection, table: &Table, patience: Patience) -> Resul
     let name = table.name.quoted();
     let (timeout, nowait) = match patience {
         Patience::Waits => (LOCK_TIMEOUT, ""),
+        Patience::Endless => ("SET LOCAL lock_timeout = 0;", ""),
         Patience::Never => ("", " NOWAIT"),
     };
     let statement = format!("{timeout} LOCK TABLE ONLY {name} IN ACCESS SHARE MODE{nowait}");

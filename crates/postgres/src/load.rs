@@ -342,8 +342,8 @@ pub fn compare(
     Comparison::plan(info, options, jobs, expected)?.run(|_| true)
 }
 
-/// Rows that are read again, and compared with what they should be. Large tables are read in parts, by several
-/// connections.
+/// Rows of a database that nobody else knows, which are read again, and compared with what they should be. Large tables
+/// are read in parts, by several connections.
 #[derive(Debug)]
 pub struct Comparison<'a> {
     info: &'a ConnInfo,
@@ -394,12 +394,12 @@ impl<'a> Comparison<'a> {
         if expected.is_empty() {
             return Ok(Vec::new());
         }
-        let mut catalog = self.catalog.clone();
-        catalog.tables.retain(|table| is_wanted(&table.name));
+        let tables = self.catalog.tables.iter().filter(|table| is_wanted(&table.name)).cloned().collect();
+        let catalog = Catalog { tables, ..Catalog::default() };
         let holder = Holder::begin(Connection::open(self.info, self.options)?)?;
         let (snapshot, catalog, jobs) = (holder.id(), &catalog, self.jobs);
         let dump = Dump { info: self.info, options: self.options, snapshot, catalog, jobs };
-        let sums = dump.run(parts(catalog, self.by_pages, |_| Vec::new()), &Nowhere)?;
+        let sums = dump.run_alone(parts(catalog, self.by_pages, |_| Vec::new()), &Nowhere)?;
         let found: BTreeMap<&Name, RowSum> =
             catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
         let differs = |(table, expected): &&(&Table, RowSum)| {

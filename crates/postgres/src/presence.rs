@@ -51,6 +51,12 @@ impl Presence {
         self.way
     }
 
+    /// Returns the port at which the server is, as seen from here.
+    #[must_use]
+    pub fn server_port(&self) -> Option<u16> {
+        self.connection.server_port()
+    }
+
     /// Returns the sessions that are connected to the database, but those that clean up, help others or send its log.
     /// A session for replication that sends nothing may write as all others do.
     ///

@@ -49,7 +49,7 @@ pub use self::tables::{Wanted, restore_tables};
 /// How a database is brought back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreOptions {
-    /// How many connections work at once.
+    /// How many connections work at once: that many read rows again, and that many at most make objects beside them.
     pub jobs: usize,
     /// Whether objects belong again to whom they belonged; else they belong to the user who restores.
     pub owners: bool,
@@ -228,7 +228,8 @@ impl<'a> Restore<'a> {
         let (options, how, archive) = (&self.options, &self.how, &self.archive);
         let parallel = Parallel { info: &staging, options, archive, how };
         // Nothing from the first foreign key on writes rows or indexes, so what is read then is what will be there. Nor
-        // does anything write to a table before, when all that is made of it is there.
+        // does anything write to a table before, when all that is made of it is there and what is still being made runs no
+        // functions of the database.
         let (now, later) = schedule::in_two(archive);
         let explained = |error| explained(error, &self.admin, archive);
         let (losses, unfilled) = (&mut self.losses, &self.unfilled);
@@ -237,7 +238,7 @@ impl<'a> Restore<'a> {
         let is_over = Arc::new(AtomicBool::new(false));
         let reading = until(options, &is_over);
         let comparison = Comparison::plan(&staging, &reading, how.jobs, &expected)?;
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(2);
         thread::scope(|scope| {
             let comparison = &comparison;
             let read = move || verify(comparison, &told);
@@ -336,10 +337,7 @@ impl<'a> Restore<'a> {
         let sizes: HashMap<&Name, u64> =
             self.catalog.tables.iter().map(|table| (&table.name, table.bytes)).collect();
         let tables = self.archive.entries.iter().filter(|entry| entry.kind == "TABLE");
-        let size = |entry: &Entry| {
-            let name = Name { schema: entry.schema.clone()?, name: entry.tag.clone() };
-            Some((entry.id, *sizes.get(&name)?))
-        };
+        let size = |entry: &Entry| Some((entry.id, *sizes.get(&entry.name()?)?));
         tables.filter_map(size).collect()
     }
 }

@@ -357,7 +357,8 @@ struct Shared<'a> {
 
 impl Parallel<'_> {
     /// Makes objects. `bytes` are the sizes of tables by their numbers in the archive. When a session finds nothing left to
-    /// begin, `idle` is told once of which tables others still make something.
+    /// begin, `idle` is told once of which tables others still make something; later or never where that may run code of the
+    /// database, which could write to any table.
     pub(super) fn run(
         &self,
         entries: Vec<&Entry>,
@@ -395,14 +396,25 @@ impl Parallel<'_> {
         shared.failed.map_or(Ok(()), Err)
     }
 
+    /// Tells what is still being made, when everything was begun: nothing is added to that any more.
     fn tell_once(&self, shared: &Mutex<Shared<'_>>, idle: &(dyn Fn(BTreeSet<Name>) + Sync)) {
         let mut shared = lock(shared);
-        if shared.failed.is_none() && !std::mem::replace(&mut shared.has_idled, true) {
-            let tables: BTreeSet<i32> = shared.schedule.tables_at_work().collect();
-            let entries = self.archive.entries.iter().filter(|entry| tables.contains(&entry.id));
-            let name = |entry: &Entry| Some(Name { schema: entry.schema.clone()?, name: entry.tag.clone() });
-            idle(entries.filter_map(name).collect());
+        if shared.failed.is_some() || shared.has_idled || self.may_run_code(&shared.schedule) {
+            return;
         }
+        shared.has_idled = true;
+        let tables: BTreeSet<i32> = shared.schedule.tables_at_work().collect();
+        let entries = self.archive.entries.iter().filter(|entry| tables.contains(&entry.id));
+        idle(entries.filter_map(Entry::name).collect());
+    }
+
+    /// Says whether functions of the database may run while something is made: an expression of an index, a type.
+    fn may_run_code(&self, schedule: &Schedule<'_>) -> bool {
+        let needs: BTreeSet<i32> = schedule.at_work().flat_map(|entry| entry.needs.iter().copied()).collect();
+        let mut needed = self.archive.entries.iter().filter(|entry| needs.contains(&entry.id));
+        needed.any(|entry| {
+            !["TABLE", "INDEX", "CONSTRAINT", "COLLATION", "SCHEMA"].contains(&entry.kind.as_str())
+        })
     }
 
     fn work(&self, shared: &Mutex<Shared<'_>>, changed: &Condvar) -> Result<()> {

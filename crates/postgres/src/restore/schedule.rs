@@ -22,6 +22,8 @@ pub(super) struct Schedule<'a> {
     /// Who works on which table: how many that share it, or one that does not.
     locks: BTreeMap<i32, Lock>,
     quick_at_work: bool,
+    /// The places of what is being made.
+    at_work: BTreeSet<usize>,
     left: usize,
     /// How many connections make objects.
     jobs: usize,
@@ -107,12 +109,27 @@ impl<'a> Schedule<'a> {
         let ready = ready.map(|(place, task)| (Reverse(task.bytes), place)).collect();
         let left = tasks.len();
         let bytes_left = tasks.iter().map(|task| task.bytes).sum();
-        Self { entries, tasks, ready, locks: BTreeMap::new(), quick_at_work: false, left, jobs, bytes_left }
+        Self {
+            entries,
+            tasks,
+            ready,
+            locks: BTreeMap::new(),
+            quick_at_work: false,
+            at_work: BTreeSet::new(),
+            left,
+            jobs,
+            bytes_left,
+        }
     }
 
     /// Returns whether everything was begun.
     pub(super) fn is_empty(&self) -> bool {
         self.left == 0
+    }
+
+    /// Returns what is being made.
+    pub(super) fn at_work(&self) -> impl Iterator<Item = &'a Entry> {
+        self.at_work.iter().map(|place| self.entries[*place])
     }
 
     /// Returns the numbers of the tables of which something is being made.
@@ -126,6 +143,7 @@ impl<'a> Schedule<'a> {
         self.ready.remove(&found);
         self.left -= 1;
         let (_, place) = found;
+        self.at_work.insert(place);
         let task = &self.tasks[place];
         self.quick_at_work |= task.work == Work::Quick;
         for table in &task.tables {
@@ -157,6 +175,7 @@ impl<'a> Schedule<'a> {
     /// Takes note that something is made.
     pub(super) fn done(&mut self, place: usize) {
         let task = std::mem::take(&mut self.tasks[place]);
+        self.at_work.remove(&place);
         self.bytes_left -= task.bytes;
         if task.work == Work::Quick {
             self.quick_at_work = false;

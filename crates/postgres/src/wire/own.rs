@@ -89,6 +89,11 @@ impl Connection {
         let port = number(1).and_then(|text| text.parse().ok());
         Ok(between((self.process(), self.stream.port()), (process, port)))
     }
+
+    /// Returns the port at which the server is.
+    pub(crate) fn server_port(&self) -> Option<u16> {
+        self.stream.server_port()
+    }
 }
 
 /// Compares what we know of a connection with what the server knows: its process, and our port, where there is one.

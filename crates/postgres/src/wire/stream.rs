@@ -68,6 +68,19 @@ impl Stream {
         address.ok().map(|address| address.port())
     }
 
+    /// Returns the port at which the server is; a socket of the system has it in its name.
+    pub(super) fn server_port(&self) -> Option<u16> {
+        let address = match self {
+            Self::Tcp(stream) => stream.peer_addr(),
+            Self::Tls(stream) => stream.sock.peer_addr(),
+            Self::Unix(stream) => {
+                let address = stream.peer_addr().ok()?;
+                return address.as_pathname()?.extension()?.to_str()?.parse().ok();
+            }
+        };
+        address.ok().map(|address| address.port())
+    }
+
     /// Closes it in both directions, whatever is still on its way.
     pub(crate) fn shut_down(&self) {
         // It may be closed already.
