@@ -124,6 +124,10 @@ fn restore(scene: &Scene<'_>) -> Result<Vec<Line>> {
     scene.backup(&ours, None)?;
     let dump = scene.scratch.fresh("postgres-dump")?;
     scene.pg_dump(&dump, None)?;
+    // Whoever is the first one makes the server write files for its log that all others use again.
+    scene.create_database("restored_by_them")?;
+    scene.pg_restore(&dump, "restored_by_them")?;
+    scene.drop_database("restored_by_them")?;
     let (mut our_time, mut their_time) = (Times::default(), Times::default());
     let mut resident = Sample::default();
     for round in 0..scene.rounds {
