@@ -130,10 +130,9 @@ impl Position {
         self.is_where(earlier) && (self.wal.is_some() || !earlier.is_racy())
     }
 
-    /// Says whether any later position can be shown to be the same: on a file system of this machine, and where the
-    /// system says since when it runs.
-    pub fn can_prove(&self) -> bool {
-        self.local && !self.boot.is_empty()
+    /// Says whether it is known in which run of the system it was taken. Otherwise it is never the same as a later one.
+    pub fn has_boot(&self) -> bool {
+        !self.boot.is_empty()
     }
 
     /// Says whether nothing was committed since `earlier`, a position of the same database that
@@ -143,8 +142,9 @@ impl Position {
             && self.file.inode == earlier.file.inode
             && self.page_size == earlier.page_size
             && self.page_count == earlier.page_count
-            && self.can_prove()
-            && earlier.can_prove()
+            && self.local
+            && earlier.local
+            && self.has_boot()
             && self.boot == earlier.boot;
         same_place
             && match (&self.wal, &earlier.wal) {

@@ -53,7 +53,7 @@ Examples:
 Exit codes: that of COMMAND; 1 a check after it failed, 124 it took too long,
 125 the guard itself failed, 126 COMMAND cannot be run, 127 there is no COMMAND,
 128+N signal N ended it, 130 interrupted before COMMAND. --resume: 0 finished,
-125 somebody has to decide";
+125 somebody has to decide, 130 interrupted";
 
 /// Run a command that changes databases, and bring them back when it fails
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use super::Run;
 use super::judge::{Judged, judged, unmet};
 use super::lookout::{Left, Lookout};
 use super::resume::processes_of;
-use super::sockets::{self, Owner};
+use super::sockets::{self, End, Owner};
 use super::task::{belongs, is_group_alive, session_name};
 use crate::Result;
 use crate::context::{Context, Watch};
@@ -64,7 +64,7 @@ pub(super) struct ServerLookout {
     by_socket: HashSet<(i32, String)>,
     /// Where connections of the command came from and when that was seen, which is before the server was asked: a short
     /// one may be over when its answer is read.
-    ends: HashMap<(IpAddr, u16), Instant>,
+    ends: HashMap<End, Instant>,
 }
 
 impl ServerLookout {
@@ -117,12 +117,29 @@ impl ServerLookout {
         self.presence.as_ref().map_or(Way::Direct, Presence::way)
     }
 
-    /// Notes where connections of the command come from, and forgets ports that somebody else may have by now.
+    /// Notes where connections of the command to the server come from, and forgets ports that somebody else may have by now.
     fn note_ends(&mut self, group: Option<u32>) {
         let now = Instant::now();
         self.ends.retain(|_, seen| now.duration_since(*seen) < PORT_RESTS);
-        let ends = group.map(sockets::of_group).unwrap_or_default();
-        self.ends.extend(ends.into_iter().map(|end| (end, now)));
+        let ends = group.zip(self.server_port()).map(|(group, port)| sockets::of_group(group, port));
+        self.ends.extend(ends.unwrap_or_default().into_iter().map(|end| (end, now)));
+    }
+
+    fn server_port(&self) -> Option<u16> {
+        self.presence.as_ref().and_then(Presence::server_port)
+    }
+
+    /// Says whether a session that is over came from the command: its end was seen there a moment ago.
+    fn came_from_command(&self, session: &Present) -> bool {
+        let seen = end_of(session).and_then(|end| self.ends.get(&end));
+        seen.is_some_and(|seen| seen.elapsed() < PORT_RESTS)
+    }
+
+    /// Finds out which process a session belongs to. Where something stands between, addresses are those of another machine
+    /// or another program, and tell nothing of processes here.
+    fn owner_of(&self, session: &Present, group: Option<u32>) -> Owner {
+        let known = end_of(session).zip(self.server_port()).filter(|_| self.way() == Way::Direct);
+        known.map_or(Owner::Unknown, |(end, port)| sockets::owner(end, port, group))
     }
 
     /// Tells the command's sessions from all others.
@@ -132,12 +149,7 @@ impl ServerLookout {
         let mut sessions = Sessions::default();
         let mut has_left = None;
         for session in there {
-            let owner = match owner_of(&session, group) {
-                Owner::Unknown if end_of(&session).is_some_and(|end| self.ends.contains_key(&end)) => {
-                    Owner::Group
-                }
-                owner => owner,
-            };
+            let owner = self.owner_of(&session, group);
             if owner == Owner::This || is_our_own(&session, self.info.application_name.as_deref()) {
                 continue;
             }
@@ -159,13 +171,13 @@ impl ServerLookout {
         has_left: &mut Option<bool>,
     ) -> bool {
         let key = (session.process, session.began.clone());
-        match (self.way(), owner) {
-            (_, Owner::Group) => {
+        match owner {
+            Owner::Group => {
                 self.by_socket.insert(key);
                 return true;
             }
-            // What relays it may be such a process.
-            (Way::Direct, Owner::Other) => return false,
+            Owner::Other => return false,
+            Owner::Unknown if self.came_from_command(session) => return true,
             _ if self.by_socket.contains(&key) => return true,
             _ => {}
         }
@@ -182,15 +194,8 @@ struct Sessions {
     of_others: Vec<Present>,
 }
 
-fn owner_of(session: &Present, group: Option<u32>) -> Owner {
-    match (&session.address, session.port) {
-        (Some(address), Some(port)) => sockets::owner(address, port, group),
-        _ => Owner::Unknown,
-    }
-}
-
-/// Returns where a session comes from, as this machine writes it.
-fn end_of(session: &Present) -> Option<(IpAddr, u16)> {
+/// Returns where a session comes from, as this machine writes it; `None` where that is no address.
+fn end_of(session: &Present) -> Option<End> {
     let address: IpAddr = session.address.as_deref()?.parse().ok()?;
     Some((address.to_canonical(), u16::try_from(session.port?).ok()?))
 }
@@ -405,6 +410,26 @@ mod tests {
         assert!(is(&called("app"), Owner::Group, group, true));
         assert!(is(&called("app"), Owner::Unknown, group, true));
         assert!(!is(&called("app"), Owner::Other, group, false), "it has left and taken it along");
+    }
+
+    #[test]
+    fn session_that_is_over_is_the_commands_where_its_end_was_seen_there_a_moment_ago() {
+        let mut lookout = lookout(info("postgresql://ada@127.0.0.1:1/shop"));
+        let session = |port| Present {
+            address: Some("::ffff:127.0.0.1".to_owned()),
+            port: Some(port),
+            ..called("app")
+        };
+        let (end, now) = (end_of(&session(40_000)).unwrap(), Instant::now());
+        assert_eq!(end, ("127.0.0.1".parse().unwrap(), 40_000));
+        lookout.ends.insert(end, now);
+        lookout.ends.insert((end.0, 40_001), now.checked_sub(PORT_RESTS).unwrap());
+        let mut is = |port, owner| lookout.is_of_command(&session(port), owner, Some(7), &mut Some(false));
+        assert!(is(40_000, Owner::Unknown));
+        assert!(!is(40_000, Owner::Other), "somebody else has it now");
+        assert!(!is(40_001, Owner::Unknown), "somebody else may have had it since");
+        assert!(!is(40_002, Owner::Unknown));
+        assert_eq!(end_of(&session(-1)), None, "a socket of the system");
     }
 
     #[test]

@@ -23,10 +23,20 @@ pub(super) enum Owner {
     Unknown,
 }
 
-/// Finds out who the client at `address` and `port` is.
-pub(super) fn owner(address: &str, port: i32, group: Option<u32>) -> Owner {
-    let place = address.parse::<IpAddr>().ok().zip(u16::try_from(port).ok());
-    let inodes = place.map(|(address, port)| inodes_of(address, port)).unwrap_or_default();
+/// The own end of a connection.
+pub(super) type End = (IpAddr, u16);
+
+/// Finds out who has the end of a connection to a server's port. Twice, where nobody has it: whoever ends closes what he
+/// has open a moment later.
+pub(super) fn owner(end: End, server: u16, group: Option<u32>) -> Owner {
+    match owner_now(end, server, group) {
+        Owner::Other => owner_now(end, server, group),
+        owner => owner,
+    }
+}
+
+fn owner_now(end: End, server: u16, group: Option<u32>) -> Owner {
+    let inodes = inodes_of(end, server);
     if inodes.is_empty() {
         return Owner::Unknown;
     }
@@ -42,7 +52,7 @@ pub(super) fn owner(address: &str, port: i32, group: Option<u32>) -> Owner {
             None => hides |= group.is_some() && belongs(pid, group),
         }
     }
-    let is_over = || place.is_some_and(|(address, port)| inodes_of(address, port) != inodes);
+    let is_over = || inodes_of(end, server) != inodes;
     match found {
         Some(owner) => owner,
         None if hides || is_over() => Owner::Unknown,
@@ -50,26 +60,28 @@ pub(super) fn owner(address: &str, port: i32, group: Option<u32>) -> Owner {
     }
 }
 
-/// Returns the own ends of all connections that processes of a group have.
-pub(super) fn of_group(group: u32) -> HashSet<(IpAddr, u16)> {
+/// Returns the own ends of all connections to a server's port that processes of a group have.
+pub(super) fn of_group(group: u32, server: u16) -> HashSet<End> {
     let members = processes().into_iter().filter(|pid| is_member(*pid, group));
     let inodes: HashSet<u64> = members.filter_map(inodes_in).flatten().collect();
     if inodes.is_empty() {
         return HashSet::new();
     }
-    let end = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let inode: u64 = fields.get(9)?.parse().ok()?;
-        end_of(fields.get(1)?).filter(|_| inodes.contains(&inode))
-    };
-    tables().iter().flat_map(|text| text.lines().skip(1)).filter_map(end).collect()
+    let own = |(end, inode): (End, u64)| inodes.contains(&inode).then_some(end);
+    connections(server).into_iter().filter_map(own).collect()
 }
 
 /// Returns the numbers of the sockets whose own end is there.
-fn inodes_of(address: IpAddr, port: u16) -> Vec<u64> {
+fn inodes_of(end: End, server: u16) -> Vec<u64> {
+    let end = (canonical(end.0), end.1);
+    connections(server).into_iter().filter(|(own, _)| *own == end).map(|(_, inode)| inode).collect()
+}
+
+/// Returns the own ends of all connections to a port, and the numbers of their sockets.
+fn connections(server: u16) -> Vec<(End, u64)> {
     let text = tables();
     let lines = text.iter().flat_map(|text| text.lines().skip(1));
-    lines.filter_map(|line| socket(line, address, port)).collect()
+    lines.filter_map(|line| connection(line, server)).collect()
 }
 
 fn tables() -> [String; 2] {
@@ -82,13 +94,13 @@ fn end_of(text: &str) -> Option<(IpAddr, u16)> {
     Some((canonical(address_of(host)?), u16::from_str_radix(number, 16).ok()?))
 }
 
-/// Reads a line of the table: the number of its socket, where that has this end.
-fn socket(line: &str, address: IpAddr, port: u16) -> Option<u64> {
+/// Reads a line of the table: the own end and the number of a socket that is connected to this port.
+fn connection(line: &str, server: u16) -> Option<(End, u64)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let (own, inode) = (fields.get(1)?, fields.get(9)?);
-    let is_it = end_of(own)? == (canonical(address), port);
+    let (_, peer) = end_of(fields.get(2)?)?;
     // One that was closed has no number any more.
-    inode.parse().ok().filter(|inode| is_it && *inode != 0)
+    let inode = fields.get(9)?.parse().ok().filter(|inode| *inode != 0 && peer == server)?;
+    Some((end_of(fields.get(1)?)?, inode))
 }
 
 /// Reads an address as the kernel writes it: words of 32 bits in the order of this machine.
@@ -151,37 +163,38 @@ mod tests {
             let server = listener.local_addr().unwrap();
             let client = TcpStream::connect(server).unwrap();
             let own = client.local_addr().unwrap();
-            let at = own.ip().to_string();
-            assert_eq!(owner(&at, own.port().into(), None), Owner::This);
+            let own = (own.ip(), own.port());
+            assert_eq!(owner(own, server.port(), None), Owner::This);
+            assert_eq!(owner(own, server.port() ^ 1, None), Owner::Unknown, "it leads elsewhere");
             drop(client);
-            assert_eq!(owner(&at, own.port().into(), None), Owner::Unknown, "it was closed");
+            assert_eq!(owner(own, server.port(), None), Owner::Unknown, "it was closed");
         }
     }
 
     #[test]
     fn client_elsewhere_is_nobody_of_ours() {
-        for (address, port) in [("192.0.2.1", 5000), ("no address", 5000), ("127.0.0.1", -1)] {
-            assert_eq!(owner(address, port, None), Owner::Unknown, "{address}:{port}");
-        }
+        assert_eq!(owner(("192.0.2.1".parse().unwrap(), 5000), 5432, None), Owner::Unknown);
     }
 
     /// A process that has a connection from here to `port` as its standard input, and nothing else does.
-    fn connected(listener: &TcpListener) -> (Child, u16) {
+    fn connected(listener: &TcpListener) -> (Child, End) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let port = client.local_addr().unwrap().port();
+        let own = client.local_addr().unwrap();
         let child = Command::new("sleep").arg("60").process_group(0).stdin(OwnedFd::from(client)).spawn();
-        (child.unwrap(), port)
+        (child.unwrap(), (own.ip(), own.port()))
     }
 
     #[test]
     fn connection_is_that_of_the_group_or_of_another_process() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (mut child, port) = connected(&listener);
-        assert_eq!(owner("127.0.0.1", port.into(), Some(child.id())), Owner::Group);
-        assert_eq!(of_group(child.id()), HashSet::from([("127.0.0.1".parse().unwrap(), port)]));
-        assert_eq!(of_group(child.id() + 1), HashSet::new());
-        assert_eq!(owner("127.0.0.1", port.into(), Some(child.id() + 1)), Owner::Other);
-        assert_eq!(owner("127.0.0.1", port.into(), None), Owner::Other);
+        let server = listener.local_addr().unwrap().port();
+        let (mut child, end) = connected(&listener);
+        assert_eq!(owner(end, server, Some(child.id())), Owner::Group);
+        assert_eq!(of_group(child.id(), server), HashSet::from([end]));
+        assert_eq!(of_group(child.id(), server ^ 1), HashSet::new(), "another server");
+        assert_eq!(of_group(child.id() + 1, server), HashSet::new());
+        assert_eq!(owner(end, server, Some(child.id() + 1)), Owner::Other);
+        assert_eq!(owner(end, server, None), Owner::Other);
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -189,8 +202,9 @@ mod tests {
     #[test]
     fn connection_that_ends_while_it_is_looked_up_is_not_taken_for_somebody_elses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().port();
         for moment in 0..100 {
-            let (mut child, port) = connected(&listener);
+            let (mut child, own) = connected(&listener);
             let group = Some(child.id());
             let end = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_micros(moment * 50));
@@ -198,7 +212,7 @@ mod tests {
                 child.wait().unwrap();
             });
             loop {
-                match owner("127.0.0.1", port.into(), group) {
+                match owner(own, server, group) {
                     Owner::Group => {}
                     seen => break assert_eq!(seen, Owner::Unknown, "moment {moment}"),
                 }

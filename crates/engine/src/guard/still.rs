@@ -101,14 +101,15 @@ impl Run<'_> {
             }
         }
         self.standings = standings;
-        self.doubt_what_proves_nothing();
+        self.doubt_where_time_is_unknown();
         self.patrol.look();
     }
 
-    /// Doubts files of which nobody could say later that they stand where they stood.
-    fn doubt_what_proves_nothing(&self) {
+    /// Doubts files of which nobody could say later that they stand where they stood, as the system does not say since when
+    /// it runs.
+    fn doubt_where_time_is_unknown(&self) {
         let positions = self.standings.iter().map(Standing::position).enumerate();
-        for (place, _) in positions.filter(|(_, position)| position.is_some_and(|one| !one.can_prove())) {
+        for (place, _) in positions.filter(|(_, position)| position.is_some_and(|one| !one.has_boot())) {
             self.patrol.doubt(place, "whether it is written after the command cannot be told on this system");
         }
     }

@@ -1,8 +1,9 @@
 //! What is guarded: a program, or a closure of the program that uses this library.
 
 use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::Result;
@@ -137,7 +138,7 @@ impl Start<'_> {
 }
 
 /// The variable that says that a guard is at work: its session, the number of its process, when that began as the kernel
-/// counts, and the name space in which the number counts.
+/// counts, and where the number counts: a run of a system, and a name space in it.
 pub const VARIABLE: &str = "DBKEEP_GUARD";
 
 /// Returns what the variable holds for a command of this process.
@@ -153,21 +154,21 @@ pub(super) fn session_of(mark: &str) -> &str {
 
 /// Says whether the guard of such a value is still at work.
 pub(super) fn is_at_work(mark: &str) -> bool {
-    let numbers: Vec<u64> = mark.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
-    match numbers[..] {
-        [process, then, space] if space == name_space() => {
-            u32::try_from(process).ok().and_then(began) == Some(then)
-        }
-        // In a container of its own, or no value of ours: better one guard too few.
+    let words: Vec<&str> = mark.split(' ').skip(1).collect();
+    let [process, then, space] = words[..] else { return true };
+    match (process.parse(), then.parse()) {
+        (Ok(process), Ok(then)) if space == name_space() => began(process) == Some(then),
+        // In a container of its own, on another machine, or no value of ours: better one guard too few.
         _ => true,
     }
 }
 
-/// Returns what names the processes that this one sees by number; 0 where the system does not tell.
-fn name_space() -> u64 {
+/// Returns what names the processes that this one sees by number, as `4026531836@` and the number of the system's run.
+fn name_space() -> String {
     let name = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let number = name.to_str().and_then(|name| name.strip_prefix("pid:[")?.strip_suffix(']'));
-    number.and_then(|number| number.parse().ok()).unwrap_or_default()
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{}@{}", number.unwrap_or_default(), boot.trim())
 }
 
 /// Returns when a process began, in ticks of the kernel; `None` when it is gone.
@@ -186,11 +187,11 @@ pub(super) fn is_still_there(group: u32, then: Option<u64>) -> bool {
 /// The variable by which clients of PostgreSQL call their sessions.
 pub const SESSION_NAME: &str = "PGAPPNAME";
 
-/// Returns what sessions of a program are called that this process guards. Guards of other hosts may have begun in the same
-/// second.
+/// Returns what sessions of a program are called that this process guards. Guards of other hosts, or in containers that are
+/// like each other, may have begun in the same second.
 pub(super) fn session_name(session: &str) -> String {
-    let own = std::process::id();
-    format!("dbkeep guard {session} {own}.{}", began(own).unwrap_or_default())
+    static OWN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+    format!("dbkeep guard {session} {:016x}", *OWN)
 }
 
 /// The processes that belong to the task: a group, once it is started.
@@ -330,7 +331,10 @@ mod tests {
         let own = std::process::id();
         let space = name_space();
         assert!(!is_at_work(&format!("20260102_030405 {own} 1 {space}")), "another one has its number");
-        assert!(is_at_work(&format!("20260102_030405 {own} 1 7")), "numbers of a container are others");
+        assert!(
+            is_at_work(&format!("20260102_030405 {own} 1 7{space}")),
+            "numbers of a container are others"
+        );
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         assert!(!is_at_work(&format!("20260102_030405 {} 7 {space}", child.id())));

@@ -65,15 +65,16 @@ impl GuardOptions {
     }
 }
 
-/// What becomes of databases whose guard was killed, where that cannot be shown to be right.
+/// What becomes of databases whose guard was killed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Undecided {
-    /// They stay as they are, and so does the record: the report has an error that says what to decide.
+    /// What can be shown to be right is done. Otherwise they stay as they are, and so does the record: the report has an
+    /// error that says what to decide.
     #[default]
     Report,
     /// They go back to how they were before the change, whoever else wrote. What is there is backed up first.
     Restore,
-    /// They stay as they are, for good.
+    /// They stay as they are, for good, also where one of several was back already.
     Keep,
 }
 
