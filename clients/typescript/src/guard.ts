@@ -56,8 +56,9 @@ export interface ResumeOptions extends CommonOptions {
   /** The databases whose guards are meant. All guards of the repository where it is left out. */
   databases?: string[] | undefined;
   /**
-   * What to do where it cannot be shown what is right: bring the databases back, whoever else wrote, or leave them.
-   * Where it is left out nothing is done to these, and the call rejects.
+   * What to do with all of them, whatever could be shown: bring the databases back, whoever else wrote, or leave them as
+   * they are, also where one of several was back already. Where it is left out, what can be shown to be right is done,
+   * and the call rejects where that is nothing.
    */
   undecided?: "restore" | "keep" | undefined;
 }
@@ -74,7 +75,7 @@ export interface ResumeResult {
 
 /**
  * Finishes guards that were killed, with the program or with the machine: until then the next one of their databases
- * is refused. What can be shown to be right is done.
+ * is refused.
  */
 export function resumeGuards(options: ResumeOptions = {}): Operation<ResumeResult> {
   return new Operation((event) => finished(options, { event }));
@@ -114,7 +115,7 @@ function words(command: string[], options: GuardOptions): string[] {
   return [...given, ...places(options), "--", ...command];
 }
 
-/** Returns the databases as arguments. Behind `--` stands the command, so that it cannot keep them from being options. */
+/** Returns the databases as arguments. No `--` can protect them from being taken for options: the command stands behind it. */
 function places({ databases = [] }: { databases?: string[] | undefined }): string[] {
   return databases.map((one) => withoutPassword(one.startsWith("-") ? `./${one}` : one, "a database"));
 }

@@ -41,7 +41,10 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(seed: u64, journal: JournalMode) -> Self {
-        let world = World::new();
+        Self::within(World::new(), seed, journal)
+    }
+
+    pub(crate) fn within(world: World, seed: u64, journal: JournalMode) -> Self {
         let mut history =
             Self { world, oracle: Oracle::new(seed), seed, journal, last: 0, acknowledged: Vec::new() };
         history.write();

@@ -52,6 +52,13 @@ impl World {
         Self::with_repository(folder, repository)
     }
 
+    /// Makes one on a disk of its own, where processes outside of a container cannot be.
+    fn on_disk() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("repository");
+        Self::with_repository(folder, repository)
+    }
+
     fn with_repository(folder: tempfile::TempDir, repository: PathBuf) -> Self {
         let dbkeep = Dbkeep::new(env!("CARGO_BIN_EXE_dbkeep"))
             .unwrap()
