@@ -43,7 +43,8 @@ fn failing_writer(history: &History, seed: u64, journal: JournalMode) -> String 
     let pipe = history.world.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     format!(
-        // It ends with its input, so it gets one that does not end. And its output is not the guard's, so that it may outlive that unnoticed.
+        // It ends with its input, so it gets one that does not end. And its output is not the guard's, so that it may
+        // outlive that unnoticed.
         "'{}' app.db --seed {seed} --journal {} --transactions {OF_COMMAND} <>pipe >log 2>&1; exit 3",
         binary().unwrap().display(),
         journal.name(),
@@ -85,7 +86,8 @@ fn kill_guards_of_a_command_that_fails(seed: u64, journal: JournalMode) {
     }
     history.world.expect_sound();
     println!("{journal:?}: {killed} of {count} guards killed, {undone} undone afterwards");
-    assert!(killed > 0 && (undone > 0 || count < 100), "of {count}");
+    assert!(killed * 3 > count, "only {killed} of {count} were killed before their end");
+    assert!(undone > 0 || count < 100, "nothing was left to be undone");
 }
 
 #[test]
@@ -135,5 +137,5 @@ fn kill_of_a_guard_undoes_nothing_of_who_writes_beside_it() {
     let bounds = log.last_acknowledged().unwrap()..=log.last_started().unwrap();
     Oracle::new(seed).verify(&world.database(), &bounds).unwrap();
     println!("{killed} of {count} guards killed beside a writer, {} transactions", bounds.start());
-    assert!(killed > 0, "none of {count} was killed before its end");
+    assert!(killed * 3 > count, "only {killed} of {count} were killed before their end");
 }

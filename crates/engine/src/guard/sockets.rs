@@ -26,26 +26,25 @@ pub(super) enum Owner {
 /// The own end of a connection.
 pub(super) type End = (IpAddr, u16);
 
-/// Finds out who has the end of a connection to a server's port. Twice, where nobody has it: whoever ends closes what he
-/// has open a moment later.
+/// Finds out who has the end of a connection to a server's port.
 pub(super) fn owner(end: End, server: u16, group: Option<u32>) -> Owner {
-    match owner_now(end, server, group) {
-        Owner::Other => owner_now(end, server, group),
-        owner => owner,
-    }
+    // Twice, where nobody has it: the socket of who ends is closed a moment later.
+    let look = || seen(end, server, group);
+    look().or_else(look).unwrap_or(Owner::Other)
 }
 
-fn owner_now(end: End, server: u16, group: Option<u32>) -> Owner {
+/// Looks who has it; `None` where it is open, and nobody who can be looked at has it.
+fn seen(end: End, server: u16, group: Option<u32>) -> Option<Owner> {
     let inodes = inodes_of(end, server);
     if inodes.is_empty() {
-        return Owner::Unknown;
+        return Some(Owner::Unknown);
     }
     let (mut found, mut hides) = (None, false);
     for pid in processes() {
         match has_one_of(pid, &inodes) {
-            Some(true) if pid == std::process::id() => return Owner::This,
+            Some(true) if pid == std::process::id() => return Some(Owner::This),
             // One that left the group and took the connection along may write when the group is gone.
-            Some(true) if !belongs(pid, group) => return Owner::Other,
+            Some(true) if !belongs(pid, group) => return Some(Owner::Other),
             Some(true) => found = Some(Owner::Group),
             Some(false) => {}
             // It may be that of a member that runs by another user.
@@ -53,11 +52,7 @@ fn owner_now(end: End, server: u16, group: Option<u32>) -> Owner {
         }
     }
     let is_over = || inodes_of(end, server) != inodes;
-    match found {
-        Some(owner) => owner,
-        None if hides || is_over() => Owner::Unknown,
-        None => Owner::Other,
-    }
+    found.or_else(|| (hides || is_over()).then_some(Owner::Unknown))
 }
 
 /// Returns the own ends of all connections to a server's port that processes of a group have.

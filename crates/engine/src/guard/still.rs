@@ -95,9 +95,13 @@ impl Run<'_> {
         let mut standings: Vec<Standing> = self.databases.iter().map(stand).collect();
         // It would be in the way of every look.
         self.patrol.end_rest();
-        for (standing, database) in standings.iter_mut().zip(&self.databases) {
-            if let Place::Server(server) = &database.source.place {
-                *standing = self.stands_on(server);
+        for (place, standing) in standings.iter_mut().enumerate() {
+            if let Place::Server(server) = &self.databases[place].source.place {
+                *standing = self.stands_on(server).unwrap_or_else(|error| {
+                    let why = "whether it is written after the command could not be found out";
+                    self.patrol.doubt(place, &format!("{why}: {}", error.full_message()));
+                    Standing::default()
+                });
             }
         }
         self.standings = standings;
@@ -135,9 +139,12 @@ impl Run<'_> {
         Standing { position, file: FileState::of(path).ok(), rows_written: None }
     }
 
-    fn stands_on(&self, server: &Server) -> Standing {
-        let rows_written = presence::rows_written(&server.info, &options(self.watch)).ok().flatten();
-        Standing { rows_written, ..Standing::default() }
+    fn stands_on(&self, server: &Server) -> Result<Standing> {
+        match presence::rows_written(&server.info, &options(self.watch)) {
+            // The command may have dropped the database.
+            Err(error) if error.code() == Some("3D000") => Ok(Standing::default()),
+            rows_written => Ok(Standing { rows_written: rows_written?, ..Standing::default() }),
+        }
     }
 
     /// Says whether a database was written since its command had ended, as far as that was taken down.
@@ -146,7 +153,10 @@ impl Run<'_> {
         match &self.databases[place].source.place {
             Place::File(path) => !self.stands_now(path).is_where(then),
             Place::Server(_) if then.rows_written.is_none() => false,
-            Place::Server(server) => self.stands_on(server).rows_written != then.rows_written,
+            // One that does not say it any more may have been written.
+            Place::Server(server) => {
+                self.stands_on(server).map_or(true, |now| now.rows_written != then.rows_written)
+            }
         }
     }
 
