@@ -74,7 +74,7 @@ impl<'a> Load<'a> {
     }
 
     /// Lets rows become binary on their way. The tables must have the types that they had in the backup, and somebody has
-    /// to compare all rows afterwards ([`compare`]): an error in a binary value is seen by nobody else.
+    /// to compare all rows afterwards ([`Comparison`]): an error in a binary value is seen by nobody else.
     #[must_use]
     pub fn as_binary(self) -> Self {
         Self { binary: Some(WORTH_ASKING), ..self }
@@ -327,19 +327,6 @@ pub struct Difference {
     pub expected: RowSum,
     /// What is there; none where there is no such table.
     pub found: Option<RowSum>,
-}
-
-/// Reads all rows of a database and compares them with what they should be; see [`Comparison`].
-///
-/// # Errors
-/// When it cannot be read.
-pub fn compare(
-    info: &ConnInfo,
-    options: &Options,
-    jobs: usize,
-    expected: &[(&Table, RowSum)],
-) -> Result<Vec<Difference>> {
-    Comparison::plan(info, options, jobs, expected)?.run(|_| true)
 }
 
 /// Rows of a database that nobody else knows, which are read again, and compared with what they should be. Large tables

@@ -7,7 +7,7 @@ use std::thread;
 
 use dbkeep_postgres::catalog::Catalog;
 use dbkeep_postgres::extent::Extent;
-use dbkeep_postgres::load::compare;
+use dbkeep_postgres::load::Comparison;
 use dbkeep_postgres::schema::{Filter, dump, render};
 use dbkeep_postgres::snapshot::Holder;
 use dbkeep_postgres::tools::Tools;
@@ -141,7 +141,9 @@ fn rows_that_are_lost_changed_or_moved_after_a_restore_are_told() {
     let tools = Tools::find(programs.major, None, Some(&path)).unwrap();
     let backup = back_up(&server, "origin", &tools);
     let differing = || {
-        let found = compare(&info(&server, "origin"), &Options::default(), 1, &backup.tables()).unwrap();
+        let (info, options) = (info(&server, "origin"), Options::default());
+        let comparison = Comparison::plan(&info, &options, 1, &backup.tables()).unwrap();
+        let found = comparison.run(|_| true).unwrap();
         found
             .into_iter()
             .map(|difference| (difference.table.name, difference.found.map(|sum| sum.rows)))
