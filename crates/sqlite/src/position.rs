@@ -16,13 +16,13 @@ use crate::header::HEADER_SIZE;
 use crate::identify;
 use crate::wal::Mark;
 
-/// Times younger than this when they were read prove nothing: another write may follow
-/// within the same tick of the file system's clock.
-const RACY: Duration = Duration::from_secs(2);
-
-/// How long such a tick is at most where times are kept to parts of a second: that of the
-/// kernel's own clock, with room.
+/// Times younger than a tick of the file system's clock when they were read prove nothing: another write may follow
+/// within the same one. So long is a tick where times are kept to parts of a second: that of the kernel's own clock,
+/// which is 10 ms at most, with room.
 const TICK: Duration = Duration::from_millis(50);
+
+/// So long is a tick where they are not; FAT keeps every other second.
+const LONG_TICK: Duration = Duration::from_secs(2);
 
 /// What the system says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,10 +56,14 @@ impl FileState {
 
     /// Returns how long after `now` a later write could still carry the same time as the last one.
     pub fn unsettled_for(&self, now: SystemTime) -> Duration {
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
+        self.unsettled_at(now.duration_since(UNIX_EPOCH).map_or(0, nanoseconds))
+    }
+
+    /// The same, in nanoseconds since 1970.
+    fn unsettled_at(&self, now: i64) -> Duration {
         let last = self.modified.max(self.changed);
         // Whole seconds: most likely the file system keeps no parts of them.
-        let tick = if last % 1_000_000_000 == 0 { RACY } else { TICK };
+        let tick = if last % 1_000_000_000 == 0 { LONG_TICK } else { TICK };
         let rest = last.saturating_add(nanoseconds(tick)).saturating_sub(now);
         Duration::from_nanos(u64::try_from(rest).unwrap_or(0)).min(tick)
     }
@@ -159,8 +163,7 @@ impl Position {
     /// Says whether the file was written so shortly before the capture that a later write
     /// could carry the same time.
     fn is_racy(&self) -> bool {
-        let limit = self.taken.saturating_sub(nanoseconds(RACY));
-        self.file.modified >= limit || self.file.changed >= limit
+        !self.file.unsettled_at(self.taken).is_zero()
     }
 }
 
@@ -242,13 +245,24 @@ mod tests {
     #[test]
     fn file_written_just_before_the_capture_proves_nothing() {
         let later = Position { taken: 500 * SECOND, ..position() };
-        for taken in [100 * SECOND, 102 * SECOND] {
+        for taken in [100 * SECOND, 102 * SECOND - 1] {
             assert!(!later.is_unchanged_since(&Position { taken, ..position() }));
         }
-        assert!(later.is_unchanged_since(&Position { taken: 102 * SECOND + 1, ..position() }));
+        assert!(later.is_unchanged_since(&Position { taken: 102 * SECOND, ..position() }));
         let mut touched = position();
         touched.file.changed = 109 * SECOND;
         assert!(!touched.is_unchanged_since(&touched), "the inode changed a second before the capture");
+    }
+
+    #[test]
+    fn parts_of_a_second_prove_that_a_tick_is_over() {
+        let mut fine = position();
+        fine.file.modified += 123_456_789;
+        let at =
+            |after: Duration| Position { taken: fine.file.modified + nanoseconds(after), ..fine.clone() };
+        assert!(!fine.is_unchanged_since(&at(Duration::from_millis(49))));
+        assert!(fine.is_unchanged_since(&at(Duration::from_millis(50))));
+        assert!(!fine.is_unchanged_since(&Position { taken: 50 * SECOND, ..fine.clone() }), "a clock behind");
     }
 
     #[test]
