@@ -40,7 +40,7 @@ pub(super) fn undo(bench: &Bench<'_>) -> Result<Vec<Line>> {
             "a failed migration of 1 % undone, faster than copying back",
             copied.over(&undone),
             "x",
-            Goal::None,
+            Goal::AtLeast(1.0),
         )
         .with("ours s", &undone)
         .with("copy s", &copied),

@@ -61,6 +61,8 @@ pub struct RestoreRequest {
     pub force: bool,
     /// Back up what is there before it is overwritten.
     pub safety_backup: bool,
+    /// How deep a file is checked that is backed up before it is overwritten. The backup is exact, whatever that says.
+    pub safety_check: Verify,
     /// How deep the result is checked.
     pub verify: Verify,
     /// Whether objects of a server belong again to whom they belonged.
@@ -85,6 +87,7 @@ impl Default for RestoreRequest {
             in_place: false,
             force: false,
             safety_backup: true,
+            safety_check: Verify::Quick,
             verify: Verify::Quick,
             owners: true,
             privileges: true,

@@ -10,7 +10,7 @@
 //! cookie (40..44), which must be new: a connection with an older schema in memory and the same
 //! cookie would go on with wrong root pages.
 //!
-//! Order within the transaction: pages 2 and up, page 1 with the old cookie, everything read back and
+//! Order within the transaction: pages 2 and up, page 1 with the old cookie, what was written read back and
 //! compared, the order to truncate, page 1 with the new cookie, COMMIT. The cookie comes last
 //! because SQLite would read the schema anew before the next statement, and the image's may be in
 //! another encoding, or damaged.
@@ -51,10 +51,18 @@ pub struct Applied {
     pub pages_after: u64,
 }
 
-/// Gives the image's chunk of this index, given the target's bytes there (fewer at its end, none beyond).
-///
-/// `None` says that the target's bytes are the image's.
-pub type ChunkSource<'s> = dyn FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> + 's;
+/// An image in chunks, as a restore in place asks for it.
+pub trait ChunkSource {
+    /// Says whether the target is known to have the bytes of this chunk already: then it is not even read. Whoever says
+    /// so has read it through SQLite while [`InPlace`] held the lock. The first chunk is never asked about.
+    fn skip(&mut self, _index: u64) -> bool {
+        false
+    }
+
+    /// Gives the chunk of this index, given the target's bytes there (fewer at its end, none beyond). `None` says that
+    /// those are the image's.
+    fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError>;
+}
 
 /// A restore in place under way: the target's write lock is held.
 ///
@@ -135,19 +143,19 @@ impl InPlace {
 
     /// Makes the target's contents those of the image, within the transaction.
     ///
-    /// `chunk` is asked once for each chunk, in order. When this returns, all pages were read back and
-    /// compared, and only [`commit`](Self::commit) makes them last. After an error the only thing to do
-    /// is to drop `self`. May be called once.
+    /// `source` is asked for each chunk, in order. When this returns, every chunk was either found to be as it has to be
+    /// or written, read back and compared, and only [`commit`](Self::commit) makes that last. After an error the only
+    /// thing to do is to drop `self`. May be called once.
     pub fn apply(
         &mut self,
         image_size: u64,
         chunk_size: u32,
-        chunk: &mut ChunkSource<'_>,
+        source: &mut dyn ChunkSource,
     ) -> Result<Applied> {
         let pages_after = self.pages_in(image_size, chunk_size)?;
         let mut writing = Writing::new(self, pages_after, chunk_size)?;
         for index in 0..image_size.div_ceil(u64::from(chunk_size)) {
-            writing.chunk(index, chunk)?;
+            writing.chunk(index, source)?;
         }
         let applied = writing.finish()?;
         self.changed = applied.pages_written > 0;
@@ -257,8 +265,8 @@ struct Writing<'t> {
     page_one: Vec<u8>,
     /// Page 1 of the target, as it was.
     live_page_one: Vec<u8>,
-    /// What each chunk must be when it is read back.
-    expected: Vec<[u8; 16]>,
+    /// What the chunks that were written must be when they are read back. The first one always is.
+    expected: Vec<(u64, [u8; 16])>,
     written: u64,
 }
 
@@ -282,24 +290,37 @@ impl<'t> Writing<'t> {
         Ok(writing)
     }
 
-    fn chunk(&mut self, index: u64, source: &mut ChunkSource<'_>) -> Result<()> {
-        let page_size = self.target.page_size as usize;
-        let pages = self.pages_of(index);
-        let length = pages.len() * page_size;
-        self.read_pages(pages.start..pages.end.min(self.target.page_count + 1))?;
+    fn chunk(&mut self, index: u64, source: &mut dyn ChunkSource) -> Result<()> {
+        let (pages, end) = (self.pages_of(index), self.target.page_count + 1);
+        if index > 0 && pages.end <= end && source.skip(index) {
+            return Ok(());
+        }
+        self.read_pages(pages.start..pages.end.min(end))?;
         let live = (!self.live.is_empty()).then_some(self.live.as_slice());
-        let new = source(index, live).map_err(Error::Consumer)?;
-        let mut content = match new {
-            Some(bytes) => bytes,
-            None => self.live.clone(),
-        };
+        let new = source.chunk(index, live).map_err(Error::Consumer)?;
+        let mut content = new.unwrap_or_else(|| self.live.clone());
+        let length = pages.len() * self.target.page_size as usize;
         if content.len() != length {
             return Err(Error::Damaged {
                 what: format!("chunk {index} has {} bytes instead of {length}", content.len()),
             });
         }
-        for (number, page) in pages.zip(content.chunks_exact(page_size)) {
-            let at = (number as usize - 1) * page_size - index_start(index, self.chunk_size);
+        let written_before = self.written;
+        self.write_pages_that_differ(pages, &content)?;
+        if index == 0 {
+            mask(&mut content);
+        }
+        if index == 0 || self.written > written_before {
+            self.expected.push((index, digest(&content)));
+        }
+        Ok(())
+    }
+
+    /// Writes pages of a chunk whose present content is in `live`; page 1 is only kept for later.
+    fn write_pages_that_differ(&mut self, pages: std::ops::Range<u32>, content: &[u8]) -> Result<()> {
+        let page_size = self.target.page_size as usize;
+        for (place, (number, page)) in pages.zip(content.chunks_exact(page_size)).enumerate() {
+            let at = place * page_size;
             let same = self.live.get(at..at + page_size) == Some(page);
             if number == 1 {
                 self.page_one = page.to_vec();
@@ -308,14 +329,10 @@ impl<'t> Writing<'t> {
                 self.write_page(number, page)?;
             }
         }
-        if index == 0 {
-            mask(&mut content);
-        }
-        self.expected.push(digest(&content));
         Ok(())
     }
 
-    /// Writes page 1, compares everything, and prepares the truncation. Nothing when nothing differs.
+    /// Writes page 1, compares what was written, and prepares the truncation. Nothing when nothing differs.
     fn finish(mut self) -> Result<Applied> {
         let pages_before = self.target.page_count;
         let same_page_one = masked(&self.page_one_of(0)) == masked(&self.live_page_one);
@@ -386,15 +403,15 @@ impl<'t> Writing<'t> {
         cut.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// Reads every page back and compares it with what it has to be.
+    /// Reads every chunk back that was written, and compares it with what it has to be.
     fn compare(&mut self, page_one: &[u8]) -> Result<()> {
         if self.pages_after > self.target.page_count {
             // Makes SQLite take the number of pages from page 1 again, so that the new ones can be read.
             let refresh = self.target.execute("SAVEPOINT pages; RELEASE pages");
             refresh.map_err(|error| self.failed(error))?;
         }
-        for index in 0..self.expected.len() {
-            let pages = self.pages_of(index as u64);
+        for (index, expected) in std::mem::take(&mut self.expected) {
+            let pages = self.pages_of(index);
             let first = pages.start;
             self.read_pages(pages)?;
             if index == 0 {
@@ -403,7 +420,7 @@ impl<'t> Writing<'t> {
                 }
                 mask(&mut self.live);
             }
-            if digest(&self.live) != self.expected[index] {
+            if digest(&self.live) != expected {
                 return Err(self.differs(&format!("chunk {index}, from page {first} on")));
             }
         }
@@ -440,10 +457,6 @@ impl<'t> Writing<'t> {
     }
 }
 
-fn index_start(index: u64, chunk_size: u32) -> usize {
-    usize::try_from(index * u64::from(chunk_size)).expect("pages are counted in 32 bits")
-}
-
 /// Blanks the fields of page 1 that belong to the target and not to the image.
 fn mask(first_chunk: &mut [u8]) {
     for field in [18..20, 24..32, 40..44, 92..100] {
@@ -464,4 +477,4 @@ fn digest(bytes: &[u8]) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::apply::InPlace;
+use crate::apply::tests::{CHUNK, chunks};
 use crate::extract::{Target, copy_tables};
 use crate::header::{HEADER_SIZE, Header};
 use crate::inspect::{Integrity, Level, count_rows, inspect, tables};
 use crate::rows::RowCounter;
 use crate::vfs::open_image;
-use crate::{apply::InPlace, zoo};
+use crate::zoo;
 
 /// A small database that has a bit of everything.
 fn image() -> Vec<u8> {
@@ -107,10 +109,7 @@ fn damaged_target_is_restored_or_left_alone() {
         std::fs::write(&path, &target).unwrap();
         let restore = || {
             let mut place = InPlace::begin(&path, &header, Duration::ZERO)?;
-            place.apply(image.len() as u64, 65536, &mut |index, live| {
-                let chunk = image.chunks(65536).nth(usize::try_from(index)?).ok_or("no such chunk")?;
-                Ok((live != Some(chunk)).then(|| chunk.to_vec()))
-            })?;
+            place.apply(image.len() as u64, CHUNK, &mut chunks(&image))?;
             place.commit(Duration::ZERO)
         };
         match restore() {

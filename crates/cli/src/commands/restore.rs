@@ -181,7 +181,7 @@ impl RestoreArgs {
             verify: self.verify.depth(),
             owners: !self.no_owner,
             privileges: !self.no_privileges,
-            attributes: true,
+            ..RestoreRequest::default()
         })
     }
 

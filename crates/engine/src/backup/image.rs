@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::Node;
+use dbkeep_repo::read::Image;
 use dbkeep_repo::write::{ImageOptions, KnownChunks, PART_CHUNKS, StoredImage, Writer, give_way};
 use dbkeep_sqlite::capture::{Capture, Method};
 use dbkeep_sqlite::identify::Kind;
@@ -37,12 +38,14 @@ const CACHE: usize = 64 << 20;
 pub(super) struct Content {
     pub(super) nodes: Vec<Node>,
     pub(super) contents: Contents,
+    /// The ids of its chunks, in order.
+    pub(super) chunks: Vec<Id>,
     pub(super) known: Option<KnownChunks>,
 }
 
 impl Content {
     /// Returns the content of an earlier snapshot as that of a new one.
-    pub(super) fn again(manifest: Manifest, nodes: Vec<Node>) -> Self {
+    pub(super) fn again(manifest: Manifest, image: &Image, nodes: Vec<Node>) -> Self {
         let contents = Contents {
             sqlite: manifest.sqlite,
             postgres: None,
@@ -54,7 +57,7 @@ impl Content {
             bytes_added: 0,
             bytes_stored: 0,
         };
-        Self { nodes, contents, known: None }
+        Self { nodes, contents, chunks: image.ids().to_vec(), known: None }
     }
 }
 
@@ -357,7 +360,8 @@ impl<'c> Stream<'c> {
             bytes_added: image.bytes_added,
             bytes_stored: image.bytes_stored,
         };
-        Content { nodes, contents, known: (known != Some(&list)).then_some(list) }
+        let chunks = image.chunks.iter().map(|chunk| chunk.id).collect();
+        Content { nodes, contents, chunks, known: (known != Some(&list)).then_some(list) }
     }
 }
 

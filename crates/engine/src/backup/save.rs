@@ -70,7 +70,7 @@ impl<'s> Session<'s> {
             nodes.push(writer.save_file(README, readme(&manifest).as_bytes(), &meta)?);
         }
         let saved = self.assemble(writer, source, manifest, (&content.contents, nodes), parent)?;
-        Ok(Saved { known: content.known, position, ..saved })
+        Ok(Saved { chunks: content.chunks, known: content.known, position, ..saved })
     }
 
     /// Returns what the database says it is.
@@ -135,7 +135,7 @@ impl<'s> Session<'s> {
         let nodes = self.directory_of(parent)?;
         let may_be_used = self.all_present(&image, &nodes);
         drop(writer.shared_index());
-        Ok(may_be_used.then(|| Content::again(manifest.clone(), nodes)))
+        Ok(may_be_used.then(|| Content::again(manifest.clone(), &image, nodes)))
     }
 
     /// Returns what lies beside the manifest.

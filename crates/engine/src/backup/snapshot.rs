@@ -42,6 +42,8 @@ pub(crate) struct Saved {
     pub(crate) report: DatabaseBackup,
     pub(crate) snapshot: Snapshot,
     pub(crate) manifest: Manifest,
+    /// The ids of the chunks of a SQLite image, in order.
+    pub(crate) chunks: Vec<Id>,
     /// What recognises the chunks next time; `None` when the last list still holds.
     pub(super) known: Option<KnownChunks>,
     /// Where a SQLite file stood.
@@ -226,7 +228,7 @@ impl<'s> Session<'s> {
         let of_parent = parent.and_then(|parent| parent.manifest.as_ref());
         let same_as_parent = of_parent.is_some_and(|of_parent| have_same_image(of_parent, &manifest));
         let report = report(&manifest, parent.map(|parent| parent.entry), contents, same_as_parent);
-        Ok(Saved { report, snapshot, manifest, known: None, position: None })
+        Ok(Saved { report, snapshot, manifest, chunks: Vec::new(), known: None, position: None })
     }
 }
 

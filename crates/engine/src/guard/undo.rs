@@ -123,6 +123,8 @@ impl Run<'_> {
                     force: true,
                     // The snapshot was verified just before the command, and every page is compared.
                     verify: Verify::None,
+                    // It failed, and nobody can use it meanwhile.
+                    safety_check: Verify::None,
                     ..self.request_for(place)
                 };
                 match self.restore_as(&request, last_word) {

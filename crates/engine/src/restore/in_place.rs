@@ -2,6 +2,9 @@
 //!
 //! The write lock comes first, then the safety backup under it, then the pages that differ, so that no commit
 //! falls between. The commit of the transaction is the commit point: before it the target is as it was.
+//!
+//! The safety backup reads the target anyway, and names its chunks: those that the image has at the same place are not
+//! read again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +12,11 @@ use std::time::Duration;
 use dbkeep_repo::Id;
 use dbkeep_repo::read::{Image, ImageReader};
 use dbkeep_sqlite::BoxError;
-use dbkeep_sqlite::apply::{Applied, InPlace};
+use dbkeep_sqlite::apply::{ChunkSource, InPlace};
 use dbkeep_sqlite::header::{HEADER_SIZE, Header};
 
 use super::{PlannedRestore, Restore, Restored, Subject};
+use crate::context::Watch;
 use crate::integrity::{StoredPages, look_at_stored};
 use crate::manifest::Integrity;
 use crate::{Error, Result};
@@ -40,14 +44,17 @@ impl Restore<'_> {
         (self.last_word)()?;
         let safety = self.safety_backup(planned)?;
         self.watch.phase(&format!("restore {}", planned.database), subject.image.size());
-        let applied = self.apply(subject, pages.reader(), chunk_size, &mut target)?;
+        let size = u64::from(target.page_count()) * u64::from(target.page_size());
+        let held = safety.as_ref().map_or(&[][..], |safety| safety.chunks_of(size, chunk_size));
+        let mut chunks = Chunks { watch: self.watch, subject, image: pages.reader(), held };
+        let applied = target.apply(subject.image.size(), chunk_size, &mut chunks).map_err(target_error)?;
         self.watch.step("restore.pages-written");
         self.stop_if_cancelled()?;
         target.commit(COMMIT_PATIENCE).map_err(target_error)?;
         self.watch.step("restore.committed");
 
         let mut restored = Restored::new(integrity);
-        restored.safety_snapshot = safety;
+        restored.safety_snapshot = safety.map(|safety| safety.id);
         restored.pages_written = applied.pages_written;
         restored.bytes_written = applied.bytes_written;
         Ok(restored)
@@ -72,31 +79,42 @@ impl Restore<'_> {
         self.watch.step("restore.inspected");
         Ok(looked.integrity)
     }
+}
 
-    /// Gives the target every chunk that differs from what it holds: known by its SHA-256, which is the chunk's id.
-    fn apply(
-        &self,
-        subject: &Subject<'_>,
-        image: &ImageReader,
-        chunk_size: u32,
-        target: &mut InPlace,
-    ) -> Result<Applied> {
-        let mut chunk = |index: u64, live: Option<&[u8]>| -> Result<Option<Vec<u8>>, BoxError> {
-            if self.watch.cancelled() {
-                return Err(Box::new(Error::Cancelled));
-            }
-            let place = usize::try_from(index)?;
-            let id = subject.image.ids().get(place).ok_or("a chunk behind the end of the image")?;
-            let (offset, length) = subject.image.span(place);
-            self.watch.advance(u64::from(length));
-            if live.is_some_and(|live| live.len() == length as usize && Id::of(live) == *id) {
-                return Ok(None);
-            }
-            let mut bytes = vec![0; length as usize];
-            image.read_at(offset, &mut bytes)?;
-            Ok(Some(bytes))
-        };
-        target.apply(subject.image.size(), chunk_size, &mut chunk).map_err(target_error)
+/// The chunks that a target has to have, by their ids: the SHA-256 of each.
+struct Chunks<'c> {
+    watch: &'c Watch,
+    subject: &'c Subject<'c>,
+    image: &'c ImageReader,
+    /// What the target was found to hold.
+    held: &'c [Id],
+}
+
+impl ChunkSource for Chunks<'_> {
+    fn skip(&mut self, index: u64) -> bool {
+        let Ok(place) = usize::try_from(index) else { return false };
+        let is_held =
+            self.held.get(place).is_some_and(|held| self.subject.image.ids().get(place) == Some(held));
+        if is_held {
+            self.watch.advance(u64::from(self.subject.image.span(place).1));
+        }
+        is_held
+    }
+
+    fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> {
+        if self.watch.cancelled() {
+            return Err(Box::new(Error::Cancelled));
+        }
+        let (place, image) = (usize::try_from(index)?, &self.subject.image);
+        let id = image.ids().get(place).ok_or("a chunk behind the end of the image")?;
+        let (offset, length) = image.span(place);
+        self.watch.advance(u64::from(length));
+        if live.is_some_and(|live| live.len() == length as usize && Id::of(live) == *id) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; length as usize];
+        self.image.read_at(offset, &mut bytes)?;
+        Ok(Some(bytes))
     }
 }
 

@@ -35,7 +35,7 @@ impl Restore<'_> {
         let mut safety = None;
         let mut locked = || {
             self.watch.step("restore.target-locked");
-            safety = self.safety_backup(planned)?;
+            safety = self.safety_backup(planned)?.map(|kept| kept.id);
             Ok(self.stop_if_cancelled()?)
         };
         let patience = self.store.context().lock_patience;

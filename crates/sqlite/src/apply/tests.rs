@@ -11,17 +11,54 @@ use crate::zoo;
 
 const NO_PATIENCE: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(20);
-const CHUNK: u32 = 65536;
+pub(crate) const CHUNK: u32 = 65536;
 
 fn header(image: &[u8]) -> Header {
     Header::parse(image[..HEADER_SIZE].try_into().unwrap()).unwrap()
 }
 
+/// What a function gives; nothing is known of the target.
+impl<F: FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError>> ChunkSource for F {
+    fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> {
+        self(index, live)
+    }
+}
+
+/// Takes a closure for what it is: one that is given bytes of any lifetime.
+fn giving<F: FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError>>(source: F) -> F {
+    source
+}
+
 /// Gives the chunks of `image`, `None` where the target already has them.
-fn chunks<'i>(image: &'i [u8]) -> impl FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> + 'i {
+pub(crate) fn chunks<'i>(
+    image: &'i [u8],
+) -> impl FnMut(u64, Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> + 'i {
     move |index, live| {
-        let chunk = image.chunks(CHUNK as usize).nth(usize::try_from(index).unwrap()).unwrap();
+        let chunk = nth(image, index).unwrap();
         Ok((live != Some(chunk)).then(|| chunk.to_vec()))
+    }
+}
+
+/// Returns a chunk, where there is one.
+fn nth(bytes: &[u8], index: u64) -> Option<&[u8]> {
+    bytes.chunks(CHUNK as usize).nth(usize::try_from(index).unwrap())
+}
+
+/// Knows what the target held when it was read under the lock.
+struct Known<'i> {
+    image: &'i [u8],
+    held: Vec<u8>,
+    asked_for: Vec<u64>,
+}
+
+impl ChunkSource for Known<'_> {
+    fn skip(&mut self, index: u64) -> bool {
+        nth(self.image, index) == nth(&self.held, index)
+    }
+
+    fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> {
+        self.asked_for.push(index);
+        chunks(self.image)(index, live)
     }
 }
 
@@ -270,6 +307,58 @@ fn only_pages_that_differ_are_written() {
 }
 
 #[test]
+fn chunks_that_the_target_is_known_to_hold_are_not_read() {
+    for mode in ["DELETE", "WAL"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("live.db");
+        let rows = "INSERT INTO t SELECT value + 1000, 'new', noise(value, 900) FROM generate(1000)";
+        let base = format!("PRAGMA journal_mode={mode}; {BASE}; {rows}");
+        let image = zoo::image(&base);
+        build(&path, &format!("{base}; UPDATE t SET b = noise(id, 900) WHERE id = 1500; DROP TABLE k"));
+        let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
+        let held = held_by(&target);
+        let count = (image.len() as u64).div_ceil(u64::from(CHUNK));
+        let expected: Vec<u64> =
+            (0..count).filter(|index| *index == 0 || nth(&image, *index) != nth(&held, *index)).collect();
+        assert!(expected.len() > 1 && expected.len() as u64 * 2 < count, "{expected:?} of {count}");
+        let mut source = Known { image: &image, held, asked_for: Vec::new() };
+        target.apply(image.len() as u64, CHUNK, &mut source).unwrap();
+        assert_eq!(source.asked_for, expected, "{mode}");
+        target.commit(PATIENCE).unwrap();
+        assert_same(&path, &image, mode);
+    }
+}
+
+/// Returns what a target holds, as SQLite reads it under the lock.
+fn held_by(target: &InPlace) -> Vec<u8> {
+    let mut writing = Writing::new(target, target.page_count, CHUNK).unwrap();
+    writing.read_pages(1..target.page_count + 1).unwrap();
+    writing.live
+}
+
+#[test]
+fn chunks_behind_the_end_of_the_target_are_never_skipped() {
+    struct Liar<'i>(&'i [u8]);
+    impl ChunkSource for Liar<'_> {
+        fn skip(&mut self, _index: u64) -> bool {
+            true
+        }
+
+        fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> {
+            chunks(self.0)(index, live)
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("live.db");
+    let image = zoo::image(BASE);
+    build(&path, "CREATE TABLE a(b)");
+    let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
+    target.apply(image.len() as u64, CHUNK, &mut Liar(&image)).unwrap();
+    target.commit(PATIENCE).unwrap();
+    assert_same(&path, &image, "behind the end");
+}
+
+#[test]
 fn reader_in_wal_mode_keeps_its_view_until_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("live.db");
@@ -416,10 +505,14 @@ fn failing_source_leaves_the_target_as_it_was() {
     let before = std::fs::read(&path).unwrap();
     let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
     let mut give = chunks(&image);
-    let result = target.apply(image.len() as u64, CHUNK, &mut |index, live| match index {
-        2 => Err("pack 4f2a is damaged".into()),
-        _ => give(index, live),
-    });
+    let result = target.apply(
+        image.len() as u64,
+        CHUNK,
+        &mut giving(|index, live| match index {
+            2 => Err("pack 4f2a is damaged".into()),
+            _ => give(index, live),
+        }),
+    );
     assert_eq!(result.unwrap_err().to_string(), "pack 4f2a is damaged");
     drop(target);
     assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -433,12 +526,12 @@ fn chunk_of_the_wrong_length_is_refused() {
     build(&path, "CREATE TABLE a(b)");
     for length in [0, 4096, 65537] {
         let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
-        let result = target.apply(image.len() as u64, CHUNK, &mut |_, _| Ok(Some(vec![0; length])));
+        let result = target.apply(image.len() as u64, CHUNK, &mut giving(|_, _| Ok(Some(vec![0; length]))));
         assert!(result.unwrap_err().is_damage());
     }
     // "The same" where the target has less.
     let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
-    assert!(target.apply(image.len() as u64, CHUNK, &mut |_, _| Ok(None)).unwrap_err().is_damage());
+    assert!(target.apply(image.len() as u64, CHUNK, &mut giving(|_, _| Ok(None))).unwrap_err().is_damage());
 }
 
 #[test]
@@ -609,7 +702,7 @@ fn lock_page_is_left_alone_on_both_sides_of_a_gibibyte() {
     };
     std::fs::write(&path, &small).unwrap();
     let mut target = InPlace::begin(&path, &header(&large_page_one), PATIENCE).unwrap();
-    let applied = target.apply(size, 65536, &mut |index, _| Ok(Some(content(index)))).unwrap();
+    let applied = target.apply(size, 65536, &mut giving(|index, _| Ok(Some(content(index))))).unwrap();
     // All that are new, but for the lock page.
     assert_eq!(applied.pages_written, u64::from(pages) - 2);
     target.commit(PATIENCE).unwrap();
@@ -696,7 +789,7 @@ fn what_the_disk_gives_back_is_compared_before_the_commit() {
     for index in 0..image.len().div_ceil(CHUNK as usize) {
         writing.chunk(index as u64, &mut chunks(&image)).unwrap();
     }
-    writing.expected[1][3] ^= 1;
+    writing.expected[1].1[3] ^= 1;
     let error = writing.finish().unwrap_err();
     assert!(error.to_string().ends_with("what was just written: chunk 1, from page 17 on"), "{error}");
 }

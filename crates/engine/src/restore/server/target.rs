@@ -223,9 +223,10 @@ impl Restore<'_> {
     ) -> Result<Option<Id>> {
         let server = Server { timeout: None, ..replaced(planned, server, names) };
         let place = Place::Server(Box::new(server.clone()));
-        self.keep(planned, place, &|session, writer, source, past| {
+        let kept = self.keep(planned, place, &|session, writer, source, past| {
             session.save_server(writer, source, &server, past, self.watch)
-        })
+        })?;
+        Ok(kept.map(|kept| kept.id))
     }
 }
 
