@@ -10,6 +10,7 @@ mod hold;
 mod identity;
 mod judge;
 mod lookout;
+mod openings;
 mod patrol;
 mod record;
 mod resume;

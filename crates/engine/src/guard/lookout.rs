@@ -27,6 +27,11 @@ pub(super) trait Lookout: Send {
     /// Looks while the task may run.
     fn glance(&mut self, group: Option<u32>) -> Result<Vec<String>>;
 
+    /// Returns the file that whoever wants to write has to open, where it is one.
+    fn file(&self) -> Option<&Path> {
+        None
+    }
+
     /// Says whether another machine is asked, which may be slow.
     fn is_remote(&self) -> bool {
         false
@@ -143,6 +148,10 @@ impl FileLookout {
 }
 
 impl Lookout for FileLookout {
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn look(&mut self, group: Option<u32>) -> Result<Vec<String>> {
         let Seen { others: mut doubts, complete } = self.seen(group);
         doubts.extend(self.moved());

@@ -1,24 +1,29 @@
 //! Looking out for others, from before the task runs until its databases are back: threads that look again and again.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
+use std::io::{self, PipeReader};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::lookout::{Left, Lookout};
+use super::openings::{Openings, Rested};
 use super::task::Family;
 use crate::{Error, Result};
 
-/// The shortest and the longest time between two looks.
+/// The shortest and the longest time between two looks; the shortest where the system tells when a file is opened.
 const REST: Duration = Duration::from_millis(20);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+const TOLD_REST: Duration = Duration::from_millis(100);
 
 /// How often a look at files may cost of the time between two: a tenth of one processor is enough. One at a server waits
 /// most of its time.
 const SHARE: u32 = 9;
+
+/// How much of its share a patrol may save up, so that it can look at once when a file is opened.
+const SAVED: Duration = Duration::from_millis(200);
 
 /// How long it may be from the beginning of a look to its end or to the next one, at files and at servers, which may be
 /// slow. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
@@ -29,13 +34,12 @@ const LATE_AT_SERVER: Duration = Duration::from_secs(15);
 pub(super) struct Patrol<'g> {
     family: &'g Family,
     posts: Vec<Post>,
-    ended: Mutex<bool>,
-    wake: Condvar,
 }
 
 /// The lookout of one database. What it has seen can be read while it looks.
 struct Post {
     is_remote: bool,
+    file: Option<PathBuf>,
     lookout: Mutex<Box<dyn Lookout>>,
     doubts: Mutex<BTreeSet<String>>,
     /// Whether something of the task is left at the database that could not be ended.
@@ -46,30 +50,31 @@ impl<'g> Patrol<'g> {
     pub(super) fn new(family: &'g Family, lookouts: Vec<Box<dyn Lookout>>) -> Self {
         let post = |lookout: Box<dyn Lookout>| Post {
             is_remote: lookout.is_remote(),
+            file: lookout.file().map(Path::to_owned),
             lookout: Mutex::new(lookout),
             doubts: Mutex::default(),
             is_left: AtomicBool::new(false),
         };
-        Self {
-            family,
-            posts: lookouts.into_iter().map(post).collect(),
-            ended: Mutex::new(false),
-            wake: Condvar::new(),
-        }
+        Self { family, posts: lookouts.into_iter().map(post).collect() }
     }
 
     /// Does `work` while the lookouts are on patrol: one for all files, and one for each server, which may be slow.
     pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
-        *self.ended() = false;
+        let failed = Error::io("start a thread at", Path::new("/proc"));
+        let (end, alive) = match io::pipe() {
+            Ok(pipe) => pipe,
+            Err(error) => return Err(failed(error)),
+        };
         let (remote, local): (Vec<&Post>, Vec<&Post>) = self.posts.iter().partition(|post| post.is_remote);
         let rounds = std::iter::once(local).chain(remote.into_iter().map(|post| vec![post]));
-        thread::scope(|scope| {
-            let end = EndPatrol(self);
-            let failed = Error::io("start a thread at", Path::new("/proc"));
-            let started = rounds.map(|posts| self.start(scope, posts)).collect::<io::Result<Vec<_>>>();
+        let end = &end;
+        thread::scope(move |scope| {
+            // Gone with this, also when the work panics: that ends the patrol.
+            let alive = alive;
+            let started = rounds.map(|posts| self.start(scope, posts, end)).collect::<io::Result<Vec<_>>>();
             let threads = started.map_err(failed)?;
             let done = work();
-            drop(end);
+            drop(alive);
             if threads.into_iter().map(ScopedJoinHandle::join).filter(thread::Result::is_err).count() > 0 {
                 self.posts.iter().for_each(|post| post.doubt("the lookout for others ended before its time"));
             }
@@ -81,8 +86,9 @@ impl<'g> Patrol<'g> {
         &'e self,
         scope: &'s Scope<'s, 'e>,
         posts: Vec<&'e Post>,
+        end: &'e PipeReader,
     ) -> io::Result<ScopedJoinHandle<'s, ()>> {
-        thread::Builder::new().name("guard".to_owned()).spawn_scoped(scope, move || self.walk(&posts))
+        thread::Builder::new().name("guard".to_owned()).spawn_scoped(scope, move || self.walk(&posts, end))
     }
 
     /// Looks exactly, at all databases.
@@ -131,23 +137,28 @@ impl<'g> Patrol<'g> {
         self.posts.iter().map(|post| post.doubts().iter().cloned().collect()).collect()
     }
 
-    fn walk(&self, posts: &[&Post]) {
+    fn walk(&self, posts: &[&Post], end: &PipeReader) {
         let is_remote = posts.iter().any(|post| post.is_remote);
-        let (share, late) = if is_remote { (1, LATE_AT_SERVER) } else { (SHARE, LATE) };
+        let late = if is_remote { LATE_AT_SERVER } else { LATE };
+        let mut openings = if is_remote { Openings::untold() } else { Openings::new() };
+        let mut saved = SAVED;
         let mut began = Instant::now();
         loop {
             doubt_after(posts, began.elapsed(), late);
+            saved = (saved + began.elapsed() / (SHARE + 1)).min(SAVED);
             began = Instant::now();
+            openings.listen(posts.iter().filter_map(|post| post.file.as_deref()));
+            openings.forget();
             posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
             let cost = began.elapsed();
             doubt_after(posts, cost, late);
-            let rest = (cost * share).clamp(REST, LONGEST_REST);
-            let ended = self.ended();
-            let (ended, _) = self
-                .wake
-                .wait_timeout_while(ended, rest, |ended| !*ended)
-                .unwrap_or_else(PoisonError::into_inner);
-            if *ended {
+            saved = saved.saturating_sub(cost);
+            let (shortest, longest) = match (is_remote, openings.are_told()) {
+                (true, _) => (Duration::ZERO, cost.clamp(REST, LONGEST_REST)),
+                (false, false) => (Duration::ZERO, (cost * SHARE).clamp(REST, LONGEST_REST)),
+                (false, true) => rests(cost, saved),
+            };
+            if openings.rest(end, shortest, longest) == Rested::Ended {
                 return;
             }
         }
@@ -163,10 +174,13 @@ impl<'g> Patrol<'g> {
             }
         }
     }
+}
 
-    fn ended(&self) -> MutexGuard<'_, bool> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Returns for how long nobody looks after a look that took so long, and when at the latest, where openings are told. What
+/// is saved up pays for looks that follow at once; without it half of the share is left for looks that nothing calls for.
+fn rests(cost: Duration, saved: Duration) -> (Duration, Duration) {
+    let shortest = if saved > cost { Duration::ZERO } else { (cost * SHARE).min(LONGEST_REST) };
+    (shortest, (cost * SHARE * 2).clamp(TOLD_REST, LONGEST_REST))
 }
 
 impl Post {
@@ -201,12 +215,17 @@ fn doubt_after(posts: &[&Post], blind: Duration, late: Duration) {
     }
 }
 
-/// Ends the patrol, also when the work panics.
-struct EndPatrol<'p, 'g>(&'p Patrol<'g>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Drop for EndPatrol<'_, '_> {
-    fn drop(&mut self) {
-        *self.0.ended() = true;
-        self.0.wake.notify_all();
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn looks_cost_a_tenth_of_a_processor_however_often_a_file_is_opened() {
+        assert_eq!(rests(2 * MS, SAVED), (Duration::ZERO, 100 * MS));
+        assert_eq!(rests(2 * MS, MS), (18 * MS, 100 * MS), "nothing is saved any more");
+        assert_eq!(rests(20 * MS, SAVED), (Duration::ZERO, 360 * MS), "half of it without a call");
+        assert_eq!(rests(500 * MS, MS), (LONGEST_REST, LONGEST_REST));
     }
 }
