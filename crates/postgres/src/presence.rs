@@ -24,6 +24,8 @@ pub struct Present {
     pub address: Option<String>,
     /// The port that it comes from; -1 for a socket of the server's own machine.
     pub port: Option<i32>,
+    /// Whether it has only just begun: it has done nothing so far, and the server does not know yet what it calls itself.
+    pub is_beginning: bool,
 }
 
 /// A session that looks at one database from outside.
@@ -64,7 +66,10 @@ impl Presence {
     /// When the server cannot be asked.
     pub fn sessions(&mut self) -> Result<Vec<Present>> {
         let sql = "SELECT pid, coalesce(backend_start::text, ''), coalesce(usename, ''), coalesce(application_name, ''),
-                          coalesce(backend_type, ''), pg_catalog.host(client_addr), client_port
+                          coalesce(backend_type, ''), pg_catalog.host(client_addr), client_port,
+                          -- Of those that one may not see, no statement is told either, but in other words.
+                          coalesce(backend_type = 'client backend' AND state IS NULL AND query = ''
+                                   AND application_name = '', false)
                    FROM pg_catalog.pg_stat_activity AS a
                    WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()
                      AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
@@ -144,8 +149,8 @@ pub fn rows_written(info: &ConnInfo, options: &Options) -> Result<Option<String>
 
 fn present(row: Vec<Option<String>>) -> Result<Present> {
     let odd = || Error::protocol("a session is described in another way");
-    let row: [Option<String>; 7] = row.try_into().map_err(|_| odd())?;
-    let [process, began, user, application, kind, address, port] = row;
+    let row: [Option<String>; 8] = row.try_into().map_err(|_| odd())?;
+    let [process, began, user, application, kind, address, port, beginning] = row;
     Ok(Present {
         process: process.and_then(|text| text.parse().ok()).ok_or_else(odd)?,
         began: began.unwrap_or_default(),
@@ -154,6 +159,7 @@ fn present(row: Vec<Option<String>>) -> Result<Present> {
         kind: kind.unwrap_or_default(),
         address,
         port: port.map(|text| text.parse().map_err(|_| odd())).transpose()?,
+        is_beginning: beginning.as_deref() == Some("t"),
     })
 }
 
@@ -183,6 +189,7 @@ mod tests {
         let own = Connection::open(&info(&server, "shop"), &Options::default()).unwrap();
         let sessions = presence.sessions().unwrap();
         assert_eq!(sessions.iter().map(|one| one.process).collect::<Vec<_>>(), [own.process()]);
+        assert!(!sessions[0].is_beginning);
         assert!(crate::wire::was_opened_here(sessions[0].process));
     }
 

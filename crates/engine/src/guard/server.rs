@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For how long a port that was seen in a process of the command is taken for its own. The system gives a port of a
 /// connection that has ended to the next one after a second at the earliest, if this end has ended it.
 const PORT_RESTS: Duration = Duration::from_secs(1);
+/// How often, and how soon, is asked again for sessions that have not said yet what they are called.
+const TRIES: u32 = 50;
+const SOON: Duration = Duration::from_millis(2);
 
 /// Returns where the databases on servers stand, by their names. One that cannot be asked is left out; the backup says why.
 pub(super) fn positions(context: &Context, names: &[String], watch: &Watch) -> BTreeMap<String, String> {
@@ -142,10 +145,27 @@ impl ServerLookout {
         known.map_or(Owner::Unknown, |(end, port)| sockets::owner(end, port, group))
     }
 
+    /// Asks who is there. A session that has only just begun is asked for again: its name comes a moment after itself.
+    fn there(&mut self) -> Result<Vec<Present>> {
+        let mut seen = self.ask(Presence::sessions)?;
+        for _ in 0..TRIES {
+            if !seen.iter().any(|session| session.is_beginning) {
+                break;
+            }
+            std::thread::sleep(SOON);
+            let now = self.ask(Presence::sessions)?;
+            let is_over = merge(&mut seen, now);
+            if is_over {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
     /// Tells the command's sessions from all others.
     fn sessions(&mut self, group: Option<u32>) -> Result<Sessions> {
         self.note_ends(group);
-        let there = self.ask(Presence::sessions)?;
+        let there = self.there()?;
         let mut sessions = Sessions::default();
         let mut has_left = None;
         for session in there {
@@ -192,6 +212,23 @@ impl ServerLookout {
 struct Sessions {
     of_command: Vec<Present>,
     of_others: Vec<Present>,
+}
+
+/// Puts together who was seen and who is there now. Says whether nothing is to be learned any more of those that had only
+/// just begun: whoever is gone stays as he was seen.
+fn merge(seen: &mut Vec<Present>, now: Vec<Present>) -> bool {
+    let mut is_over = true;
+    for session in now {
+        is_over &= !session.is_beginning;
+        let is_it = |one: &&mut Present| one.process == session.process && one.began == session.began;
+        match seen.iter_mut().find(is_it) {
+            Some(known) if known.is_beginning => *known = session,
+            // A pooler may have handed it on since: it was somebody's then.
+            Some(_) => {}
+            None => seen.push(session),
+        }
+    }
+    is_over
 }
 
 /// Returns where a session comes from, as this machine writes it; `None` where that is no address.
@@ -370,7 +407,36 @@ mod tests {
             kind: "client backend".to_owned(),
             address: None,
             port: Some(-1),
+            is_beginning: false,
         }
+    }
+
+    #[test]
+    fn session_that_has_just_begun_is_known_by_what_it_says_next() {
+        let session = |process, application: &str, is_beginning| Present {
+            process,
+            is_beginning,
+            ..called(application)
+        };
+        let mut seen = vec![
+            session(1, "", true),
+            session(2, "", true),
+            session(3, "app", false),
+            session(4, "x", false),
+        ];
+        let now = vec![session(1, "ours", false), session(3, "other", false), session(5, "", true)];
+        assert!(!merge(&mut seen, now), "one is new");
+        // The second is gone before it had a name, the fourth with one.
+        let expected = [
+            session(1, "ours", false),
+            session(2, "", true),
+            session(3, "app", false),
+            session(4, "x", false),
+            session(5, "", true),
+        ];
+        assert_eq!(seen, expected);
+        assert!(merge(&mut seen, vec![session(5, "ours", false)]));
+        assert_eq!(seen[4], session(5, "ours", false));
     }
 
     /// A server that lets everybody in and then says nothing any more.
