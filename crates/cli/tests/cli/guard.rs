@@ -177,7 +177,10 @@ fn command_that_hangs_is_ended_with_all_that_it_started() {
     let session = environment.ok_json(&["list"])["snapshots"][1]["session"].as_str().unwrap().to_owned();
     let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|process| {
         let text = std::fs::read(process.path().join("environ")).unwrap_or_default();
-        String::from_utf8_lossy(&text).contains(&format!("DBKEEP_GUARD={session} "))
+        let text = String::from_utf8_lossy(&text);
+        // Another test may have a guard of the same second.
+        text.contains(&format!("DBKEEP_GUARD={session} "))
+            && text.contains(&environment.path("").display().to_string())
     });
     assert_eq!(left.count(), 0);
     assert_eq!(environment.json(&["guard", "--resume"]).1["resumed"], serde_json::json!([]));
