@@ -133,7 +133,7 @@ pub fn run(
     let mut report = BackupReport::begin(context, now, request.dry_run);
     if request.dry_run {
         plan(context, request, sources, &clock, watch, &mut report)?;
-    } else if !nothing_to_store(context, &mut sources, &clock, watch)? {
+    } else if !nothing_to_store(context, &mut sources, watch)? {
         let store = store_all(context, request, sources, &clock, watch, &mut report)?;
         if request.copies {
             report.copies = copies(&store, &report, &clock, watch);
@@ -155,7 +155,6 @@ pub fn run(
 fn nothing_to_store(
     context: &Context,
     sources: &mut [Result<Source, Unresolved>],
-    clock: &Clock,
     watch: &Watch,
 ) -> Result<bool> {
     if sources.iter().all(Result::is_err) {
@@ -164,7 +163,7 @@ fn nothing_to_store(
     if repository::exists(context)? {
         return Ok(false);
     }
-    let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
+    let options = CaptureOptions::default();
     for place in &mut *sources {
         let Ok(source) = place else { continue };
         let opened = match &source.place {
@@ -307,11 +306,6 @@ impl<'s> Session<'s> {
         Ok(self.store.repository().writer(lock, self.reader.index(), &options, watch.clone())?)
     }
 
-    /// Returns how sources are opened.
-    pub(crate) fn capture_options(&self) -> CaptureOptions {
-        CaptureOptions { now: self.clock.now().into(), ..CaptureOptions::default() }
-    }
-
     /// Notes in the repository that the user was told of these snapshots. From here on a snapshot that is gone
     /// without having been forgotten is a finding.
     pub(crate) fn acknowledge(&self, snapshots: &[SnapshotRef]) -> Result<()> {
@@ -364,7 +358,7 @@ impl<'r> Run<'r> {
             files.iter().filter_map(|source| source.file()).map(Path::to_owned).collect();
         // Read before anything is locked, as `take` does.
         let pasts: Vec<_> = files.iter().map(|source| self.session.past(&source.name)).collect();
-        let mut captures = match Capture::at_once(&paths, &self.session.capture_options()) {
+        let mut captures = match Capture::at_once(&paths, &CaptureOptions::default()) {
             Ok(captures) => pasts.into_iter().zip(let_small_ones_go(captures)),
             Err(error) => {
                 let error = ErrorReport::from(&Error::from(error));
@@ -398,7 +392,7 @@ impl<'r> Run<'r> {
                 // does not wait for the repository.
                 let (past, capture) = opened.unwrap_or_else(|| {
                     let past = session.past(&source.name);
-                    (past, Capture::open(path, &session.capture_options()))
+                    (past, Capture::open(path, &CaptureOptions::default()))
                 });
                 capture
                     .map_err(Error::from)

@@ -41,22 +41,16 @@ pub fn run(
             return Err(Error::Cancelled);
         }
         sources.push(match source {
-            Ok(source) => examine(context, source, storage.free, now, watch)?,
+            Ok(source) => examine(context, source, storage.free, watch)?,
             Err(unresolved) => unreachable(unresolved),
         });
     }
     Ok(DoctorReport { sources, repository: storage.report })
 }
 
-fn examine(
-    context: &Context,
-    source: Source,
-    free: Option<u64>,
-    now: Timestamp,
-    watch: &Watch,
-) -> Result<ExaminedSource> {
+fn examine(context: &Context, source: Source, free: Option<u64>, watch: &Watch) -> Result<ExaminedSource> {
     let found = match &source.place {
-        Place::File(path) => file::examine(path, free, now),
+        Place::File(path) => file::examine(path, free),
         Place::Server(server) => server::examine(context, server, watch),
     };
     match found {

@@ -54,8 +54,8 @@ pub struct Applied {
 /// An image in chunks, as a restore in place asks for it.
 pub trait ChunkSource {
     /// Says whether the target is known to have the bytes of this chunk already: then it is not even read. Whoever says
-    /// so has read it through SQLite while [`InPlace`] held the lock. The first chunk is never asked about.
-    fn skip(&mut self, _index: u64) -> bool {
+    /// so has read the committed bytes while [`InPlace`] held the lock. The first chunk is never asked about.
+    fn is_held(&self, _index: u64) -> bool {
         false
     }
 
@@ -292,7 +292,7 @@ impl<'t> Writing<'t> {
 
     fn chunk(&mut self, index: u64, source: &mut dyn ChunkSource) -> Result<()> {
         let (pages, end) = (self.pages_of(index), self.target.page_count + 1);
-        if index > 0 && pages.end <= end && source.skip(index) {
+        if index > 0 && pages.end <= end && source.is_held(index) {
             return Ok(());
         }
         self.read_pages(pages.start..pages.end.min(end))?;

@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +16,11 @@ use crate::header::HEADER_SIZE;
 use crate::identify;
 use crate::wal::Mark;
 
-/// Times younger than a tick of the file system's clock when they were read prove nothing: another write may follow
-/// within the same one. So long is a tick where times are kept to parts of a second: that of the kernel's own clock,
-/// which is 10 ms at most, with room.
+/// How long the kernel's own clock stands still at most, by which it stamps files that were written: 10 ms, with room.
 const TICK: Duration = Duration::from_millis(50);
 
-/// So long is a tick where they are not; FAT keeps every other second.
-const LONG_TICK: Duration = Duration::from_secs(2);
+/// The same where a file system keeps no parts of seconds: FAT knows every other second.
+const LONG_TICK: Duration = Duration::from_millis(2050);
 
 /// What the system says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +52,15 @@ impl FileState {
         })
     }
 
-    /// Returns how long after `now` a later write could still carry the same time as the last one.
-    pub fn unsettled_for(&self, now: SystemTime) -> Duration {
-        self.unsettled_at(now.duration_since(UNIX_EPOCH).map_or(0, nanoseconds))
+    /// Returns how long a later write could still carry the same time as the last one.
+    ///
+    /// Until then the same times prove nothing: another write may follow within the same tick of the clock.
+    /// The clock may stand still meanwhile, so whoever has waited asks again.
+    pub fn unsettled(&self) -> Duration {
+        self.unsettled_at(clock_of_files())
     }
 
-    /// The same, in nanoseconds since 1970.
+    /// The same at a time in nanoseconds since 1970.
     fn unsettled_at(&self, now: i64) -> Duration {
         let last = self.modified.max(self.changed);
         // Whole seconds: most likely the file system keeps no parts of them.
@@ -176,10 +177,23 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    pub(crate) fn new(local: bool, now: SystemTime) -> Self {
-        let taken = now.duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
-        Scene { boot: boot_id(), local, taken }
+    pub(crate) fn new(local: bool) -> Self {
+        Scene { boot: boot_id(), local, taken: clock_of_files() }
     }
+}
+
+/// Returns the time by which the kernel stamps files, in nanoseconds since 1970. It may lag behind what programs are told.
+#[cfg(target_os = "linux")]
+fn clock_of_files() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// Returns the time by which files are stamped, in nanoseconds since 1970.
+#[cfg(not(target_os = "linux"))]
+fn clock_of_files() -> i64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds)
 }
 
 fn nanoseconds(duration: Duration) -> i64 {
@@ -245,10 +259,11 @@ mod tests {
     #[test]
     fn file_written_just_before_the_capture_proves_nothing() {
         let later = Position { taken: 500 * SECOND, ..position() };
-        for taken in [100 * SECOND, 102 * SECOND - 1] {
+        for taken in [100 * SECOND, 102 * SECOND] {
             assert!(!later.is_unchanged_since(&Position { taken, ..position() }));
         }
-        assert!(later.is_unchanged_since(&Position { taken: 102 * SECOND, ..position() }));
+        let settled = 102 * SECOND + nanoseconds(TICK);
+        assert!(later.is_unchanged_since(&Position { taken: settled, ..position() }));
         let mut touched = position();
         touched.file.changed = 109 * SECOND;
         assert!(!touched.is_unchanged_since(&touched), "the inode changed a second before the capture");

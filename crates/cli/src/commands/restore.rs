@@ -7,7 +7,7 @@ use dbkeep_engine::list::{self, ListRequest};
 use dbkeep_engine::report::{RestoreOutcome, RestoreReport, SessionRestoreReport, SnapshotRow};
 use dbkeep_engine::repository::Store;
 use dbkeep_engine::restore::{self, Action, PlannedRestore, RestorePlan, RestoreRequest};
-use dbkeep_engine::{Context, ErrorKind, redact};
+use dbkeep_engine::{Context, ErrorKind, Verify, redact};
 use jiff::Timestamp;
 
 use crate::app::{App, short};
@@ -178,10 +178,11 @@ impl RestoreArgs {
             in_place: self.in_place,
             force: self.force,
             safety_backup: !self.no_safety_backup,
+            safety_check: Verify::Quick,
             verify: self.verify.depth(),
             owners: !self.no_owner,
             privileges: !self.no_privileges,
-            ..RestoreRequest::default()
+            attributes: true,
         })
     }
 

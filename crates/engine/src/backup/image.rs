@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::Node;
-use dbkeep_repo::read::Image;
 use dbkeep_repo::write::{ImageOptions, KnownChunks, PART_CHUNKS, StoredImage, Writer, give_way};
 use dbkeep_sqlite::capture::{Capture, Method};
 use dbkeep_sqlite::identify::Kind;
@@ -18,6 +17,7 @@ use ring::digest::{Context as Digest, SHA256};
 use super::save::wants_sha256;
 use super::snapshot::{Contents, Parent, meta};
 use super::{Session, chunk_size};
+use crate::catalog::PRE_RESTORE;
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};
 use crate::manifest::{ImageFacts, Integrity, IntegrityResult, Manifest};
@@ -38,14 +38,14 @@ const CACHE: usize = 64 << 20;
 pub(super) struct Content {
     pub(super) nodes: Vec<Node>,
     pub(super) contents: Contents,
-    /// The ids of its chunks, in order.
+    /// The ids of the chunks that were read for a safety backup, in order.
     pub(super) chunks: Vec<Id>,
     pub(super) known: Option<KnownChunks>,
 }
 
 impl Content {
     /// Returns the content of an earlier snapshot as that of a new one.
-    pub(super) fn again(manifest: Manifest, image: &Image, nodes: Vec<Node>) -> Self {
+    pub(super) fn again(manifest: Manifest, nodes: Vec<Node>) -> Self {
         let contents = Contents {
             sqlite: manifest.sqlite,
             postgres: None,
@@ -57,7 +57,7 @@ impl Content {
             bytes_added: 0,
             bytes_stored: 0,
         };
-        Self { nodes, contents, chunks: image.ids().to_vec(), known: None }
+        Self { nodes, contents, chunks: Vec::new(), known: None }
     }
 }
 
@@ -111,7 +111,10 @@ pub(super) fn read(
         Some(looked) => looked?,
         None => stream.look_afterwards(session, writer, &nodes, watch)?,
     };
-    Ok(stream.content(name, &image, nodes, looked, known.as_ref()))
+    let content = stream.content(name, &image, nodes, looked, known.as_ref());
+    let is_wanted = session.reason == PRE_RESTORE;
+    let chunks = if is_wanted { image.chunks.iter().map(|chunk| chunk.id).collect() } else { Vec::new() };
+    Ok(Content { chunks, ..content })
 }
 
 /// Returns the length of chunks: that of the last snapshot where it still fits, so that chunks are found again.
@@ -360,8 +363,7 @@ impl<'c> Stream<'c> {
             bytes_added: image.bytes_added,
             bytes_stored: image.bytes_stored,
         };
-        let chunks = image.chunks.iter().map(|chunk| chunk.id).collect();
-        Content { nodes, contents, chunks, known: (known != Some(&list)).then_some(list) }
+        Content { nodes, contents, chunks: Vec::new(), known: (known != Some(&list)).then_some(list) }
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn plan(
     report.session = session::next_id(clock.began(), &taken);
     for source in sources {
         report.databases.push(match source {
-            Ok(source) => look(&source, known.as_ref(), clock, (context.environment.variable("PATH"), watch)),
+            Ok(source) => look(&source, known.as_ref(), (context.environment.variable("PATH"), watch)),
             Err(source) => unresolved(source),
         });
     }
@@ -46,7 +46,6 @@ pub(crate) fn plan(
 fn look(
     source: &Source,
     known: Option<&(Store, Catalog)>,
-    clock: &Clock,
     surroundings: (Option<&str>, &Watch),
 ) -> DatabaseBackup {
     let parent = known.and_then(|(_, catalog)| catalog.parent(&source.name)).map(|parent| parent.id);
@@ -54,8 +53,7 @@ fn look(
         Place::File(path) => path,
         Place::Server(server) => return look_at_server(source, server, parent, surroundings),
     };
-    let options = CaptureOptions { now: clock.now().into(), ..CaptureOptions::default() };
-    let capture = match Capture::open(path, &options) {
+    let capture = match Capture::open(path, &CaptureOptions::default()) {
         Ok(capture) => capture,
         Err(error) => return DatabaseBackup::failed(source, ErrorReport::from(&Error::from(error))),
     };

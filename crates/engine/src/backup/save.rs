@@ -11,7 +11,7 @@ use dbkeep_sqlite::header::{Encoding, Header};
 use super::image::{self, Content};
 use super::snapshot::{Parent, Past, Saved, meta};
 use super::{Session, chunk_size};
-use crate::catalog::Entry;
+use crate::catalog::{Entry, PRE_RESTORE};
 use crate::context::Watch;
 use crate::manifest::{self, Identity, IntegrityResult, Manifest, SqliteFacts};
 use crate::report::TableRows;
@@ -70,7 +70,7 @@ impl<'s> Session<'s> {
             nodes.push(writer.save_file(README, readme(&manifest).as_bytes(), &meta)?);
         }
         let saved = self.assemble(writer, source, manifest, (&content.contents, nodes), parent)?;
-        Ok(Saved { chunks: content.chunks, known: content.known, position, ..saved })
+        Ok(Saved { known: content.known, chunks: content.chunks, position, ..saved })
     }
 
     /// Returns what the database says it is.
@@ -89,6 +89,10 @@ impl<'s> Session<'s> {
         let Some(parent) = parent.filter(|parent| parent.entry.history.damage.is_empty()) else {
             return Ok(None);
         };
+        // A position tells that nobody wrote, not that the disk still has what was written.
+        if self.reason == PRE_RESTORE {
+            return Ok(None);
+        }
         let Some(manifest) = parent.manifest.as_ref().filter(|manifest| self.proves_enough(manifest)) else {
             return Ok(None);
         };
@@ -135,7 +139,7 @@ impl<'s> Session<'s> {
         let nodes = self.directory_of(parent)?;
         let may_be_used = self.all_present(&image, &nodes);
         drop(writer.shared_index());
-        Ok(may_be_used.then(|| Content::again(manifest.clone(), &image, nodes)))
+        Ok(may_be_used.then(|| Content::again(manifest.clone(), nodes)))
     }
 
     /// Returns what lies beside the manifest.

@@ -42,7 +42,7 @@ pub(crate) struct Saved {
     pub(crate) report: DatabaseBackup,
     pub(crate) snapshot: Snapshot,
     pub(crate) manifest: Manifest,
-    /// The ids of the chunks of a SQLite image, in order.
+    /// The ids of the chunks of a SQLite image, in order, where it was read for a safety backup.
     pub(crate) chunks: Vec<Id>,
     /// What recognises the chunks next time; `None` when the last list still holds.
     pub(super) known: Option<KnownChunks>,

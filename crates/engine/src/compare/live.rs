@@ -71,8 +71,7 @@ impl Live {
     /// Reads the database at `path`, and keeps of it what the snapshot does not have. No lock is held on return.
     pub(super) fn read(run: &Run<'_>, snapshot: &Opened, path: &Path) -> Result<Self> {
         let patience = run.store.context().lock_patience;
-        let options =
-            CaptureOptions { now: run.now.into(), busy_timeout: patience, ..CaptureOptions::default() };
+        let options = CaptureOptions { busy_timeout: patience, ..CaptureOptions::default() };
         let mut capture = Capture::open(path, &options)?;
         if capture.method() == Method::Raw {
             return Err(Error::Damaged {

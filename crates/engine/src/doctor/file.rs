@@ -5,7 +5,6 @@ use std::path::Path;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions};
 use dbkeep_sqlite::header::Header;
 use dbkeep_sqlite::identify::{Kind, Siblings, canonical, kind_of};
-use jiff::Timestamp;
 
 use crate::Result;
 use crate::report::{Finding, Severity};
@@ -31,14 +30,14 @@ const SYNCED: [(&str, &str); 10] = [
 const BUILT_IN: [&str; 6] = ["fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"];
 
 /// Examines it. An error means that it could not be reached. `free` are the bytes where it would be stored.
-pub(super) fn examine(path: &Path, free: Option<u64>, now: Timestamp) -> Result<Vec<Finding>> {
+pub(super) fn examine(path: &Path, free: Option<u64>) -> Result<Vec<Finding>> {
     let path = canonical(path)?;
     let header = match kind_of(&path)? {
         Kind::Database(header) => header,
         kind => return Ok(vec![not_a_database(&path, &kind)?]),
     };
     let siblings = Siblings::of(&path)?;
-    let options = CaptureOptions { now: now.into(), ..CaptureOptions::default() };
+    let options = CaptureOptions::default();
     let mut capture = Capture::open(&path, &options)?;
     let mut findings = vec![sound(&header, &capture)];
     if let Some(damage) = capture.damage() {

@@ -9,7 +9,7 @@ use super::file;
 use crate::report::{Finding, Health, Severity};
 
 fn examined(path: &Path, free: Option<u64>) -> Vec<Finding> {
-    file::examine(path, free, jiff::Timestamp::now()).unwrap()
+    file::examine(path, free).unwrap()
 }
 
 fn about<'f>(findings: &'f [Finding], subject: &str) -> Vec<&'f Finding> {

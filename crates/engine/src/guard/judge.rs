@@ -109,7 +109,6 @@ impl Run<'_> {
         method: Option<Method>,
     ) -> Result<(Judged, Method)> {
         let options = CaptureOptions {
-            now: self.clock.now().into(),
             busy_timeout: self.store.context().lock_patience,
             force_method: method,
             ..CaptureOptions::default()

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::SystemTime;
 
 use dbkeep_postgres::presence;
 use dbkeep_sqlite::capture::{Capture, CaptureOptions};
@@ -69,7 +68,7 @@ impl Run<'_> {
         {
             return Ok(true);
         }
-        // Times prove nothing of a file that was written in the last seconds, nor does what else goes on on a server.
+        // Times prove nothing of a file that was written just now, nor does what else goes on on a server.
         Ok(self.compared(place)?.same)
     }
 
@@ -122,8 +121,7 @@ impl Run<'_> {
     fn settled(&self, path: &Path) -> Standing {
         let mut standing = self.stands_now(path);
         for _ in 0..TRIES {
-            let unsettled =
-                standing.file.map(|file| file.unsettled_for(SystemTime::now())).unwrap_or_default();
+            let unsettled = standing.file.map(|file| file.unsettled()).unwrap_or_default();
             if unsettled.is_zero() {
                 break;
             }
@@ -134,8 +132,8 @@ impl Run<'_> {
     }
 
     fn stands_now(&self, path: &Path) -> Standing {
-        let looking = CaptureOptions { now: SystemTime::now(), ..self.looking() };
-        let position = Capture::open(path, &looking).ok().and_then(|capture| capture.position().cloned());
+        let position =
+            Capture::open(path, &self.looking()).ok().and_then(|capture| capture.position().cloned());
         Standing { position, file: FileState::of(path).ok(), rows_written: None }
     }
 
@@ -161,10 +159,6 @@ impl Run<'_> {
     }
 
     fn looking(&self) -> CaptureOptions {
-        CaptureOptions {
-            now: self.clock.now().into(),
-            busy_timeout: self.store.context().lock_patience,
-            ..CaptureOptions::default()
-        }
+        CaptureOptions { busy_timeout: self.store.context().lock_patience, ..CaptureOptions::default() }
     }
 }

@@ -121,9 +121,9 @@ impl Run<'_> {
                 let request = RestoreRequest {
                     // It is the file that was backed up, whatever the command has made of it.
                     force: true,
-                    // The snapshot was verified just before the command, and every page is compared.
+                    // The snapshot was verified just before the command, and what is written is compared.
                     verify: Verify::None,
-                    // It failed, and nobody can use it meanwhile.
+                    // The failed state is stored as it is, and whoever waits for the database gains nothing by a check.
                     safety_check: Verify::None,
                     ..self.request_for(place)
                 };

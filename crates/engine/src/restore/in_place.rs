@@ -46,8 +46,9 @@ impl Restore<'_> {
         self.watch.phase(&format!("restore {}", planned.database), subject.image.size());
         let size = u64::from(target.page_count()) * u64::from(target.page_size());
         let held = safety.as_ref().map_or(&[][..], |safety| safety.chunks_of(size, chunk_size));
-        let mut chunks = Chunks { watch: self.watch, subject, image: pages.reader(), held };
+        let mut chunks = Chunks { watch: self.watch, subject, image: pages.reader(), held, told: 0 };
         let applied = target.apply(subject.image.size(), chunk_size, &mut chunks).map_err(target_error)?;
+        chunks.reach(subject.image.size());
         self.watch.step("restore.pages-written");
         self.stop_if_cancelled()?;
         target.commit(COMMIT_PATIENCE).map_err(target_error)?;
@@ -66,8 +67,8 @@ impl Restore<'_> {
         Ok(StoredPages::new(self.reader.random(&subject.image, CACHE, None)?))
     }
 
-    /// Checks the image in the repository, before the target is locked. What is then written is read back and
-    /// compared within the transaction.
+    /// Checks the image in the repository, before the target is locked. Chunks of which something is then written are
+    /// read back and compared within the transaction.
     pub(super) fn inspect_stored(
         &self,
         subject: &Subject<'_>,
@@ -88,17 +89,22 @@ struct Chunks<'c> {
     image: &'c ImageReader,
     /// What the target was found to hold.
     held: &'c [Id],
+    /// How many bytes of the image are told to be done.
+    told: u64,
+}
+
+impl Chunks<'_> {
+    /// Tells how far it has come.
+    fn reach(&mut self, end: u64) {
+        self.watch.advance(end.saturating_sub(self.told));
+        self.told = end;
+    }
 }
 
 impl ChunkSource for Chunks<'_> {
-    fn skip(&mut self, index: u64) -> bool {
-        let Ok(place) = usize::try_from(index) else { return false };
-        let is_held =
-            self.held.get(place).is_some_and(|held| self.subject.image.ids().get(place) == Some(held));
-        if is_held {
-            self.watch.advance(u64::from(self.subject.image.span(place).1));
-        }
-        is_held
+    fn is_held(&self, index: u64) -> bool {
+        let place = usize::try_from(index).unwrap_or(usize::MAX);
+        self.held.get(place).is_some_and(|held| self.subject.image.ids().get(place) == Some(held))
     }
 
     fn chunk(&mut self, index: u64, live: Option<&[u8]>) -> Result<Option<Vec<u8>>, BoxError> {
@@ -108,7 +114,7 @@ impl ChunkSource for Chunks<'_> {
         let (place, image) = (usize::try_from(index)?, &self.subject.image);
         let id = image.ids().get(place).ok_or("a chunk behind the end of the image")?;
         let (offset, length) = image.span(place);
-        self.watch.advance(u64::from(length));
+        self.reach(offset + u64::from(length));
         if live.is_some_and(|live| live.len() == length as usize && Id::of(live) == *id) {
             return Ok(None);
         }

@@ -53,7 +53,7 @@ impl Restore<'_> {
     fn back_up(&self, planned: &PlannedRestore, method: Option<Method>) -> Result<Option<SafetyBackup>> {
         let place = Place::File(planned.path.clone());
         self.keep(planned, place, &|session, writer, source, past| {
-            let options = CaptureOptions { force_method: method, ..session.capture_options() };
+            let options = CaptureOptions { force_method: method, ..CaptureOptions::default() };
             let capture = Capture::open(&planned.path, &options)?;
             session.save(writer, source, past, capture, self.watch)
         })

@@ -326,6 +326,74 @@ fn database_damaged_inside_is_restored_by_its_pages() {
 }
 
 #[test]
+fn database_that_the_disk_has_changed_is_restored_though_nobody_wrote() {
+    let place = Fixture::new();
+    let application = place.database("app.db", 3000);
+    // What was committed last is in the log, which tells where the database stands; all else is in the main file.
+    application.execute_batch("PRAGMA journal_mode = wal; INSERT INTO items(text) VALUES('last')").unwrap();
+    let expected = rows(&place.path("app.db"));
+    place.stored("app.db");
+    let path = place.path("app.db");
+    let middle = std::fs::metadata(&path).unwrap().len() / 2 / 4096;
+    // By another process: closing the file here would take the application's locks away.
+    let damaged = std::process::Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            "bs=4096",
+            "count=1",
+            "conv=notrunc",
+            "status=none",
+            &format!("seek={middle}"),
+        ])
+        .arg(format!("of={}", path.display()))
+        .status();
+    assert!(damaged.unwrap().success());
+    let report = place.restored(&in_place());
+    assert_eq!(report.pages_written, 2, "the damaged one, and the first");
+    assert_eq!(rows(&path), expected);
+    let kept = of_snapshot(report.safety_snapshot, RestoreRequest { force: true, ..to("kept.db") });
+    place.restore(&kept).unwrap();
+    let page = |path: &Path| {
+        let at = usize::try_from(middle * 4096).unwrap();
+        std::fs::read(path).unwrap()[at..at + 4096].to_vec()
+    };
+    assert!(
+        page(&place.path("kept.db")).iter().all(|byte| *byte == 0),
+        "the safety backup has what was there"
+    );
+}
+
+/// Returns how many bytes this thread has read from files.
+fn bytes_read() -> u64 {
+    let told = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+#[test]
+fn target_is_read_once_by_its_safety_backup_and_the_restore() {
+    for mode in ["delete", "wal"] {
+        let place = Fixture::new();
+        let application = place.database("app.db", 10);
+        application.execute_batch(&format!("PRAGMA journal_mode = {mode}")).unwrap();
+        insert(&application, 150_000);
+        application.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        place.stored("app.db");
+        application.execute_batch("UPDATE items SET text = 'changed' WHERE id = 70000").unwrap();
+        let size = std::fs::metadata(place.path("app.db")).unwrap().len();
+        let before = bytes_read();
+        let request = RestoreRequest { verify: Verify::None, safety_check: Verify::None, ..in_place() };
+        let RestoreOutcome::One(report) = place.restore(&request).unwrap() else { panic!() };
+        let read = bytes_read() - before;
+        assert!(read < size * 3 / 2, "{mode}: {read} bytes read of {size}");
+        assert!((1..10).contains(&report.pages_written), "{mode}: {}", report.pages_written);
+        let text = "SELECT text FROM items WHERE id = 70000";
+        let text: String = application.query_row(text, [], |row| row.get(0)).unwrap();
+        assert_ne!(text, "changed");
+    }
+}
+
+#[test]
 fn snapshot_of_a_damaged_database_needs_force_and_is_exit_4() {
     let place = Fixture::new();
     drop(place.database("app.db", 3000));

@@ -52,7 +52,7 @@ struct Known<'i> {
 }
 
 impl ChunkSource for Known<'_> {
-    fn skip(&mut self, index: u64) -> bool {
+    fn is_held(&self, index: u64) -> bool {
         nth(self.image, index) == nth(&self.held, index)
     }
 
@@ -176,6 +176,9 @@ const BASE: &str = "
     INSERT INTO t SELECT value, 'a' || value, noise(value, 500) FROM generate(300);
     INSERT INTO k SELECT 'k' || value, value FROM generate(200);
 ";
+
+/// Makes it a megabyte.
+const MORE: &str = "INSERT INTO t SELECT value + 1000, 'new', noise(value, 900) FROM generate(1000)";
 
 /// What happened between the image and the target, in either direction.
 const CHANGES: [(&str, &str); 6] = [
@@ -311,8 +314,7 @@ fn chunks_that_the_target_is_known_to_hold_are_not_read() {
     for mode in ["DELETE", "WAL"] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("live.db");
-        let rows = "INSERT INTO t SELECT value + 1000, 'new', noise(value, 900) FROM generate(1000)";
-        let base = format!("PRAGMA journal_mode={mode}; {BASE}; {rows}");
+        let base = format!("PRAGMA journal_mode={mode}; {BASE}; {MORE}");
         let image = zoo::image(&base);
         build(&path, &format!("{base}; UPDATE t SET b = noise(id, 900) WHERE id = 1500; DROP TABLE k"));
         let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
@@ -340,7 +342,7 @@ fn held_by(target: &InPlace) -> Vec<u8> {
 fn chunks_behind_the_end_of_the_target_are_never_skipped() {
     struct Liar<'i>(&'i [u8]);
     impl ChunkSource for Liar<'_> {
-        fn skip(&mut self, _index: u64) -> bool {
+        fn is_held(&self, _index: u64) -> bool {
             true
         }
 
@@ -348,14 +350,20 @@ fn chunks_behind_the_end_of_the_target_are_never_skipped() {
             chunks(self.0)(index, live)
         }
     }
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("live.db");
-    let image = zoo::image(BASE);
-    build(&path, "CREATE TABLE a(b)");
-    let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
-    target.apply(image.len() as u64, CHUNK, &mut Liar(&image)).unwrap();
-    target.commit(PATIENCE).unwrap();
-    assert_same(&path, &image, "behind the end");
+    let image = zoo::image(&format!("{BASE}; {MORE}"));
+    // One ends within the first chunk; the other within a later one, and has what is before it.
+    let half = image.len() / 2 / CHUNK as usize * CHUNK as usize + 4096 * 3;
+    for length in [4096 * 2, half] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("live.db");
+        let mut target = image[..length].to_vec();
+        target[28..32].copy_from_slice(&u32::try_from(length / 4096).unwrap().to_be_bytes());
+        std::fs::write(&path, &target).unwrap();
+        let mut target = InPlace::begin(&path, &header(&image), PATIENCE).unwrap();
+        target.apply(image.len() as u64, CHUNK, &mut Liar(&image)).unwrap();
+        target.commit(PATIENCE).unwrap();
+        assert_same(&path, &image, &format!("{length} bytes"));
+    }
 }
 
 #[test]
@@ -466,6 +474,7 @@ fn safety_backup_under_the_write_lock_is_the_old_contents_and_loses_no_lock() {
             filled += capture.read(&mut safety[filled..end]).unwrap();
         }
         capture.finish().unwrap();
+        assert_eq!(safety, held_by(&target), "{mode}: what a safety backup reads is what SQLite reads");
         let safety = open_image(std::sync::Arc::new(safety)).unwrap();
         let last: i64 = safety.query_row("SELECT v FROM k WHERE k='last'", [], |row| row.get(0)).unwrap();
         assert_eq!(last, 7);

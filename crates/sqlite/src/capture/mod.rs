@@ -20,7 +20,7 @@ mod view;
 
 use std::fmt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -85,8 +85,6 @@ pub struct CaptureOptions {
     /// By how many bytes a log may grow while it is kept from beginning anew; by default 10 GB, or a quarter of
     /// what is free on its disk when that is less. A capture under which it grows more fails.
     pub log_growth_limit: Option<u64>,
-    /// The present time, or an earlier one: files written shortly before it are never taken for unchanged.
-    pub now: SystemTime,
 }
 
 impl Default for CaptureOptions {
@@ -97,7 +95,6 @@ impl Default for CaptureOptions {
             memory_limit: 32 << 20,
             longest_hold: Duration::from_secs(30),
             log_growth_limit: None,
-            now: SystemTime::now(),
         }
     }
 }
@@ -178,7 +175,7 @@ impl Capture {
                 site.identity.path.display()
             ));
         }
-        let scene = Scene::new(site.file_system == FileSystem::Local, options.now);
+        let scene = Scene::new(site.file_system == FileSystem::Local);
         let body = held.into_body(options, pinned)?;
         let limit = options.log_growth_limit.unwrap_or_else(|| usual_log_growth_limit(&site.identity.path));
         let mut capture = Capture {

@@ -140,7 +140,7 @@ impl Capture {
         let same = match (&before, &self.position) {
             // Every commit of rollback mode moves the change counter among the counters. A
             // transaction that spilled and was rolled back does not, and changes pages that nobody
-            // uses: the times of the file tell of that one, since a slice is longer than a tick.
+            // uses: the times of the file tell of that one, since a slice is longer than a tick of the kernel's clock.
             (Some(before), Some(now)) => {
                 before.counters == now.counters
                     && before.file == now.file

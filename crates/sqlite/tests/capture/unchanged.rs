@@ -1,18 +1,29 @@
 //! Recognising a database that did not change, and never one that did.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use dbkeep_sqlite::capture::{Capture, CaptureOptions, Method};
-use dbkeep_sqlite::position::Position;
+use dbkeep_sqlite::position::{FileState, Position};
 use rusqlite::Connection;
 
 use crate::support::{Other, assert_same, dbpage, fill, make, place, read_all};
 
-/// The position at a time that is surely later than every write so far.
+/// Waits until a later write gets a later time.
+fn settle(path: &Path) {
+    loop {
+        match FileState::of(path).unwrap().unsettled() {
+            Duration::ZERO => return,
+            rest => thread::sleep(rest),
+        }
+    }
+}
+
+/// The position when every write so far is surely over.
 fn position(path: &Path) -> Position {
-    let now = SystemTime::now() + Duration::from_secs(60);
-    let mut capture = Capture::open(path, &CaptureOptions { now, ..CaptureOptions::default() }).unwrap();
+    settle(path);
+    let mut capture = Capture::open(path, &CaptureOptions::default()).unwrap();
     read_all(&mut capture);
     let position = capture.position().unwrap().clone();
     // A position is kept as text between runs.
@@ -41,8 +52,9 @@ fn rollback_database_is_unchanged_until_something_is_written() {
 fn file_written_just_before_the_capture_is_read_again() {
     let (_folder, path) = place("racy.db");
     make(&path, &fill(10));
-    let now = std::fs::metadata(&path).unwrap().modified().unwrap() + Duration::from_millis(10);
-    let capture = Capture::open(&path, &CaptureOptions { now, ..CaptureOptions::default() }).unwrap();
+    let a_moment_ahead = SystemTime::now() + Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(a_moment_ahead).unwrap();
+    let capture = Capture::open(&path, &CaptureOptions::default()).unwrap();
     let racy = capture.position().unwrap().clone();
     drop(capture);
     assert!(!unchanged(&path, &racy));
@@ -126,8 +138,8 @@ fn copy_in_the_place_of_the_database_is_a_change() {
 fn second_pass_over_an_unchanged_file_reads_nothing() {
     let (_folder, path) = place("calm.db");
     make(&path, &fill(100));
-    let now = SystemTime::now() + Duration::from_secs(60);
-    let options = CaptureOptions { now, force_method: Some(Method::TwoPass), ..CaptureOptions::default() };
+    settle(&path);
+    let options = CaptureOptions { force_method: Some(Method::TwoPass), ..CaptureOptions::default() };
     let mut calm = Capture::open(&path, &options).unwrap();
     let mut image = vec![0; calm.size() as usize];
     assert_eq!(calm.read(&mut image).unwrap(), image.len());
