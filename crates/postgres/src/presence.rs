@@ -193,6 +193,43 @@ mod tests {
         assert!(crate::wire::was_opened_here(sessions[0].process));
     }
 
+    #[test]
+    fn session_that_has_done_nothing_and_said_no_name_is_beginning() {
+        let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+        if programs.major < 17 {
+            return println!("skipped: nothing holds a login up before version 17");
+        }
+        let server = Server::start(&programs, &Settings::default());
+        server.create_database("shop");
+        server.sql(
+            "shop",
+            "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); END';
+             CREATE EVENT TRIGGER slow ON login EXECUTE FUNCTION slow()",
+        );
+        let folder = server.socket_folder().display();
+        let named = |name: &str| {
+            let text = format!(
+                "host={folder} port={} user=postgres dbname=shop application_name='{name}'",
+                server.port()
+            );
+            Command::new(programs.program("psql")).args(["-X", &text, "-c", "SELECT 1"]).spawn().unwrap()
+        };
+        let mut clients = [named(""), named("app")];
+        let mut presence = Presence::open(&info(&server, "shop"), &Options::default()).unwrap();
+        let mut sessions = presence.sessions().unwrap();
+        while sessions.len() < 2 || !sessions.iter().any(|one| one.application == "app") {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            sessions = presence.sessions().unwrap();
+        }
+        for session in sessions {
+            assert_eq!(session.is_beginning, session.application.is_empty(), "{session:?}");
+        }
+        for client in &mut clients {
+            client.kill().unwrap();
+            client.wait().unwrap();
+        }
+    }
+
     /// It runs statements and writes, as any other session does.
     #[test]
     fn session_for_replication_that_sends_nothing_is_somebody() {

@@ -31,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For how long a port that was seen in a process of the command is taken for its own. The system gives a port of a
 /// connection that has ended to the next one after a second at the earliest, if this end has ended it.
 const PORT_RESTS: Duration = Duration::from_secs(1);
-/// How often, and how soon, is asked again for sessions that have not said yet what they are called.
-const TRIES: u32 = 50;
+/// For how long, and how soon, is asked again for sessions that have not said yet what they are called.
+const UNNAMED: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(2);
 
 /// Returns where the databases on servers stand, by their names. One that cannot be asked is left out; the backup says why.
@@ -146,26 +146,23 @@ impl ServerLookout {
     }
 
     /// Asks who is there. A session that has only just begun is asked for again: its name comes a moment after itself.
-    fn there(&mut self) -> Result<Vec<Present>> {
+    fn there(&mut self, group: Option<u32>) -> Result<Vec<Present>> {
+        let began = Instant::now();
+        self.note_ends(group);
         let mut seen = self.ask(Presence::sessions)?;
-        for _ in 0..TRIES {
-            if !seen.iter().any(|session| session.is_beginning) {
-                break;
-            }
+        let mut is_over = !seen.iter().any(|session| session.is_beginning);
+        while !is_over && began.elapsed() < UNNAMED {
             std::thread::sleep(SOON);
+            self.note_ends(group);
             let now = self.ask(Presence::sessions)?;
-            let is_over = merge(&mut seen, now);
-            if is_over {
-                break;
-            }
+            is_over = merge(&mut seen, now);
         }
         Ok(seen)
     }
 
     /// Tells the command's sessions from all others.
     fn sessions(&mut self, group: Option<u32>) -> Result<Sessions> {
-        self.note_ends(group);
-        let there = self.there()?;
+        let there = self.there(group)?;
         let mut sessions = Sessions::default();
         let mut has_left = None;
         for session in there {
@@ -221,11 +218,11 @@ fn merge(seen: &mut Vec<Present>, now: Vec<Present>) -> bool {
     for session in now {
         is_over &= !session.is_beginning;
         let is_it = |one: &&mut Present| one.process == session.process && one.began == session.began;
-        match seen.iter_mut().find(is_it) {
+        match seen.iter_mut().rfind(is_it) {
             Some(known) if known.is_beginning => *known = session,
-            // A pooler may have handed it on since: it was somebody's then.
-            Some(_) => {}
-            None => seen.push(session),
+            // A pooler that has handed it on makes two of it: whose it was, and whose it is.
+            Some(known) if known.application == session.application => {}
+            _ => seen.push(session),
         }
     }
     is_over
@@ -432,11 +429,12 @@ mod tests {
             session(2, "", true),
             session(3, "app", false),
             session(4, "x", false),
+            session(3, "other", false),
             session(5, "", true),
         ];
         assert_eq!(seen, expected);
         assert!(merge(&mut seen, vec![session(5, "ours", false)]));
-        assert_eq!(seen[4], session(5, "ours", false));
+        assert_eq!(seen[5], session(5, "ours", false));
     }
 
     /// A server that lets everybody in and then says nothing any more.
