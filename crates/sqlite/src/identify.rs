@@ -233,11 +233,6 @@ pub fn file_system(path: &Path) -> Result<FileSystem> {
         0x786f_4256 => FileSystem::Network("VirtualBox shared folder"),
         0xbacb_acbc => FileSystem::Network("VMware shared folder"),
         0x7c7c_6673 => FileSystem::Network("Parallels shared folder"),
-        0x0bd0_0bd0 => FileSystem::Network("Lustre"),
-        0x4750_4653 => FileSystem::Network("GPFS"),
-        0x0116_1970 => FileSystem::Network("GFS2"),
-        0x7461_636f => FileSystem::Network("OCFS2"),
-        0x1983_0326 => FileSystem::Network("BeeGFS"),
         0x6573_5546 => FileSystem::Userspace,
         _ => FileSystem::Local,
     })
