@@ -306,6 +306,11 @@ impl<'s> Session<'s> {
         Ok(self.store.repository().writer(lock, self.reader.index(), &options, watch.clone())?)
     }
 
+    /// Says whether it keeps what a restore is about to overwrite.
+    pub(crate) fn is_safety_backup(&self) -> bool {
+        self.reason == PRE_RESTORE
+    }
+
     /// Notes in the repository that the user was told of these snapshots. From here on a snapshot that is gone
     /// without having been forgotten is a finding.
     pub(crate) fn acknowledge(&self, snapshots: &[SnapshotRef]) -> Result<()> {

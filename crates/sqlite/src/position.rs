@@ -141,7 +141,7 @@ impl Position {
     }
 
     /// Says whether nothing was committed since `earlier`, a position of the same database that
-    /// was taken when its file had settled ([`FileState::unsettled_for`]).
+    /// was taken when its file had settled ([`FileState::unsettled`]).
     pub fn is_where(&self, earlier: &Position) -> bool {
         let same_place = self.file.device == earlier.file.device
             && self.file.inode == earlier.file.inode

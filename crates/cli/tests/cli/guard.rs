@@ -180,7 +180,7 @@ fn command_that_hangs_is_ended_with_all_that_it_started() {
         let text = String::from_utf8_lossy(&text);
         // Another test may have a guard of the same second.
         text.contains(&format!("DBKEEP_GUARD={session} "))
-            && text.contains(&environment.path("").display().to_string())
+            && text.contains(&environment.home().display().to_string())
     });
     assert_eq!(left.count(), 0);
     assert_eq!(environment.json(&["guard", "--resume"]).1["resumed"], serde_json::json!([]));

@@ -17,7 +17,6 @@ use ring::digest::{Context as Digest, SHA256};
 use super::save::wants_sha256;
 use super::snapshot::{Contents, Parent, meta};
 use super::{Session, chunk_size};
-use crate::catalog::PRE_RESTORE;
 use crate::context::Watch;
 use crate::integrity::{Looked, StoredPages, Verify, look, look_at_image, look_at_stored};
 use crate::manifest::{ImageFacts, Integrity, IntegrityResult, Manifest};
@@ -112,8 +111,11 @@ pub(super) fn read(
         None => stream.look_afterwards(session, writer, &nodes, watch)?,
     };
     let content = stream.content(name, &image, nodes, looked, known.as_ref());
-    let is_wanted = session.reason == PRE_RESTORE;
-    let chunks = if is_wanted { image.chunks.iter().map(|chunk| chunk.id).collect() } else { Vec::new() };
+    let chunks = if session.is_safety_backup() {
+        image.chunks.iter().map(|chunk| chunk.id).collect()
+    } else {
+        Vec::new()
+    };
     Ok(Content { chunks, ..content })
 }
 

@@ -11,7 +11,7 @@ use dbkeep_sqlite::header::{Encoding, Header};
 use super::image::{self, Content};
 use super::snapshot::{Parent, Past, Saved, meta};
 use super::{Session, chunk_size};
-use crate::catalog::{Entry, PRE_RESTORE};
+use crate::catalog::Entry;
 use crate::context::Watch;
 use crate::manifest::{self, Identity, IntegrityResult, Manifest, SqliteFacts};
 use crate::report::TableRows;
@@ -31,7 +31,7 @@ impl<'s> Session<'s> {
     /// Stores the image of a captured database with its manifest.
     ///
     /// Where the source provably did not change, the image of the last snapshot is used again and nothing is
-    /// read. The snapshot is returned, not made.
+    /// read, but for a safety backup. The snapshot is returned, not made.
     pub(crate) fn save(
         &self,
         writer: &mut Writer<'_>,
@@ -90,7 +90,7 @@ impl<'s> Session<'s> {
             return Ok(None);
         };
         // A position tells that nobody wrote, not that the disk still has what was written.
-        if self.reason == PRE_RESTORE {
+        if self.is_safety_backup() {
             return Ok(None);
         }
         let Some(manifest) = parent.manifest.as_ref().filter(|manifest| self.proves_enough(manifest)) else {

@@ -1,8 +1,9 @@
 //! That somebody opens a file is told by the system at once (inotify), though not by whom: so it is looked at just then.
 //!
-//! Where the system tells nothing (its limits are reached, or it is another one), files are looked at often instead.
+//! It comes beside looks that nothing calls for: the system tells nothing where its limits are reached, of a file that is
+//! not there yet, or where somebody had the file open before.
 
-use std::io::PipeReader;
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,11 +38,6 @@ impl Openings {
         }
     }
 
-    /// Says whether openings are told.
-    pub(super) fn are_told(&self) -> bool {
-        self.queue.is_some()
-    }
-
     /// Begins to listen, where the system can.
     pub(super) fn new() -> Self {
         Self { queue: queue::Queue::new() }
@@ -60,22 +56,22 @@ impl Openings {
     }
 
     /// Rests until the writing end of `end` is gone, somebody opens a file after `shortest`, or for `longest`.
-    pub(super) fn rest(&self, end: &PipeReader, shortest: Duration, longest: Duration) -> Rested {
-        if !shortest.is_zero() && wait(&[end.as_fd()], shortest) == Some(0) {
-            return Rested::Ended;
+    pub(super) fn rest(&self, end: &PipeReader, shortest: Duration, longest: Duration) -> io::Result<Rested> {
+        if !shortest.is_zero() && wait(&[end.as_fd()], shortest)? == Some(0) {
+            return Ok(Rested::Ended);
         }
         let both: Vec<BorrowedFd<'_>> =
             std::iter::once(end.as_fd()).chain(self.queue.as_ref().map(AsFd::as_fd)).collect();
-        match wait(&both, longest.saturating_sub(shortest)) {
+        Ok(match wait(&both, longest.saturating_sub(shortest))? {
             Some(0) => Rested::Ended,
             Some(_) => Rested::Opened,
             None => Rested::Enough,
-        }
+        })
     }
 }
 
 /// Waits for the first of several descriptors that has something to tell, at most for `time`.
-fn wait(descriptors: &[BorrowedFd<'_>], time: Duration) -> Option<usize> {
+fn wait(descriptors: &[BorrowedFd<'_>], time: Duration) -> io::Result<Option<usize>> {
     let until = Instant::now() + time;
     loop {
         let mut asked: Vec<PollFd<'_>> =
@@ -83,13 +79,10 @@ fn wait(descriptors: &[BorrowedFd<'_>], time: Duration) -> Option<usize> {
         let left = until.saturating_duration_since(Instant::now());
         let ready = poll(&mut asked, Timespec::try_from(left).ok().as_ref());
         match ready {
-            Ok(0) => return None,
-            Ok(_) => return asked.iter().position(|one| !one.revents().is_empty()),
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(asked.iter().position(|one| !one.revents().is_empty())),
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => {
-                std::thread::sleep(left);
-                return None;
-            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -171,12 +164,12 @@ mod tests {
         let (end, alive) = std::io::pipe().unwrap();
         let mut openings = Openings::new();
         openings.listen(std::iter::once(path.as_path()));
-        assert!(openings.are_told());
-        assert_eq!(openings.rest(&end, Duration::ZERO, Duration::ZERO), Rested::Enough);
+        let rest = |openings: &Openings, shortest, longest| openings.rest(&end, shortest, longest).unwrap();
+        assert_eq!(rest(&openings, Duration::ZERO, Duration::ZERO), Rested::Enough);
         drop(File::open(&path).unwrap());
-        assert_eq!(openings.rest(&end, Duration::ZERO, LONG), Rested::Opened);
+        assert_eq!(rest(&openings, Duration::ZERO, LONG), Rested::Opened);
         openings.forget();
-        assert_eq!(openings.rest(&end, Duration::ZERO, Duration::from_millis(1)), Rested::Enough);
+        assert_eq!(rest(&openings, Duration::ZERO, Duration::from_millis(1)), Rested::Enough);
 
         // Another one in its place, and one that comes later.
         std::fs::hard_link(&path, &other).unwrap();
@@ -186,13 +179,13 @@ mod tests {
         openings.listen(std::iter::once(path.as_path()));
         openings.forget();
         drop(File::open(&path).unwrap());
-        assert_eq!(openings.rest(&end, Duration::ZERO, LONG), Rested::Opened);
+        assert_eq!(rest(&openings, Duration::ZERO, LONG), Rested::Opened);
         openings.forget();
         drop(File::open(&other).unwrap());
-        assert_eq!(openings.rest(&end, Duration::ZERO, LONG), Rested::Opened, "the first one");
+        assert_eq!(rest(&openings, Duration::ZERO, LONG), Rested::Opened, "the first one");
 
         drop(alive);
-        assert_eq!(openings.rest(&end, LONG, LONG), Rested::Ended);
-        assert_eq!(Openings::untold().rest(&end, Duration::ZERO, LONG), Rested::Ended);
+        assert_eq!(rest(&openings, LONG, LONG), Rested::Ended);
+        assert_eq!(rest(&Openings::untold(), Duration::ZERO, LONG), Rested::Ended);
     }
 }

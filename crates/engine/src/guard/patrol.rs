@@ -13,16 +13,15 @@ use super::openings::{Openings, Rested};
 use super::task::Family;
 use crate::{Error, Result};
 
-/// The shortest and the longest time between two looks; the shortest where the system tells when a file is opened.
+/// The shortest and the longest time between two looks that nothing calls for.
 const REST: Duration = Duration::from_millis(20);
 const LONGEST_REST: Duration = Duration::from_secs(1);
-const TOLD_REST: Duration = Duration::from_millis(100);
 
 /// How often a look at files may cost of the time between two: a tenth of one processor is enough. One at a server waits
 /// most of its time.
 const SHARE: u32 = 9;
 
-/// How much of its share a patrol may save up, so that it can look at once when a file is opened.
+/// What looks may cost that the opening of a file calls for: a tenth too, of which so much may be saved up.
 const SAVED: Duration = Duration::from_millis(200);
 
 /// How long it may be from the beginning of a look to its end or to the next one, at files and at servers, which may be
@@ -60,11 +59,8 @@ impl<'g> Patrol<'g> {
 
     /// Does `work` while the lookouts are on patrol: one for all files, and one for each server, which may be slow.
     pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let (end, alive) = io::pipe().map_err(Error::io("open a pipe beside", Path::new("/proc")))?;
         let failed = Error::io("start a thread at", Path::new("/proc"));
-        let (end, alive) = match io::pipe() {
-            Ok(pipe) => pipe,
-            Err(error) => return Err(failed(error)),
-        };
         let (remote, local): (Vec<&Post>, Vec<&Post>) = self.posts.iter().partition(|post| post.is_remote);
         let rounds = std::iter::once(local).chain(remote.into_iter().map(|post| vec![post]));
         let end = &end;
@@ -75,7 +71,9 @@ impl<'g> Patrol<'g> {
             let threads = started.map_err(failed)?;
             let done = work();
             drop(alive);
-            if threads.into_iter().map(ScopedJoinHandle::join).filter(thread::Result::is_err).count() > 0 {
+            // Each is waited for, whatever became of the others.
+            let ended: Vec<bool> = threads.into_iter().map(|thread| thread.join().unwrap_or(false)).collect();
+            if ended.contains(&false) {
                 self.posts.iter().for_each(|post| post.doubt("the lookout for others ended before its time"));
             }
             Ok(done)
@@ -87,7 +85,7 @@ impl<'g> Patrol<'g> {
         scope: &'s Scope<'s, 'e>,
         posts: Vec<&'e Post>,
         end: &'e PipeReader,
-    ) -> io::Result<ScopedJoinHandle<'s, ()>> {
+    ) -> io::Result<ScopedJoinHandle<'s, bool>> {
         thread::Builder::new().name("guard".to_owned()).spawn_scoped(scope, move || self.walk(&posts, end))
     }
 
@@ -137,30 +135,33 @@ impl<'g> Patrol<'g> {
         self.posts.iter().map(|post| post.doubts().iter().cloned().collect()).collect()
     }
 
-    fn walk(&self, posts: &[&Post], end: &PipeReader) {
+    /// Looks until the patrol ends; says whether it came to that.
+    fn walk(&self, posts: &[&Post], end: &PipeReader) -> bool {
         let is_remote = posts.iter().any(|post| post.is_remote);
-        let late = if is_remote { LATE_AT_SERVER } else { LATE };
+        let (share, late) = if is_remote { (1, LATE_AT_SERVER) } else { (SHARE, LATE) };
         let mut openings = if is_remote { Openings::untold() } else { Openings::new() };
-        let mut saved = SAVED;
+        let mut calls = Calls::new(Instant::now());
+        let mut rested = Rested::Enough;
         let mut began = Instant::now();
         loop {
             doubt_after(posts, began.elapsed(), late);
-            saved = (saved + began.elapsed() / (SHARE + 1)).min(SAVED);
             began = Instant::now();
+            let spent = processor_time();
             openings.listen(posts.iter().filter_map(|post| post.file.as_deref()));
             openings.forget();
             posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
             let cost = began.elapsed();
             doubt_after(posts, cost, late);
-            saved = saved.saturating_sub(cost);
-            let (shortest, longest) = match (is_remote, openings.are_told()) {
-                (true, _) => (Duration::ZERO, cost.clamp(REST, LONGEST_REST)),
-                (false, false) => (Duration::ZERO, (cost * SHARE).clamp(REST, LONGEST_REST)),
-                (false, true) => rests(cost, saved),
-            };
-            if openings.rest(end, shortest, longest) == Rested::Ended {
-                return;
+            let now = Instant::now();
+            if rested == Rested::Opened {
+                calls.pay(processor_time().saturating_sub(spent), now);
             }
+            let rest = (cost * share).clamp(REST, LONGEST_REST);
+            rested = match openings.rest(end, calls.deaf_for(now).min(rest), rest) {
+                Ok(Rested::Ended) => return true,
+                Ok(rested) => rested,
+                Err(_) => return false,
+            };
         }
     }
 
@@ -176,11 +177,33 @@ impl<'g> Patrol<'g> {
     }
 }
 
-/// Returns for how long nobody looks after a look that took so long, and when at the latest, where openings are told. What
-/// is saved up pays for looks that follow at once; without it half of the share is left for looks that nothing calls for.
-fn rests(cost: Duration, saved: Duration) -> (Duration, Duration) {
-    let shortest = if saved > cost { Duration::ZERO } else { (cost * SHARE).min(LONGEST_REST) };
-    (shortest, (cost * SHARE * 2).clamp(TOLD_REST, LONGEST_REST))
+/// What looks may cost that the opening of a file calls for.
+struct Calls {
+    /// From when on there is something saved up again.
+    from: Instant,
+}
+
+impl Calls {
+    fn new(now: Instant) -> Self {
+        Self { from: now }
+    }
+
+    /// Takes what a look has cost.
+    fn pay(&mut self, cost: Duration, now: Instant) {
+        let earliest = now.checked_sub(SAVED * (SHARE + 1)).unwrap_or(self.from);
+        self.from = self.from.max(earliest) + cost * (SHARE + 1);
+    }
+
+    /// Returns for how long no call is answered.
+    fn deaf_for(&self, now: Instant) -> Duration {
+        self.from.saturating_duration_since(now)
+    }
+}
+
+/// Returns what this thread has had of a processor.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 impl Post {
@@ -222,10 +245,37 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn looks_cost_a_tenth_of_a_processor_however_often_a_file_is_opened() {
-        assert_eq!(rests(2 * MS, SAVED), (Duration::ZERO, 100 * MS));
-        assert_eq!(rests(2 * MS, MS), (18 * MS, 100 * MS), "nothing is saved any more");
-        assert_eq!(rests(20 * MS, SAVED), (Duration::ZERO, 360 * MS), "half of it without a call");
-        assert_eq!(rests(500 * MS, MS), (LONGEST_REST, LONGEST_REST));
+    fn looks_that_openings_call_for_cost_a_tenth_of_a_processor_at_most() {
+        let began = Instant::now();
+        let mut calls = Calls::new(began);
+        let mut now = began + 5000 * MS;
+        let mut at_once = 0;
+        while calls.deaf_for(now).is_zero() {
+            calls.pay(20 * MS, now);
+            at_once += 1;
+        }
+        assert_eq!(at_once, 11, "200 ms are saved up, and the last one may go beyond");
+        assert_eq!(calls.deaf_for(now), 200 * MS);
+        // However often a file is opened now.
+        let mut looks = 0;
+        for _ in 0..10_000 {
+            now += MS;
+            if calls.deaf_for(now).is_zero() {
+                calls.pay(20 * MS, now);
+                looks += 1;
+            }
+        }
+        assert_eq!(looks, 50, "a second of ten");
+        let mut dear = Calls::new(began);
+        dear.pay(500 * MS, began);
+        assert_eq!(dear.deaf_for(began), 5000 * MS, "nothing is saved at the start");
+    }
+
+    #[test]
+    fn processor_time_goes_on_with_work_alone() {
+        let before = processor_time();
+        thread::sleep(50 * MS);
+        let asleep = processor_time() - before;
+        assert!(asleep < 50 * MS, "{asleep:?}");
     }
 }

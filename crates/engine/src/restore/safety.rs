@@ -28,7 +28,7 @@ pub(super) struct SafetyBackup {
 }
 
 impl SafetyBackup {
-    /// Returns the ids of the chunks of a SQLite database as it was read under its write lock: none where it was cut in
+    /// Returns the ids of the chunks of a SQLite database as it was read, and none where it was cut in
     /// another way, or is not of this size.
     pub(super) fn chunks_of(&self, size: u64, chunk_size: u32) -> &[Id] {
         let is_as_asked = !self.image.raw && self.image.size == size && self.image.chunk_size == chunk_size;

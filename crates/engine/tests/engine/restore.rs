@@ -385,6 +385,7 @@ fn target_is_read_once_by_its_safety_backup_and_the_restore() {
         let request = RestoreRequest { verify: Verify::None, safety_check: Verify::None, ..in_place() };
         let RestoreOutcome::One(report) = place.restore(&request).unwrap() else { panic!() };
         let read = bytes_read() - before;
+        assert!(read >= size, "{mode}: it is read by this thread");
         assert!(read < size * 3 / 2, "{mode}: {read} bytes read of {size}");
         assert!((1..10).contains(&report.pages_written), "{mode}: {}", report.pages_written);
         let text = "SELECT text FROM items WHERE id = 70000";
