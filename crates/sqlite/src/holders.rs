@@ -215,15 +215,14 @@ fn scan(identity: &Identity, passes: &dyn Fn(u32) -> bool) -> (Vec<Holder>, bool
     let own = std::process::id();
     let mut holders = Vec::new();
     let mut complete = sees_all(identity);
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == own || passes(pid) {
-            continue;
-        }
-        match open_in(&process.path().join("fd"), identity) {
-            Some(true) => holders.push(Holder { pid, name: name_of(&process.path()) }),
+    let number = |process: fs::DirEntry| process.file_name().to_str()?.parse::<u32>().ok();
+    let mut pids: Vec<u32> = processes.flatten().filter_map(number).filter(|pid| *pid != own).collect();
+    // Whoever passes by in a moment has most often just been started.
+    pids.sort_unstable_by(|one, other| other.cmp(one));
+    for pid in pids.into_iter().filter(|pid| !passes(*pid)) {
+        let process = Path::new("/proc").join(pid.to_string());
+        match open_in(&process.join("fd"), identity) {
+            Some(true) => holders.push(Holder { pid, name: name_of(&process) }),
             Some(false) => {}
             None => complete = false,
         }
