@@ -320,11 +320,10 @@ fn application_that_has_it_open_goes_on_with_the_old_contents_when_a_person_says
     assert_eq!(count(), 10);
 }
 
-/// A process that writes a row now and then, as an application does that opens the database for each, and has more to do
-/// while it is open. Who has it open for less than a look takes may be missed.
+/// A process that writes a row now and then, as an application does that opens the database for each.
 fn start_writer(environment: &TestEnvironment) -> Child {
     let script = "i=0; while :; do i=$((i+1)); \
-                  sqlite3 -cmd '.timeout 5000' app.db \"INSERT INTO log VALUES ($i)\" '.shell sleep 0.05' && echo $i; done";
+                  sqlite3 -cmd '.timeout 5000' app.db \"INSERT INTO log VALUES ($i)\" && echo $i; sleep 0.05; done";
     std::process::Command::new("sh")
         .args(["-c", script])
         .current_dir(environment.path(""))
