@@ -54,7 +54,7 @@ fn every_restore_is_a_prefix(journal: JournalMode, page_size: u32, seed: u64) {
 /// Runs several histories in one journal mode, with pages of all sizes.
 fn histories(journal: JournalMode, first_seed: u64) {
     let page_sizes = [4096, 512, 65536, 1024, 16384, 8192, 2048, 32768];
-    let count = times(2, 100);
+    let count = times(3, 100);
     // The modes begin with different ones, so that a few histories of each have pages of all sizes together.
     let first = usize::try_from(first_seed / 1_000 * 2).unwrap_or(0);
     for (number, page_size) in (0..count as u64).zip(page_sizes.into_iter().cycle().skip(first)) {
