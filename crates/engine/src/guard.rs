@@ -5,6 +5,7 @@
 //! else wrote; otherwise what it did is kept, and the report says what would have been lost. A guard that was killed is
 //! explained and finished by [`resume`].
 
+mod asleep;
 mod database;
 mod hold;
 mod identity;
@@ -396,6 +397,7 @@ impl Run<'_> {
         };
         let start = Start { session: &self.record.session, family: program.family, begun: &begun };
         let ended = program.task.run(&start);
+        program.family.set_running(false);
         report.duration_ms = self.clock.milliseconds_since(began);
         ended
     }

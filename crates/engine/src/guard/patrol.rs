@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use super::asleep::Asleep;
 use super::lookout::{Left, Lookout};
 use super::openings::{Openings, Rested};
 use super::task::Family;
@@ -140,16 +141,20 @@ impl<'g> Patrol<'g> {
         let is_remote = posts.iter().any(|post| post.is_remote);
         let (share, late) = if is_remote { (1, LATE_AT_SERVER) } else { (SHARE, LATE) };
         let mut openings = if is_remote { Openings::untold() } else { Openings::new() };
+        let files: Vec<Option<&Path>> = posts.iter().map(|post| post.file.as_deref()).collect();
         let mut calls = Calls::new(Instant::now());
         let mut rested = Rested::Enough;
+        let mut slept = None;
         let mut began = Instant::now();
         loop {
             doubt_after(posts, began.elapsed(), late);
             began = Instant::now();
             let spent = processor_time();
-            openings.listen(posts.iter().filter_map(|post| post.file.as_deref()));
+            openings.listen(&files);
             openings.forget();
+            let others = self.writers_beside(&mut slept, &mut openings);
             posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
+            others.iter().filter_map(|file| posts.get(*file)).for_each(|post| post.doubt_somebody());
             let cost = began.elapsed();
             doubt_after(posts, cost, late);
             let now = Instant::now();
@@ -163,6 +168,17 @@ impl<'g> Patrol<'g> {
                 Err(_) => return false,
             };
         }
+    }
+
+    /// Returns the files to which others could have written since this was asked last, since the task slept all the time: as
+    /// it does in `slept`, before it was asked last.
+    fn writers_beside(&self, slept: &mut Option<Asleep>, openings: &mut Openings) -> BTreeSet<usize> {
+        let asleep = if openings.tell_writers() { self.family.asleep() } else { None };
+        let writers = openings.writers();
+        let before = std::mem::replace(slept, asleep);
+        // What the task has done is told by now, so it must sleep still.
+        let has_slept = before.is_some() && self.family.asleep() == before;
+        if has_slept { writers } else { BTreeSet::new() }
     }
 
     /// Asks one lookout. What is started meanwhile must not be taken for somebody else: then it is asked again.
@@ -220,6 +236,13 @@ impl Post {
         self.doubts().insert(why.to_owned());
     }
 
+    /// Doubts it because of somebody who could have written to it, unless somebody is known who did.
+    fn doubt_somebody(&self) {
+        if self.doubts().is_empty() {
+            self.doubt("somebody who was gone before he could be looked at had it open");
+        }
+    }
+
     fn lookout(&self) -> MutexGuard<'_, Box<dyn Lookout>> {
         self.lookout.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,6 +292,60 @@ mod tests {
         let mut dear = Calls::new(began);
         dear.pay(500 * MS, began);
         assert_eq!(dear.deaf_for(began), 5000 * MS, "nothing is saved at the start");
+    }
+
+    /// A lookout that is blind to everybody.
+    struct Blind(PathBuf);
+
+    impl Lookout for Blind {
+        fn look(&mut self, _group: Option<u32>) -> Result<Vec<String>> {
+            Ok(Vec::new())
+        }
+
+        fn glance(&mut self, _group: Option<u32>) -> Result<Vec<String>> {
+            Ok(Vec::new())
+        }
+
+        fn file(&self) -> Option<&Path> {
+            Some(&self.0)
+        }
+    }
+
+    /// Returns the doubts at a file that is opened for writing by this process, while a script runs and after it.
+    fn doubts_beside(script: &str, while_it_runs: bool) -> Vec<String> {
+        use std::os::unix::process::CommandExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        std::fs::write(&path, "x").unwrap();
+        let mut command = std::process::Command::new("sh");
+        let mut child = command.args(["-c", script]).current_dir(&folder).process_group(0).spawn().unwrap();
+        let family = Family::default();
+        *family.lock() = Some(child.id());
+        family.set_running(while_it_runs);
+        let patrol = Patrol::new(&family, vec![Box::new(Blind(path.clone()))]);
+        let visits = || {
+            for _ in 0..20 {
+                thread::sleep(50 * MS);
+                drop(std::fs::File::options().write(true).open(&path).unwrap());
+            }
+        };
+        patrol.during(visits).unwrap();
+        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        child.wait().unwrap();
+        patrol.doubts().remove(0)
+    }
+
+    #[test]
+    fn who_writes_while_the_command_sleeps_is_noticed_though_no_look_sees_him() {
+        let doubts = doubts_beside("sleep 60; true", true);
+        assert_eq!(doubts, ["somebody who was gone before he could be looked at had it open"]);
+    }
+
+    #[test]
+    fn what_the_command_writes_or_the_guard_itself_is_nobody_elses() {
+        assert_eq!(doubts_beside("while :; do : >> app.db; done", true), [] as [&str; 0]);
+        assert_eq!(doubts_beside("sleep 60; true", false), [] as [&str; 0], "it does not run any more");
     }
 
     #[test]

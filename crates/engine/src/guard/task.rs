@@ -3,9 +3,12 @@
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::asleep::Asleep;
 use crate::Result;
 
 /// How long a process that is being started may be what starts it.
@@ -127,6 +130,7 @@ impl Start<'_> {
         let number = spawn()?;
         *group = Some(number);
         drop(group);
+        self.family.set_running(true);
         (self.begun)(Some(number));
         Ok(())
     }
@@ -198,12 +202,24 @@ pub(super) fn session_name(session: &str) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Family {
     group: Mutex<Option<u32>>,
+    is_running: AtomicBool,
 }
 
 impl Family {
     /// Returns the group as it stays until the guard is dropped.
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Option<u32>> {
         self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the task has begun, or has ended. In between this process leaves the databases alone.
+    pub(super) fn set_running(&self, is_running: bool) {
+        self.is_running.store(is_running, Ordering::SeqCst);
+    }
+
+    /// Returns whether all of it sleeps, while it runs.
+    pub(super) fn asleep(&self) -> Option<Asleep> {
+        let group = *self.lock();
+        group.filter(|_| self.is_running.load(Ordering::SeqCst)).and_then(Asleep::of)
     }
 }
 
@@ -249,12 +265,9 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// Says whether anything of a process group still runs. One that has ended and that nobody has asked about does not.
 pub fn is_group_alive(group: u32) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let mut hides = !std::path::Path::new("/proc/1").exists();
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
+    let Ok(processes) = numbered(Path::new("/proc")) else { return true };
+    let mut hides = !Path::new("/proc/1").exists();
+    for pid in processes {
         match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(text) if group_in(&text) == Some(group) && !has_ended(&text) => return true,
             Ok(_) => {}
@@ -262,6 +275,17 @@ pub fn is_group_alive(group: u32) -> bool {
         }
     }
     hides && takes_signals(group)
+}
+
+/// Returns the processes of a group, as far as they can be seen.
+pub(super) fn members(group: u32) -> io::Result<Vec<u32>> {
+    Ok(numbered(Path::new("/proc"))?.into_iter().filter(|pid| is_member(*pid, group)).collect())
+}
+
+/// Returns the numbers by which entries of a folder are called, as processes in `/proc` are, and their threads.
+pub(super) fn numbered(folder: &Path) -> io::Result<Vec<u32>> {
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(std::fs::read_dir(folder)?.flatten().filter_map(number).collect())
 }
 
 /// Says whether there is a process in a group that signals could be sent to, whoever may send them.
