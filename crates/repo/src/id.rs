@@ -31,7 +31,7 @@ impl Id {
         Self(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
     }
 
-    /// Returns the id of each of `contents`; quickest when neighbours have the same length.
+    /// Returns the id of each of `contents`.
     pub fn of_each(contents: &[&[u8]]) -> Vec<Self> {
         let mut ids = Vec::with_capacity(contents.len());
         crate::sha::ids(contents, &mut ids);
