@@ -240,15 +240,14 @@ impl Writer<'_> {
         ensure_parts_fit(image.chunks.len())?;
         let timeless = NodeMeta { mtime: Timestamp::UNIX_EPOCH, ..meta.clone() };
         let part_size = u64::from(image.chunk_size) * PART_CHUNKS as u64;
-        let mut parts = Vec::new();
         let mut rest = image.size;
-        for (number, chunks) in image.chunks.chunks(PART_CHUNKS).enumerate() {
+        let trees = self.save_trees(image.chunks.chunks(PART_CHUNKS).map(|chunks| {
             let part = timeless.file(PART, rest.min(part_size), ids(chunks));
             rest = rest.saturating_sub(part_size);
-            let tree = self.save_tree(&Tree { nodes: vec![part] })?;
-            parts.push(timeless.directory(&part_name(number), tree));
-        }
-        let tree = self.save_tree(&Tree { nodes: parts })?;
+            Tree { nodes: vec![part] }
+        }))?;
+        let part = |(number, tree)| timeless.directory(&part_name(number), tree);
+        let tree = self.save_tree(&Tree { nodes: trees.into_iter().enumerate().map(part).collect() })?;
         Ok(vec![meta.directory(&format!("{name}{PARTS_SUFFIX}"), tree)])
     }
 }

@@ -68,7 +68,7 @@ const TREE_PACK: usize = 4 << 20;
 pub struct WriterOptions {
     /// The zstd level, -7 to 19.
     pub compression: i32,
-    /// The zstd level of the pieces of streams, which are short: a higher one finds hardly more in them.
+    /// The zstd level of the pieces of streams, which are short, and of trees: a higher one finds hardly more in them.
     pub stream_compression: i32,
     /// Worker threads.
     pub workers: usize,
@@ -195,8 +195,28 @@ impl<'l> Writer<'l> {
 
     /// Stores a tree. Returns its id, by which a directory node or a snapshot names it.
     pub fn save_tree(&mut self, tree: &Tree) -> Result<Id> {
-        let json = tree.encode().map_err(|error| Error::Unsupported { what: error.to_string() })?;
-        self.save_blob(BlobKind::Tree, &json)
+        self.line.session.check()?;
+        let stored = self.line.tree(&mut self.bench, tree);
+        self.unless_it_failed(stored)
+    }
+
+    /// Stores trees, side by side. Returns their ids in order.
+    fn save_trees(&mut self, trees: impl Iterator<Item = Tree>) -> Result<Vec<Id>> {
+        self.line.session.check()?;
+        let jobs = self.jobs.as_ref().ok_or(Error::Cancelled)?;
+        let (answer, stored) = unbounded();
+        let mut ids = Vec::new();
+        for (place, tree) in trees.enumerate() {
+            ids.push(None);
+            let answer = answer.clone();
+            jobs.send(Job::Tree { tree, place, answer }).map_err(|_| gone())?;
+        }
+        drop(answer);
+        for (place, id) in stored {
+            ids[place] = Some(id);
+        }
+        self.line.session.check()?;
+        ids.into_iter().collect::<Option<_>>().ok_or_else(gone)
     }
 
     /// Stores all packs and then the index files that name them. On return everything saved so
@@ -270,16 +290,17 @@ impl<'l> Writer<'l> {
     /// Stores a blob on the caller's thread, unless it is stored.
     fn save_blob(&mut self, kind: BlobKind, plain: &[u8]) -> Result<Id> {
         self.line.session.check()?;
-        let fingerprint = self.bench.sealer.fingerprint(plain);
-        let id = Id::of(plain);
-        if self.line.session.claim(kind, &id)
-            && let Err(error) = self.line.store(&mut self.bench, kind, id, plain, &fingerprint)
-        {
-            // The blob stays claimed, so nobody may go on as if it were stored.
+        let stored = self.line.blob(&mut self.bench, kind, plain);
+        self.unless_it_failed(stored)
+    }
+
+    /// Ends the session when a blob was not stored: it stays claimed, so nobody may go on as if it were.
+    fn unless_it_failed(&self, stored: Result<Id>) -> Result<Id> {
+        stored.or_else(|error| {
             self.line.session.fail(Some(error));
             self.line.session.check()?;
-        }
-        Ok(id)
+            Err(gone())
+        })
     }
 
     /// What names stored packs in index files.
@@ -309,6 +330,10 @@ impl std::fmt::Debug for Writer<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "Writer({:?})", self.totals())
     }
+}
+
+fn gone() -> Error {
+    Error::Source("the writer's threads are gone".into())
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

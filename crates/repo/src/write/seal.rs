@@ -24,7 +24,8 @@ pub type Fingerprint = [u8; 32];
 pub(super) enum Mark<'a> {
     /// The keyed BLAKE3 of a chunk, where it is needed anyway.
     Fingerprint(&'a Fingerprint),
-    /// The XXH3 of a piece of a stream, which for short pieces takes a tenth of the time. It tells faults, which is all that it has to.
+    /// The XXH3 of a piece of a stream or of a tree, which for short pieces takes a tenth of the time. It tells faults,
+    /// which is all that it has to.
     Quick(u128),
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Sealer {
     key: MasterKey,
     fingerprint_key: [u8; 32],
     compressor: zstd::bulk::Compressor<'static>,
-    /// For the pieces of streams.
+    /// For the pieces of streams, and for trees, which are nearly all random names.
     stream_compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     compressed: Vec<u8>,
@@ -80,7 +81,7 @@ struct Zeros {
 }
 
 impl Sealer {
-    /// Prepares contexts for the zstd levels of chunks and of the pieces of streams.
+    /// Prepares contexts for the zstd levels of chunks, and of the pieces of streams and trees.
     pub(super) fn new(key: &MasterKey, [level, stream_level]: [i32; 2]) -> Result<Self> {
         Ok(Self {
             key: key.clone(),

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::image::{MAX_PARTS, NodeMeta, PART, PART_CHUNKS, PARTS_SUFFIX, part_name};
 use super::listing::{INDEX_BLOBS, Listing};
 use super::work::{Cut, Job, Line};
-use super::{Writer, root};
+use super::{Writer, gone, root};
 use crate::error::{Error, Result};
 use crate::format::tree::{Node, Tree};
 use crate::{Id, RepositoryLock};
@@ -114,12 +114,10 @@ impl Writer<'_> {
             let what = format!("{name} has {} parts, {MAX_PARTS} is the limit", cut.len());
             return Err(Error::Unsupported { what });
         }
-        let mut parts = Vec::new();
-        for (number, pieces) in cut.into_iter().enumerate() {
-            let tree = self.save_tree(&Tree { nodes: vec![file(PART, pieces)] })?;
-            parts.push(timeless.directory(&part_name(number), tree));
-        }
-        let tree = self.save_tree(&Tree { nodes: parts })?;
+        let trees =
+            self.save_trees(cut.into_iter().map(|pieces| Tree { nodes: vec![file(PART, pieces)] }))?;
+        let part = |(number, tree)| timeless.directory(&part_name(number), tree);
+        let tree = self.save_tree(&Tree { nodes: trees.into_iter().enumerate().map(part).collect() })?;
         Ok(vec![timeless.directory(&format!("{name}{PARTS_SUFFIX}"), tree)])
     }
 }
@@ -253,10 +251,6 @@ impl Stream<'_> {
 
 fn ended() -> Error {
     Error::Source("the session ended with another error".into())
-}
-
-fn gone() -> Error {
-    Error::Source("the writer's threads are gone".into())
 }
 
 impl std::fmt::Debug for Stream<'_> {

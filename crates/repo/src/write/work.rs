@@ -11,6 +11,7 @@ use super::upload::Session;
 use crate::Id;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
+use crate::format::tree::Tree;
 use crate::sha;
 
 /// Our threads give way to the applications that use the database.
@@ -33,6 +34,8 @@ pub(super) enum Job {
     Copied(Parcel),
     /// Pieces of a stream. Always handed back, also after an error.
     Cut(Cut),
+    /// A tree of several. Its id is handed back with its place among them, unless the session has failed.
+    Tree { tree: Tree, place: usize, answer: Sender<(usize, Id)> },
 }
 
 /// Pieces of a stream, one behind the other, and what became of them. Reused from batch to batch.
@@ -127,17 +130,33 @@ impl Bench {
 }
 
 impl Line {
+    /// Stores a tree, unless it is stored. Returns its id.
+    pub(super) fn tree(&self, bench: &mut Bench, tree: &Tree) -> Result<Id> {
+        let json = tree.encode().map_err(|error| Error::Unsupported { what: error.to_string() })?;
+        self.blob(bench, BlobKind::Tree, &json)
+    }
+
+    /// Stores a blob, unless it is stored. Returns its id.
+    pub(super) fn blob(&self, bench: &mut Bench, kind: BlobKind, plain: &[u8]) -> Result<Id> {
+        let fingerprint;
+        let mark = match kind {
+            BlobKind::Tree => Mark::quick(plain),
+            BlobKind::Data => {
+                fingerprint = bench.sealer.fingerprint(plain);
+                Mark::Fingerprint(&fingerprint)
+            }
+        };
+        let id = Id::of(plain);
+        if self.session.claim(kind, &id) {
+            self.store(bench, kind, id, plain, mark)?;
+        }
+        Ok(id)
+    }
+
     /// Seals a claimed blob and puts it into a pack.
-    pub(super) fn store(
-        &self,
-        bench: &mut Bench,
-        kind: BlobKind,
-        id: Id,
-        plain: &[u8],
-        fingerprint: &Fingerprint,
-    ) -> Result<()> {
+    fn store(&self, bench: &mut Bench, kind: BlobKind, id: Id, plain: &[u8], mark: Mark<'_>) -> Result<()> {
         bench.outbox.clear();
-        let sealed = bench.sealer.seal(kind, id, plain, Mark::Fingerprint(fingerprint), &mut bench.outbox)?;
+        let sealed = bench.sealer.seal(kind, id, plain, mark, &mut bench.outbox)?;
         self.session.count_added(plain.len(), sealed);
         self.send(kind, &bench.outbox)
     }
@@ -250,9 +269,16 @@ pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished:
                 drop(finished.send(batch));
             }
             Job::Blob { id, fingerprint, bytes } => {
-                line.session.attempt(|| line.store(&mut bench, BlobKind::Data, id, &bytes, &fingerprint));
+                let mark = Mark::Fingerprint(&fingerprint);
+                line.session.attempt(|| line.store(&mut bench, BlobKind::Data, id, &bytes, mark));
                 line.session.done();
             }
+            Job::Tree { tree, place, answer } => line.session.attempt(|| {
+                let id = line.tree(&mut bench, &tree)?;
+                // Nobody is left to receive it when the writer has failed.
+                _ = answer.send((place, id));
+                Ok(())
+            }),
             Job::Cut(mut cut) => {
                 line.session.attempt(|| line.cut(&mut bench, &mut cut));
                 let answer = cut.answer.clone();
