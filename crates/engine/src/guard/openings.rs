@@ -58,7 +58,7 @@ impl Openings {
         }
     }
 
-    /// Says whether the system tells who could have written.
+    /// Says whether the system tells that somebody could have written.
     pub(super) fn tell_writers(&self) -> bool {
         self.written.is_some()
     }
@@ -115,7 +115,7 @@ mod queue {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::path::Path;
 
-    use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
     use rustix::io::Errno;
 
     use super::Told;
@@ -149,13 +149,19 @@ mod queue {
             }
         }
 
-        /// Returns the places of the files that something was told of since.
+        /// Returns the places of the files that it was told of since; those of all files where the system has lost count.
         pub(super) fn drain(&mut self) -> BTreeSet<usize> {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = Reader::new(&self.told, &mut buffer);
             let mut places = BTreeSet::new();
             while let Ok(event) = reader.next() {
-                places.extend(self.places.get(&event.wd()).into_iter().flatten());
+                if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                    places.extend(self.places.values().flatten());
+                }
+                // Of a file that is gone the system tells that too.
+                if event.events().bits() & self.flags.bits() != 0 {
+                    places.extend(self.places.get(&event.wd()).into_iter().flatten());
+                }
             }
             places
         }
@@ -265,6 +271,11 @@ mod tests {
         openings.writers();
         write(&paths[1]);
         assert_eq!(openings.writers(), BTreeSet::from([0, 2]));
+        // Who only reads is the last one to close a file that is gone.
+        let reader = File::open(&paths[1]).unwrap();
+        std::fs::remove_file(&paths[1]).unwrap();
+        drop(reader);
+        assert_eq!(openings.writers(), BTreeSet::new());
         assert_eq!(Openings::untold().writers(), BTreeSet::new());
     }
 }

@@ -63,7 +63,8 @@ impl<'g> Patrol<'g> {
         let (end, alive) = io::pipe().map_err(Error::io("open a pipe beside", Path::new("/proc")))?;
         let failed = Error::io("start a thread at", Path::new("/proc"));
         let (remote, local): (Vec<&Post>, Vec<&Post>) = self.posts.iter().partition(|post| post.is_remote);
-        let rounds = std::iter::once(local).chain(remote.into_iter().map(|post| vec![post]));
+        let local = (!local.is_empty()).then_some(local);
+        let rounds = local.into_iter().chain(remote.into_iter().map(|post| vec![post]));
         let end = &end;
         thread::scope(move |scope| {
             // Gone with this, also when the work panics: that ends the patrol.
@@ -152,14 +153,16 @@ impl<'g> Patrol<'g> {
             let spent = processor_time();
             openings.listen(&files);
             openings.forget();
-            let others = self.writers_beside(&mut slept, &mut openings);
+            // At once: whoever has opened a file may soon be gone.
             posts.iter().for_each(|post| self.at(post, |lookout, group| lookout.glance(group)));
+            let looked = processor_time().saturating_sub(spent);
+            let others = self.writers_beside(&mut slept, &mut openings);
             others.iter().filter_map(|file| posts.get(*file)).for_each(|post| post.doubt_somebody());
             let cost = began.elapsed();
             doubt_after(posts, cost, late);
             let now = Instant::now();
             if rested == Rested::Opened {
-                calls.pay(processor_time().saturating_sub(spent), now);
+                calls.pay(looked, now);
             }
             let rest = (cost * share).clamp(REST, LONGEST_REST);
             rested = match openings.rest(end, calls.deaf_for(now).min(rest), rest) {
@@ -170,14 +173,13 @@ impl<'g> Patrol<'g> {
         }
     }
 
-    /// Returns the files to which others could have written since this was asked last, since the task slept all the time: as
-    /// it does in `slept`, before it was asked last.
+    /// Returns the files that somebody closed, who could have written to them, while the task slept. `slept` is how it slept
+    /// just before this was asked last, and then how it sleeps now: so what is told was done between that and the answer.
     fn writers_beside(&self, slept: &mut Option<Asleep>, openings: &mut Openings) -> BTreeSet<usize> {
         let asleep = if openings.tell_writers() { self.family.asleep() } else { None };
-        let writers = openings.writers();
         let before = std::mem::replace(slept, asleep);
-        // What the task has done is told by now, so it must sleep still.
-        let has_slept = before.is_some() && self.family.asleep() == before;
+        let writers = openings.writers();
+        let has_slept = !writers.is_empty() && before.is_some() && self.family.asleep() == before;
         if has_slept { writers } else { BTreeSet::new() }
     }
 
@@ -239,7 +241,7 @@ impl Post {
     /// Doubts it because of somebody who could have written to it, unless somebody is known who did.
     fn doubt_somebody(&self) {
         if self.doubts().is_empty() {
-            self.doubt("somebody who was gone before he could be looked at had it open");
+            self.doubt("somebody who was not seen had it open while the command slept");
         }
     }
 
@@ -263,6 +265,7 @@ fn doubt_after(posts: &[&Post], blind: Duration, late: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::asleep::tests::Group;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -311,41 +314,52 @@ mod tests {
         }
     }
 
-    /// Returns the doubts at a file that is opened for writing by this process, while a script runs and after it.
-    fn doubts_beside(script: &str, while_it_runs: bool) -> Vec<String> {
-        use std::os::unix::process::CommandExt;
+    /// Returns the doubts that there are of an unseen writer at a file beside a script, while it runs or after it, as soon as
+    /// there is one, and after `most` at the latest. With `we_write` this process opens the file for writing again and again.
+    fn doubts_beside(script: &str, while_it_runs: bool, we_write: bool, most: Duration) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
         std::fs::write(&path, "x").unwrap();
-        let mut command = std::process::Command::new("sh");
-        let mut child = command.args(["-c", script]).current_dir(&folder).process_group(0).spawn().unwrap();
+        let command = Group::start(script, folder.path());
         let family = Family::default();
-        *family.lock() = Some(child.id());
+        *family.lock() = Some(command.number());
         family.set_running(while_it_runs);
         let patrol = Patrol::new(&family, vec![Box::new(Blind(path.clone()))]);
+        // A busy machine has its own: that nobody looked for a while.
+        let doubts = || -> Vec<String> {
+            patrol.doubts().remove(0).into_iter().filter(|why| why.contains("not seen")).collect()
+        };
         let visits = || {
-            for _ in 0..20 {
+            let began = Instant::now();
+            while doubts().is_empty() && began.elapsed() < most {
                 thread::sleep(50 * MS);
-                drop(std::fs::File::options().write(true).open(&path).unwrap());
+                if we_write {
+                    drop(std::fs::File::options().write(true).open(&path).unwrap());
+                }
             }
         };
         patrol.during(visits).unwrap();
-        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
-        child.wait().unwrap();
-        patrol.doubts().remove(0)
+        doubts()
     }
 
     #[test]
     fn who_writes_while_the_command_sleeps_is_noticed_though_no_look_sees_him() {
-        let doubts = doubts_beside("sleep 60; true", true);
-        assert_eq!(doubts, ["somebody who was gone before he could be looked at had it open"]);
+        let doubts = doubts_beside("sleep 60; true", true, true, Duration::from_secs(30));
+        assert_eq!(doubts, ["somebody who was not seen had it open while the command slept"]);
     }
 
     #[test]
     fn what_the_command_writes_or_the_guard_itself_is_nobody_elses() {
-        assert_eq!(doubts_beside("while :; do : >> app.db; done", true), [] as [&str; 0]);
-        assert_eq!(doubts_beside("sleep 60; true", false), [] as [&str; 0], "it does not run any more");
+        let none: [&str; 0] = [];
+        let most = Duration::from_secs(1);
+        assert_eq!(
+            doubts_beside("while :; do : >> app.db; done", true, true, most),
+            none,
+            "it may be the command"
+        );
+        let children = "while :; do true >> app.db | true; sleep 0.01; done";
+        assert_eq!(doubts_beside(children, true, false, most), none);
+        assert_eq!(doubts_beside("sleep 60; true", false, true, most), none, "it does not run any more");
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Start<'_> {
     }
 
     /// Starts a program in a process group of its own: `spawn` returns the number of the group. Nobody is looked for
-    /// meanwhile, so that the program is never taken for somebody else.
+    /// meanwhile, so that the program is never taken for somebody else. While it runs, this process should leave guarded
+    /// files alone: what it does there while the program sleeps is taken for somebody else's.
     ///
     /// # Errors
     /// That of `spawn`, and none of our own: once the program runs it is let run.
@@ -277,15 +278,25 @@ pub fn is_group_alive(group: u32) -> bool {
     hides && takes_signals(group)
 }
 
-/// Returns the processes of a group, as far as they can be seen.
+/// Returns the processes of a group. An error says that one could not be asked.
 pub(super) fn members(group: u32) -> io::Result<Vec<u32>> {
-    Ok(numbered(Path::new("/proc"))?.into_iter().filter(|pid| is_member(*pid, group)).collect())
+    let mut members = Vec::new();
+    for pid in numbered(Path::new("/proc"))? {
+        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(text) if group_in(&text) == Some(group) => members.push(pid),
+            Ok(_) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(members)
 }
 
 /// Returns the numbers by which entries of a folder are called, as processes in `/proc` are, and their threads.
 pub(super) fn numbered(folder: &Path) -> io::Result<Vec<u32>> {
     let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    Ok(std::fs::read_dir(folder)?.flatten().filter_map(number).collect())
+    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    Ok(entries.into_iter().filter_map(number).collect())
 }
 
 /// Says whether there is a process in a group that signals could be sent to, whoever may send them.
