@@ -391,7 +391,7 @@ impl Shared {
         tools.unknown.clear();
         let runs = plan::runs(pieces);
         let result = runs.iter().try_for_each(|run| self.open_run(run, pieces, &mut tools, opened));
-        // Of many stretches together, because hashing side by side takes several of one length.
+        // Of many stretches together, because several are hashed side by side.
         let compared = self.compare(&mut tools, opened);
         self.tools.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
         compared.and(result)

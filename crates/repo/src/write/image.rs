@@ -5,7 +5,7 @@ use ring::digest::{Context, SHA256};
 
 use super::chunk::{ImageOptions, ImageSource, KnownChunk, StoredImage, digest_of};
 use super::work::{Batch, Job};
-use super::{BATCH, INDEX_BLOBS, Writer};
+use super::{BATCH, INDEX_BLOBS, Writer, gone};
 use crate::Id;
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
@@ -138,13 +138,12 @@ impl Writer<'_> {
 
     fn send(&self, job: Job) -> Result<()> {
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if sent { Ok(()) } else { Err(Error::Source("the writer's threads are gone".into())) }
+        if sent { Ok(()) } else { Err(gone()) }
     }
 
     /// Waits for a batch and writes its result into the image.
     fn collect(&mut self, image: &mut StoredImage) -> Result<Batch> {
-        let gone = |_| Error::Source("the writer's threads are gone".into());
-        let batch = self.finished.recv().map_err(gone)?;
+        let batch = self.finished.recv().map_err(|_| gone())?;
         self.busy -= 1;
         // After an error a batch comes back with fewer results; the image is given up then.
         for (place, chunk) in image.chunks[batch.first..].iter_mut().zip(&batch.chunks) {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::Writer;
 use super::work::{Job, Line, Parcel};
+use super::{Writer, gone};
 use crate::Id;
 use crate::backend::FileKind;
 use crate::check::read_back;
@@ -49,7 +49,7 @@ impl Inlet<'_> {
         session.sent();
         if self.jobs.send(Job::Copied(parcel)).is_err() {
             session.done();
-            return Err(Error::Source("the writer's threads are gone".into()));
+            return Err(gone());
         }
         Ok(())
     }

@@ -195,26 +195,27 @@ impl<'l> Writer<'l> {
 
     /// Stores a tree. Returns its id, by which a directory node or a snapshot names it.
     pub fn save_tree(&mut self, tree: &Tree) -> Result<Id> {
-        self.line.session.check()?;
-        let stored = self.line.tree(&mut self.bench, tree);
-        self.unless_it_failed(stored)
+        self.save_blob(BlobKind::Tree, &work::encoded(tree)?)
     }
 
     /// Stores trees, side by side. Returns their ids in order.
     fn save_trees(&mut self, trees: impl Iterator<Item = Tree>) -> Result<Vec<Id>> {
         self.line.session.check()?;
         let jobs = self.jobs.as_ref().ok_or(Error::Cancelled)?;
+        // Never fuller than the jobs and the workers are many, but for those that are answered while one is sent.
         let (answer, stored) = unbounded();
         let mut ids = Vec::new();
         for (place, tree) in trees.enumerate() {
+            if self.line.session.has_failed() {
+                break;
+            }
             ids.push(None);
             let answer = answer.clone();
             jobs.send(Job::Tree { tree, place, answer }).map_err(|_| gone())?;
+            stored.try_iter().for_each(|(place, id): (usize, Id)| ids[place] = Some(id));
         }
         drop(answer);
-        for (place, id) in stored {
-            ids[place] = Some(id);
-        }
+        stored.iter().for_each(|(place, id)| ids[place] = Some(id));
         self.line.session.check()?;
         ids.into_iter().collect::<Option<_>>().ok_or_else(gone)
     }
@@ -290,13 +291,8 @@ impl<'l> Writer<'l> {
     /// Stores a blob on the caller's thread, unless it is stored.
     fn save_blob(&mut self, kind: BlobKind, plain: &[u8]) -> Result<Id> {
         self.line.session.check()?;
-        let stored = self.line.blob(&mut self.bench, kind, plain);
-        self.unless_it_failed(stored)
-    }
-
-    /// Ends the session when a blob was not stored: it stays claimed, so nobody may go on as if it were.
-    fn unless_it_failed(&self, stored: Result<Id>) -> Result<Id> {
-        stored.or_else(|error| {
+        self.line.blob(&mut self.bench, kind, plain).or_else(|error| {
+            // The blob stays claimed, so nobody may go on as if it were stored.
             self.line.session.fail(Some(error));
             self.line.session.check()?;
             Err(gone())

@@ -130,12 +130,6 @@ impl Bench {
 }
 
 impl Line {
-    /// Stores a tree, unless it is stored. Returns its id.
-    pub(super) fn tree(&self, bench: &mut Bench, tree: &Tree) -> Result<Id> {
-        let json = tree.encode().map_err(|error| Error::Unsupported { what: error.to_string() })?;
-        self.blob(bench, BlobKind::Tree, &json)
-    }
-
     /// Stores a blob, unless it is stored. Returns its id.
     pub(super) fn blob(&self, bench: &mut Bench, kind: BlobKind, plain: &[u8]) -> Result<Id> {
         let fingerprint;
@@ -258,6 +252,11 @@ impl Line {
     }
 }
 
+/// Returns a tree as it is stored.
+pub(super) fn encoded(tree: &Tree) -> Result<Vec<u8>> {
+    tree.encode().map_err(|error| Error::Unsupported { what: error.to_string() })
+}
+
 /// The body of a worker thread: works until no more jobs can come. After an error jobs are
 /// taken and handed back undone, so that nobody waits for ever.
 pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished: &Sender<Batch>) {
@@ -274,7 +273,7 @@ pub(super) fn run(line: &Line, mut bench: Bench, jobs: &Receiver<Job>, finished:
                 line.session.done();
             }
             Job::Tree { tree, place, answer } => line.session.attempt(|| {
-                let id = line.tree(&mut bench, &tree)?;
+                let id = line.blob(&mut bench, BlobKind::Tree, &encoded(&tree)?)?;
                 // Nobody is left to receive it when the writer has failed.
                 _ = answer.send((place, id));
                 Ok(())

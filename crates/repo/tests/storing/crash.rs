@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dbkeep_repo::backend::{Backend, FileInfo, FileKind, LockHolder, MemoryBackend};
 use dbkeep_repo::check::{CheckOptions, ReadData, check};
+use dbkeep_repo::format::snapshot::Snapshot;
+use dbkeep_repo::write::{ImageOptions, PART_CHUNKS};
 use dbkeep_repo::{Error, Id, Repository, Result, Unobserved};
 
-use crate::scene::{CHUNK, Slice, backup, bytes, memory, now, open, options, restore, small_packs};
+use crate::scene::{CHUNK, Slice, backup, bytes, commit, memory, now, open, options, restore, small_packs};
 
 fn assert_sound(repository: &Repository, what: &str) {
     let options = CheckOptions { read_data: ReadData::All, ..CheckOptions::default() };
@@ -140,6 +142,34 @@ fn write_that_fails_once_ends_the_session_with_its_error_and_without_a_snapshot(
         let snapshot = backup(&repository, &contents).unwrap();
         assert!(restore(&repository, &snapshot).unwrap() == contents);
         assert_sound(&repository, &format!("{kind:?} {nth}"));
+    }
+}
+
+#[test]
+fn list_of_chunks_that_cannot_be_stored_ends_the_session() {
+    // Five parts, which fill more than one pack.
+    let contents = bytes(8, (4 * PART_CHUNKS + 100) * 1024);
+    let options = ImageOptions { chunk_size: 1024, ..options() };
+    let save = |repository: &Repository| -> Result<Snapshot> {
+        let lock = repository.lock_shared(now())?;
+        let index = dbkeep_repo::index::Index::new();
+        let mut writer = repository.writer(&lock, index, &small_packs(), Arc::new(Unobserved))?;
+        let image = writer.save_image(&mut Slice(&contents), &options)?;
+        commit(&mut writer, &image)
+    };
+    let (whole, repository) = memory();
+    save(&repository).unwrap();
+    let packs = whole.names(FileKind::Pack).len() as u64;
+    for nth in packs - 4..packs {
+        let (inner, repository) = memory();
+        drop(repository);
+        let repository = open(Arc::new(FailsOnce::new(inner.clone(), FileKind::Pack, nth)));
+        let failed = save(&repository);
+        assert!(matches!(failed, Err(Error::NoSpace { .. })), "{nth} of {packs}: {failed:?}");
+        assert!(inner.names(FileKind::Snapshot).is_empty());
+        let snapshot = save(&repository).unwrap();
+        assert!(restore(&repository, &snapshot).unwrap() == contents);
+        assert_sound(&repository, &format!("{nth} of {packs}"));
     }
 }
 
