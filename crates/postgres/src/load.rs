@@ -61,10 +61,16 @@ pub struct Load<'a> {
 #[derive(Debug, PartialEq, Eq)]
 struct Share<'t> {
     table: &'t Name,
-    pieces: Range<usize>,
-    /// Whether these are all rows of the table.
-    whole: bool,
+    /// Which pieces of its rows; `None` for all.
+    pieces: Option<Range<usize>>,
     bytes: u64,
+}
+
+impl Share<'_> {
+    /// Says whether these are all rows of the table.
+    fn is_whole(&self) -> bool {
+        self.pieces.is_none()
+    }
 }
 
 impl<'a> Load<'a> {
@@ -88,12 +94,10 @@ impl<'a> Load<'a> {
     /// # Errors
     /// The first that any connection met. Some tables have some or all of their rows then.
     pub fn run(&self, tables: &[&Table], giver: &dyn Giver) -> Result<BTreeSet<Name>> {
-        let sizes: Vec<(&Name, u64, usize)> =
-            tables.iter().map(|table| (&table.name, table.bytes, giver.pieces(table))).collect();
         let by_name: BTreeMap<&Name, &Table> = tables.iter().map(|table| (&table.name, *table)).collect();
-        let shares = shares(&sizes, self.jobs, self.split);
+        let shares = shares(tables, self.jobs, self.split, &|table| giver.pieces(table));
         let split: BTreeSet<&Name> =
-            shares.iter().filter(|share| !share.whole).map(|share| share.table).collect();
+            shares.iter().filter(|share| !share.is_whole()).map(|share| share.table).collect();
         let went_as_binary = Mutex::new(BTreeSet::new());
         self.each(shares, &|connection, share: &Share<'_>| {
             let table = by_name.get(share.table).ok_or_else(|| Error::protocol("a share of no table"))?;
@@ -155,28 +159,34 @@ impl<'a> Load<'a> {
 }
 
 /// Returns who puts in what, the largest first. A table is shared out when one connection alone would be at work on it
-/// after all others have ended.
-fn shares<'t>(tables: &[(&'t Name, u64, usize)], jobs: usize, split: u64) -> Vec<Share<'t>> {
-    let total: u64 = tables.iter().map(|(_, bytes, _)| bytes).sum();
+/// after all others have ended. Only of such tables the number of pieces is asked for: of others whoever fills them does,
+/// while others are filled.
+fn shares<'t>(
+    tables: &[&'t Table],
+    jobs: usize,
+    split: u64,
+    pieces: &dyn Fn(&Table) -> usize,
+) -> Vec<Share<'t>> {
+    let total: u64 = tables.iter().map(|table| table.bytes).sum();
     let mut shares = Vec::new();
-    for (table, bytes, pieces) in tables {
-        let longest = bytes.saturating_mul(jobs as u64) > total;
-        if jobs >= SHARING && *pieces > 1 && *bytes >= split && longest {
+    for table in tables {
+        let is_longest = table.bytes.saturating_mul(jobs as u64) > total;
+        let may_be_shared = jobs >= SHARING && table.bytes >= split && is_longest;
+        let pieces = if may_be_shared { pieces(table) } else { 1 };
+        if pieces > 1 {
             let step = pieces.div_ceil(jobs * SHARES);
-            let count = pieces.div_ceil(step) as u64;
-            let share = |from| Share {
-                table,
-                pieces: from..(from + step).min(*pieces),
-                whole: false,
-                bytes: bytes / count,
+            let bytes = table.bytes / pieces.div_ceil(step) as u64;
+            let share = |from: usize| {
+                let pieces = Some(from..(from + step).min(pieces));
+                Share { table: &table.name, pieces, bytes }
             };
-            shares.extend((0..*pieces).step_by(step).map(share));
+            shares.extend((0..pieces).step_by(step).map(share));
         } else {
-            shares.push(Share { table, pieces: 0..*pieces, whole: true, bytes: *bytes });
+            shares.push(Share { table: &table.name, pieces: None, bytes: table.bytes });
         }
     }
     // The shares of a large table first, however small each is: they are what takes longest.
-    shares.sort_by_key(|share| (share.whole, std::cmp::Reverse(share.bytes)));
+    shares.sort_by_key(|share| (share.is_whole(), std::cmp::Reverse(share.bytes)));
     shares
 }
 
@@ -188,13 +198,14 @@ fn fill(
     giver: &dyn Giver,
     as_binary: bool,
 ) -> Result<bool> {
+    let pieces = share.pieces.clone().unwrap_or_else(|| 0..giver.pieces(table));
     let freeze = begin(connection, table, share)?;
     // What an extension has in its own table may be of another version, with other types.
     if as_binary
         && table.extension.is_none()
         && let Some(encoder) = encoder(connection, table)?
     {
-        match put_as_binary(connection, table, share.pieces.clone(), giver, freeze, encoder) {
+        match put_as_binary(connection, table, pieces.clone(), giver, freeze, encoder) {
             Ok(()) => return connection.execute("COMMIT").map(|()| true),
             Err(error) if is_about_form(&error) => {
                 let table = table.name.quoted();
@@ -205,7 +216,7 @@ fn fill(
         connection.execute("ROLLBACK")?;
         begin(connection, table, share)?;
     }
-    put(connection, table, share.pieces.clone(), giver, freeze)?;
+    put(connection, table, pieces, giver, freeze)?;
     connection.execute("COMMIT").map(|()| false)
 }
 
@@ -215,7 +226,7 @@ fn begin(connection: &mut Connection, table: &Table, share: &Share<'_>) -> Resul
     connection.execute(SETTINGS)?;
     // A table that was emptied in the same transaction needs no log of its rows where the server is set up so, and none
     // of them has to be looked at again later. What an extension put into its own table stays.
-    let freeze = share.whole && table.extension.is_none();
+    let freeze = share.is_whole() && table.extension.is_none();
     if freeze {
         connection.execute(&format!("TRUNCATE ONLY {}", table.name.quoted()))?;
     }

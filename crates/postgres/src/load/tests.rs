@@ -11,18 +11,35 @@ fn name(name: &str) -> Name {
 
 #[test]
 fn only_a_table_that_takes_longer_than_the_rest_is_shared_out() {
-    let (a, b, c) = (name("a"), name("b"), name("c"));
-    let share = |table, pieces, whole, bytes| Share { table, pieces, whole, bytes };
-    let tables = [(&a, 10, 9), (&b, 60, 20), (&c, 20, 1)];
-    let whole = |table, pieces, bytes| share(table, 0..pieces, true, bytes);
-    let found = shares(&tables, 2, 1);
-    assert_eq!(found, [whole(&b, 20, 60), whole(&c, 1, 20), whole(&a, 9, 10)], "too few connections");
-    let found = shares(&tables, 3, 1);
-    let mut expected: Vec<Share<'_>> = (0..20).map(|n| share(&b, n..n + 1, false, 3)).collect();
-    expected.extend([whole(&c, 1, 20), whole(&a, 9, 10)]);
-    assert_eq!(found, expected);
-    assert_eq!(shares(&tables, 3, 61).len(), 3, "none is large enough");
-    assert_eq!(shares(&[(&a, 30, 9), (&b, 30, 20), (&c, 30, 4)], 3, 1).len(), 3, "all take as long");
+    let table = |name_of: &str, bytes| Table { name: name(name_of), bytes, ..Table::default() };
+    let (a, b, c) = (table("a", 10), table("b", 60), table("c", 20));
+    let asked = AtomicUsize::new(0);
+    let pieces = |table: &Table| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        if table.name.name == "b" { 20 } else { 9 }
+    };
+    let whole = |table: &'static str, bytes| (table, None, bytes);
+    let found = |tables: &[&Table], jobs, split| -> Vec<(String, Option<Range<usize>>, u64)> {
+        let shares = shares(tables, jobs, split, &pieces).into_iter();
+        shares.map(|share| (share.table.name.clone(), share.pieces, share.bytes)).collect()
+    };
+    let expect = |found: Vec<(String, Option<Range<usize>>, u64)>,
+                  expected: &[(&str, Option<Range<usize>>, u64)]| {
+        let found: Vec<_> =
+            found.iter().map(|(name, pieces, bytes)| (&**name, pieces.clone(), *bytes)).collect();
+        assert_eq!(found, expected);
+    };
+    expect(found(&[&a, &b, &c], 2, 1), &[whole("b", 60), whole("c", 20), whole("a", 10)]);
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "too few connections");
+    let mut expected: Vec<_> = (0..20).map(|n| ("b", Some(n..n + 1), 3)).collect();
+    expected.extend([whole("c", 20), whole("a", 10)]);
+    expect(found(&[&a, &b, &c], 3, 1), &expected);
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "only of the one that may be shared out");
+    assert_eq!(found(&[&a, &b, &c], 3, 61).len(), 3, "none is large enough");
+    let equal = [table("a", 30), table("b", 30), table("c", 30)];
+    assert_eq!(found(&equal.each_ref(), 3, 1).len(), 3, "all take as long");
+    assert_eq!(found(&[&table("a", 100)], 4, 1).len(), 9, "each piece alone");
+    assert_eq!(found(&[&table("d", 0)], 4, 1).len(), 1, "an empty one");
 }
 
 /// Gives rows of a table in four pieces.

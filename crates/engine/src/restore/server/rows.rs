@@ -25,8 +25,8 @@ const LONGEST_CHUNK: u32 = 1 << 20;
 pub(super) struct StoredRows<'s> {
     served: &'s Served<'s>,
     proofs: BTreeMap<Name, &'s TableProof>,
-    /// Those that were asked for, and how they are cut into pieces.
-    open: Mutex<BTreeMap<Name, Cut>>,
+    /// Those that were asked for, and how they are cut into pieces. Lists of pieces of several tables are read at a time.
+    open: Mutex<BTreeMap<Name, Arc<Mutex<Option<Cut>>>>>,
     failure: Mutex<Option<Error>>,
     watch: &'s Watch,
     /// Whether all rows are compared with their sums when they are in the server.
@@ -67,7 +67,10 @@ impl<'s> StoredRows<'s> {
 
     fn cut(&self, table: &Name) -> Result<Cut> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cut) = open.get(table) {
+        let cut = Arc::clone(open.entry(table.clone()).or_default());
+        drop(open);
+        let mut cut = cut.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cut) = &*cut {
             return Ok(cut.clone());
         }
         let proof = self.proofs.get(table).ok_or_else(|| Error::Damaged {
@@ -77,9 +80,7 @@ impl<'s> StoredRows<'s> {
         let rows = self.served.rows(proof)?;
         let pieces = pieces(&rows);
         let told = pieces.iter().map(|_| Told::default()).collect();
-        let cut = Cut { rows, pieces, told };
-        open.insert(table.clone(), cut.clone());
-        Ok(cut)
+        Ok(cut.insert(Cut { rows, pieces, told }).clone())
     }
 
     fn send(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
