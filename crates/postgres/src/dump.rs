@@ -5,14 +5,15 @@
 //! most; what it rewrote is found by the look, because a rewritten table has another file. Such a table reads as empty
 //! under the old snapshot, without an error, which is why nothing here relies on errors alone.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::catalog::{Catalog, Table};
 use crate::conninfo::ConnInfo;
 use crate::error::BoxError;
-use crate::plan::{Cut, Part, READS_RANGES, cut, parts};
+use crate::plan::{Cut, Part, READS_RANGES, cut, parts, shared_out, whole_tables};
+use crate::restore::prepared_session;
 use crate::rows::{RowEnd, RowSum, RowSummer};
 use crate::snapshot::{Holder, begin, literal, version};
 use crate::wire::{Connection, Options};
@@ -135,13 +136,33 @@ impl Dump<'_> {
         self.complete(work)
     }
 
-    /// Does the same in a database that nobody else knows: who has a lock is one of our own sessions, and is waited for.
+    /// Reads all tables in a database that nobody else knows: who has a lock is one of our own sessions, and is waited for.
+    /// The tables in the places `held` are read when `freed` has returned. `by_pages` says whether the server can read a
+    /// range of pages, so that a large table may be shared out.
     ///
     /// # Errors
-    /// As [`Dump::run`].
-    pub(crate) fn run_alone(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
-        let work = Work::new(parts, self.catalog.tables.len());
-        self.each(&work, &|connection, part| self.read(connection, part, Patience::Endless, receiver, &work));
+    /// As [`Dump::run`], and that of `freed`.
+    pub(crate) fn run_alone(
+        &self,
+        receiver: &dyn Receiver,
+        by_pages: bool,
+        held: BTreeSet<usize>,
+        freed: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<RowSum>> {
+        let work = Work::new(whole_tables(self.catalog), self.catalog.tables.len()).without(held);
+        let work = Work { alone: Some(Alone { catalog: self.catalog, jobs: self.jobs, by_pages }), ..work };
+        let read = |connection: &mut Connection, part: &Part| {
+            self.read(connection, part, Patience::Endless, receiver, &work)
+        };
+        thread::scope(|scope| {
+            let read = || self.each(&work, &read);
+            let started = thread::Builder::new().name("read rows".to_owned()).spawn_scoped(scope, read);
+            let started = started.map_err(|source| Error::System { what: "start a thread", source });
+            match started.and_then(|_| freed()) {
+                Ok(()) => work.release(),
+                Err(error) => work.note(Err(error)),
+            }
+        });
         self.complete(work)
     }
 
@@ -169,7 +190,7 @@ impl Dump<'_> {
     }
 
     /// Returns the sums of all tables, of which those that were read by an index must have as many rows as the table.
-    fn complete(&self, work: Work) -> Result<Vec<RowSum>> {
+    fn complete(&self, work: Work<'_>) -> Result<Vec<RowSum>> {
         let counts = std::mem::take(&mut *work.counts.lock().unwrap_or_else(PoisonError::into_inner));
         let sums = work.end()?;
         for (place, there) in counts {
@@ -184,8 +205,8 @@ impl Dump<'_> {
     }
 
     /// Does something to each part, by several connections at once. What comes to nothing is left over.
-    pub(crate) fn each(&self, work: &Work, read: &Reading<'_>) {
-        let jobs = self.jobs.clamp(1, work.left().max(1));
+    pub(crate) fn each(&self, work: &Work<'_>, read: &Reading<'_>) {
+        let jobs = self.jobs.clamp(1, work.readers());
         thread::scope(|scope| {
             for number in 0..jobs {
                 let name = format!("read rows {number}");
@@ -197,7 +218,7 @@ impl Dump<'_> {
         });
     }
 
-    fn work(&self, work: &Work, read: &Reading<'_>) -> Result<()> {
+    fn work(&self, work: &Work<'_>, read: &Reading<'_>) -> Result<()> {
         let mut connection = None;
         while let Some(part) = work.next() {
             if (self.options.stop)() {
@@ -205,6 +226,8 @@ impl Dump<'_> {
             }
             let connection = match &mut connection {
                 Some(connection) => connection,
+                // It may have to wait for longer than servers let sessions be idle.
+                None if work.alone.is_some() => connection.insert(prepared_session(self.info, self.options)?),
                 None => connection.insert(Connection::open(self.info, self.options)?),
             };
             match read(connection, &part)? {
@@ -221,7 +244,7 @@ impl Dump<'_> {
         part: &Part,
         patience: Patience,
         receiver: &dyn Receiver,
-        work: &Work,
+        work: &Work<'_>,
     ) -> Result<Option<RowSum>> {
         begin(connection, Some(self.snapshot))?;
         let sum = self.read_on(connection, part, patience, receiver, work)?;
@@ -236,7 +259,7 @@ impl Dump<'_> {
         part: &Part,
         patience: Patience,
         receiver: &dyn Receiver,
-        work: &Work,
+        work: &Work<'_>,
     ) -> Result<Option<RowSum>> {
         let table =
             self.catalog.tables.get(part.table).ok_or_else(|| Error::protocol("a part of no table"))?;
@@ -358,25 +381,62 @@ pub(crate) fn copy(
 }
 
 /// What is left to read, and what came of it.
-pub(crate) struct Work {
-    waiting: Mutex<VecDeque<Part>>,
+pub(crate) struct Work<'c> {
+    queue: Mutex<Queue>,
+    /// Something in the queue is to be looked at again by who waits.
+    changed: Condvar,
     sums: Mutex<Vec<RowSum>>,
     /// How many rows tables have that are read by an index.
     counts: Mutex<Vec<(usize, u64)>>,
-    failed: Mutex<Option<Error>>,
     left_over: Mutex<Vec<Part>>,
+    /// How that is done where nobody else is.
+    alone: Option<Alone<'c>>,
 }
 
-impl Work {
+/// Readers who share out what takes longest.
+struct Alone<'c> {
+    catalog: &'c Catalog,
+    /// How many they are.
+    jobs: usize,
+    /// Whether the server can read a range of pages.
+    by_pages: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Part>,
+    /// The places of tables that may not be read yet.
+    held: BTreeSet<usize>,
+    failed: Option<Error>,
+}
+
+impl Work<'_> {
     /// Begins with parts of so many tables.
     pub(crate) fn new(parts: Vec<Part>, tables: usize) -> Self {
         Self {
-            waiting: Mutex::new(parts.into()),
+            queue: Mutex::new(Queue { waiting: parts.into(), ..Queue::default() }),
+            changed: Condvar::new(),
             sums: Mutex::new(vec![RowSum::default(); tables]),
             counts: Mutex::default(),
-            failed: Mutex::new(None),
             left_over: Mutex::new(Vec::new()),
+            alone: None,
         }
+    }
+
+    /// Holds tables back until [`Work::release`].
+    fn without(self, held: BTreeSet<usize>) -> Self {
+        self.queue().held = held;
+        self
+    }
+
+    /// Lets all tables be read.
+    fn release(&self) {
+        self.queue().held.clear();
+        self.changed.notify_all();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of how many rows a table has.
@@ -386,7 +446,7 @@ impl Work {
 
     /// Returns the sums of all tables, or the first failure.
     pub(crate) fn end(self) -> Result<Vec<RowSum>> {
-        match self.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match self.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
             Some(error) => Err(error),
             None => Ok(self.sums.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
@@ -398,22 +458,45 @@ impl Work {
 
     /// Returns what was left over; nothing after a failure.
     fn left_over(&self) -> Vec<Part> {
-        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if self.queue().failed.is_some() {
             return Vec::new();
         }
         std::mem::take(&mut self.left_over.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn left(&self) -> usize {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// Returns how many may find something to read.
+    fn readers(&self) -> usize {
+        let parts = self.queue().waiting.len();
+        self.alone.as_ref().map_or(parts, |alone| alone.jobs).max(1)
     }
 
-    /// Returns the next part; none after a failure.
+    /// Returns the next part, waiting for one of a table that is held back; none after a failure.
     fn next(&self) -> Option<Part> {
-        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return None;
+        let mut queue = self.queue();
+        while queue.failed.is_none() && !queue.waiting.is_empty() {
+            let free = queue.waiting.iter().position(|part| !queue.held.contains(&part.table));
+            if let Some(part) = free.and_then(|free| queue.waiting.remove(free)) {
+                return Some(self.begin_of(part, &mut queue));
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        None
+    }
+
+    /// Returns a part, or the first piece of it where others may take the rest.
+    fn begin_of(&self, part: Part, queue: &mut Queue) -> Part {
+        let Some(alone) = self.alone.as_ref().filter(|alone| alone.by_pages) else { return part };
+        let Some(table) = alone.catalog.tables.get(part.table) else { return part };
+        let left = part.bytes + queue.waiting.iter().map(|part| part.bytes).sum::<u64>();
+        let mut pieces = VecDeque::from(shared_out(part.clone(), table, left, alone.jobs));
+        let first = pieces.pop_front().unwrap_or(part);
+        // The largest stays the first.
+        let place = queue.waiting.partition_point(|waiting| waiting.bytes > first.bytes);
+        let behind = queue.waiting.split_off(place);
+        queue.waiting.extend(pieces);
+        queue.waiting.extend(behind);
+        self.changed.notify_all();
+        first
     }
 
     fn add(&self, table: usize, sum: RowSum) {
@@ -425,7 +508,8 @@ impl Work {
 
     fn note(&self, result: Result<()>) {
         if let Err(error) = result {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.queue().failed.get_or_insert(error);
+            self.changed.notify_all();
         }
     }
 }

@@ -3,22 +3,24 @@
 //! Rows are stored as text. On their way they become binary where that can be done with certainty, because it takes
 //! servers half the time; what is compared afterwards is text again, made by the server.
 
+mod comparison;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::binary::{Encoder, encoder};
-use crate::catalog::{Catalog, Name, Sequence, Table};
+use crate::catalog::{Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
-use crate::dump::{Dump, PartReceiver, Receiver};
-use crate::error::BoxError;
-use crate::plan::{Part, READS_RANGES, parts};
 use crate::restore::prepared_session;
-use crate::rows::{RowEnd, RowSum};
-use crate::snapshot::{Holder, SETTINGS, literal, version};
+use crate::snapshot::{SETTINGS, literal};
 use crate::wire::{Connection, CopyIn, Options, Row};
 use crate::{Error, Result};
+
+pub(crate) use self::comparison::Nowhere;
+pub use self::comparison::{Comparison, Difference};
 
 /// A smaller table is filled by one connection: so its rows need not be looked at again, see [`Load::fill`].
 const SPLIT: u64 = 64 << 20;
@@ -34,9 +36,12 @@ pub trait Giver: Sync {
     /// Returns in how many pieces the rows of a table come; each has whole rows. All of them are asked for, in any order,
     /// and again when the server did not take them as they went in first. The number is that of the pieces: 0 for a
     /// table without any rows is fine.
-    fn pieces(&self, table: &Table) -> usize {
+    ///
+    /// # Errors
+    /// Ends the restore.
+    fn pieces(&self, table: &Table) -> Result<usize> {
         let _ = table;
-        1
+        Ok(1)
     }
 
     /// Sends the rows of a piece of a table, the same ones each time.
@@ -55,6 +60,15 @@ pub struct Load<'a> {
     split: u64,
     /// How large a table must be to go in as binary; none when all go in as text.
     binary: Option<u64>,
+}
+
+/// What became of tables that got their rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Those that rows went into as binary.
+    pub as_binary: BTreeSet<Name>,
+    /// Those that the server has not looked at, the largest first.
+    pub not_analyzed: Vec<Name>,
 }
 
 /// What one connection puts into a table at a time.
@@ -87,15 +101,20 @@ impl<'a> Load<'a> {
     }
 
     /// Puts rows into tables, the largest first. A table that takes longer than all others together is filled by
-    /// several connections. Then the server looks at all of them: foreign keys are checked several times as fast when it
-    /// knows which pages need no look at each row, and how values are spread. Returns the tables that rows went into as
-    /// binary.
+    /// several connections. Then the server looks at those that several filled, and at all others but those of which
+    /// `later` says that [`Load::analyze`] follows: foreign keys are checked several times as fast when the server knows
+    /// which pages need no look at each row, and how values are spread.
     ///
     /// # Errors
     /// The first that any connection met. Some tables have some or all of their rows then.
-    pub fn run(&self, tables: &[&Table], giver: &dyn Giver) -> Result<BTreeSet<Name>> {
+    pub fn run(
+        &self,
+        tables: &[&Table],
+        giver: &dyn Giver,
+        later: &(dyn Fn(&Name) -> bool + Sync),
+    ) -> Result<Loaded> {
         let by_name: BTreeMap<&Name, &Table> = tables.iter().map(|table| (&table.name, *table)).collect();
-        let shares = shares(tables, self.jobs, self.split, &|table| giver.pieces(table));
+        let shares = shares(tables, self.jobs, self.split, &|table| giver.pieces(table))?;
         let split: BTreeSet<&Name> =
             shares.iter().filter(|share| !share.is_whole()).map(|share| share.table).collect();
         let went_as_binary = Mutex::new(BTreeSet::new());
@@ -108,13 +127,26 @@ impl<'a> Load<'a> {
             }
             Ok(())
         })?;
-        let mut tables = tables.to_vec();
-        tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
-        self.each(tables, &|connection, table| {
-            let what = if split.contains(&table.name) { "VACUUM (ANALYZE)" } else { "ANALYZE" };
-            connection.execute(&format!("{what} {}", table.name.quoted()))
+        let mut largest_first = tables.to_vec();
+        largest_first.sort_by_key(|table| Reverse(table.bytes));
+        let is_left = |table: &&Table| !split.contains(&table.name) && later(&table.name);
+        let (left, now): (Vec<&Table>, Vec<&Table>) = largest_first.into_iter().partition(is_left);
+        self.each(now, &|connection, table| match split.contains(&table.name) {
+            true => connection.execute(&format!("VACUUM (ANALYZE) {}", table.name.quoted())),
+            false => analyze(connection, &table.name),
         })?;
-        Ok(went_as_binary.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(Loaded {
+            as_binary: went_as_binary.into_inner().unwrap_or_else(PoisonError::into_inner),
+            not_analyzed: left.into_iter().map(|table| table.name.clone()).collect(),
+        })
+    }
+
+    /// Lets the server look at tables.
+    ///
+    /// # Errors
+    /// The first that any connection met.
+    pub fn analyze(&self, tables: &[Name]) -> Result<()> {
+        self.each(tables.iter().collect(), &|connection, table| analyze(connection, table))
     }
 
     /// Does something with each of many, by several sessions.
@@ -158,6 +190,10 @@ impl<'a> Load<'a> {
     }
 }
 
+fn analyze(connection: &mut Connection, table: &Name) -> Result<()> {
+    connection.execute(&format!("ANALYZE {}", table.quoted()))
+}
+
 /// Returns who puts in what, the largest first. A table is shared out when one connection alone would be at work on it
 /// after all others have ended. Only of such tables the number of pieces is asked for: of others whoever fills them does,
 /// while others are filled.
@@ -165,14 +201,14 @@ fn shares<'t>(
     tables: &[&'t Table],
     jobs: usize,
     split: u64,
-    pieces: &dyn Fn(&Table) -> usize,
-) -> Vec<Share<'t>> {
+    pieces: &dyn Fn(&Table) -> Result<usize>,
+) -> Result<Vec<Share<'t>>> {
     let total: u64 = tables.iter().map(|table| table.bytes).sum();
     let mut shares = Vec::new();
     for table in tables {
         let is_longest = table.bytes.saturating_mul(jobs as u64) > total;
         let may_be_shared = jobs >= SHARING && table.bytes >= split && is_longest;
-        let pieces = if may_be_shared { pieces(table) } else { 1 };
+        let pieces = if may_be_shared { pieces(table)? } else { 1 };
         if pieces > 1 {
             let step = pieces.div_ceil(jobs * SHARES);
             let bytes = table.bytes / pieces.div_ceil(step) as u64;
@@ -186,8 +222,8 @@ fn shares<'t>(
         }
     }
     // The shares of a large table first, however small each is: they are what takes longest.
-    shares.sort_by_key(|share| (share.is_whole(), std::cmp::Reverse(share.bytes)));
-    shares
+    shares.sort_by_key(|share| (share.is_whole(), Reverse(share.bytes)));
+    Ok(shares)
 }
 
 /// Puts a share of its rows into a table, as binary where that is wanted and can be. Returns whether it was.
@@ -198,7 +234,10 @@ fn fill(
     giver: &dyn Giver,
     as_binary: bool,
 ) -> Result<bool> {
-    let pieces = share.pieces.clone().unwrap_or_else(|| 0..giver.pieces(table));
+    let pieces = match &share.pieces {
+        Some(pieces) => pieces.clone(),
+        None => 0..giver.pieces(table)?,
+    };
     let freeze = begin(connection, table, share)?;
     // What an extension has in its own table may be of another version, with other types.
     if as_binary
@@ -305,8 +344,8 @@ pub fn set_sequences(connection: &mut Connection, sequences: &[Sequence]) -> Res
     Ok(())
 }
 
-/// Takes the statistics that could not be taken when the rows had come: of expressions in indexes, of what belongs
-/// together, of whole partitioned tables, of materialized views.
+/// Takes the statistics that may not have been taken yet: of expressions in indexes, of what belongs together, of whole
+/// partitioned tables, of materialized views.
 ///
 /// # Errors
 /// When the server cannot. A table that this user may not analyze is left out by the server.
@@ -327,105 +366,6 @@ pub(crate) fn analyze_rest(info: &ConnInfo, options: &Options, jobs: usize) -> R
     let tables = tables.ok_or_else(|| Error::protocol("a table without a name"))?;
     Load::new(info, options, jobs)
         .each(tables, &|connection, table| connection.execute(&format!("ANALYZE {table}")))
-}
-
-/// A table whose rows are not what they should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The table.
-    pub table: Name,
-    /// What was expected.
-    pub expected: RowSum,
-    /// What is there; none where there is no such table.
-    pub found: Option<RowSum>,
-}
-
-/// Rows of a database that nobody else knows, which are read again, and compared with what they should be. Large tables
-/// are read in parts, by several connections.
-#[derive(Debug)]
-pub struct Comparison<'a> {
-    info: &'a ConnInfo,
-    options: &'a Options,
-    jobs: usize,
-    expected: Vec<(&'a Table, RowSum)>,
-    catalog: Catalog,
-    by_pages: bool,
-}
-
-impl<'a> Comparison<'a> {
-    /// Looks at tables that have all of their rows. Those that are expected have the columns that were summed up, in that
-    /// order; the database may have them in another one.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    pub fn plan(
-        info: &'a ConnInfo,
-        options: &'a Options,
-        jobs: usize,
-        expected: &[(&'a Table, RowSum)],
-    ) -> Result<Self> {
-        let expected = expected.to_vec();
-        if expected.is_empty() {
-            return Ok(Self { info, options, jobs, expected, catalog: Catalog::default(), by_pages: false });
-        }
-        let mut holder = Holder::begin(Connection::open(info, options)?)?;
-        let mut catalog = Catalog::read(holder.connection())?;
-        let by_pages = version(holder.connection())? >= READS_RANGES;
-        let wanted: BTreeMap<&Name, &Table> =
-            expected.iter().map(|(table, _)| (&table.name, *table)).collect();
-        catalog.tables.retain(|table| wanted.contains_key(&table.name));
-        for table in &mut catalog.tables {
-            table.order_columns_as(wanted[&table.name]);
-            // In no order: a sum has none, and pages are read the fastest as they lie.
-            table.key = None;
-        }
-        Ok(Self { info, options, jobs, expected, catalog, by_pages })
-    }
-
-    /// Reads the rows that the wanted tables have now. Returns the tables that differ.
-    ///
-    /// # Errors
-    /// When they cannot be read; [`Error::Changed`] when a table is not the one that was looked at.
-    pub fn run(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<Vec<Difference>> {
-        let expected = self.expected.iter().filter(|(table, _)| is_wanted(&table.name));
-        let expected: Vec<&(&Table, RowSum)> = expected.collect();
-        if expected.is_empty() {
-            return Ok(Vec::new());
-        }
-        let tables = self.catalog.tables.iter().filter(|table| is_wanted(&table.name)).cloned().collect();
-        let catalog = Catalog { tables, ..Catalog::default() };
-        let holder = Holder::begin(Connection::open(self.info, self.options)?)?;
-        let (snapshot, catalog, jobs) = (holder.id(), &catalog, self.jobs);
-        let dump = Dump { info: self.info, options: self.options, snapshot, catalog, jobs };
-        let sums = dump.run_alone(parts(catalog, self.by_pages, |_| Vec::new()), &Nowhere)?;
-        let found: BTreeMap<&Name, RowSum> =
-            catalog.tables.iter().map(|table| &table.name).zip(sums).collect();
-        let differs = |(table, expected): &&(&Table, RowSum)| {
-            let found = found.get(&table.name).copied();
-            let difference = Difference { table: table.name.clone(), expected: *expected, found };
-            (found != Some(*expected)).then_some(difference)
-        };
-        Ok(expected.iter().filter_map(differs).collect())
-    }
-}
-
-/// Takes rows only to have them summed up.
-pub(crate) struct Nowhere;
-
-impl Receiver for Nowhere {
-    fn open(&self, _: &Part, _: &Table) -> Result<Box<dyn PartReceiver + '_>, BoxError> {
-        Ok(Box::new(Nowhere))
-    }
-}
-
-impl PartReceiver for Nowhere {
-    fn take(&mut self, _: &[u8], _: &[RowEnd]) -> Result<(), BoxError> {
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, _: RowSum) -> Result<(), BoxError> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,11 @@ impl Kept {
         let parts = kept.iter().filter(|((table, _), _)| table == name);
         parts.map(|(_, bytes)| String::from_utf8(bytes.clone()).unwrap()).collect()
     }
+
+    /// Returns in how many parts a table came.
+    pub(crate) fn parts(&self, name: &str) -> usize {
+        self.0.lock().unwrap().keys().filter(|(table, _)| table == name).count()
+    }
 }
 
 /// A pooler before a server, ended with the value.

@@ -5,6 +5,8 @@
 //! where the server itself compares them, in the same way for all times; and rows without a key have a part of their
 //! own, also where the catalog says that there are none.
 
+use std::cmp::Reverse;
+
 use crate::catalog::{Catalog, Column, Table};
 use crate::snapshot::{identifier, literal};
 
@@ -107,22 +109,43 @@ pub(crate) struct Cut<'t> {
 /// or it is not to be cut by them. `by_pages` says whether the server can read a range of pages.
 pub fn parts(catalog: &Catalog, by_pages: bool, bounds: impl Fn(&Table) -> Vec<String>) -> Vec<Part> {
     let tables = catalog.tables.iter().enumerate().filter(|(_, table)| table.has_rows());
-    let mut parts: Vec<Part> =
-        tables.flat_map(|(place, table)| parts_of(place, table, by_pages, &bounds)).collect();
-    parts.sort_by_key(|part| (std::cmp::Reverse(part.bytes), part.table, part.number));
+    let of_table = |(place, table)| {
+        let ranges = match wanted(table) {
+            1 => vec![Range::Whole],
+            wanted => ranges(table, wanted, by_pages, &bounds),
+        };
+        numbered(place, table, ranges)
+    };
+    let parts = tables.flat_map(of_table).collect();
+    largest_first(parts)
+}
+
+/// Returns all tables with rows, each whole, the largest first, for readers who want rows in no order.
+pub(crate) fn whole_tables(catalog: &Catalog) -> Vec<Part> {
+    let tables = catalog.tables.iter().enumerate().filter(|(_, table)| table.has_rows());
+    largest_first(tables.flat_map(|(place, table)| numbered(place, table, vec![Range::Whole])).collect())
+}
+
+/// Cuts a whole table into ranges of pages where it is more than one of `jobs` readers should have of what is `left`: the
+/// bytes that nobody has begun to read, with this one. Returns it as it is where that is not so: the server reads a whole
+/// table through a few pages of its memory; a range of pages takes a quarter longer, and drives out what is in there.
+pub(crate) fn shared_out(part: Part, table: &Table, left: u64, jobs: usize) -> Vec<Part> {
+    let is_too_much = part.bytes.saturating_mul(jobs as u64) > left;
+    if part.range == Range::Whole && is_too_much {
+        let ranges = page_ranges(table.pages, wanted(table));
+        if ranges.len() > 1 {
+            return numbered(part.table, table, ranges);
+        }
+    }
+    vec![part]
+}
+
+fn largest_first(mut parts: Vec<Part>) -> Vec<Part> {
+    parts.sort_by_key(|part| (Reverse(part.bytes), part.table, part.number));
     parts
 }
 
-fn parts_of(
-    place: usize,
-    table: &Table,
-    by_pages: bool,
-    bounds: impl Fn(&Table) -> Vec<String>,
-) -> Vec<Part> {
-    let ranges = match wanted(table) {
-        1 => vec![Range::Whole],
-        wanted => ranges(table, wanted, by_pages, bounds),
-    };
+fn numbered(place: usize, table: &Table, ranges: Vec<Range>) -> Vec<Part> {
     let parts = ranges.len();
     let part =
         |(number, range)| Part { table: place, number, parts, bytes: table.bytes / parts as u64, range };
@@ -203,8 +226,13 @@ impl Part {
     /// Returns the statement that reads it.
     pub fn statement(&self, table: &Table) -> String {
         let columns = table.stored_columns();
+        let condition = self.condition(table);
+        // Of that table alone too, and somewhat faster than a query. Without a list the columns would be those of now.
+        if condition.is_empty() && !columns.is_empty() && !self.is_in_order(table) {
+            return format!("COPY {} ({columns}) TO STDOUT", table.name.quoted());
+        }
         let mut statement = format!("COPY (SELECT {columns} FROM ONLY {}", table.name.quoted());
-        statement += &self.condition(table);
+        statement += &condition;
         if self.is_in_order(table)
             && let Some(key) = &table.key
         {
@@ -258,7 +286,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Key, Name};
+    use crate::catalog::{ExtensionRows, Key, Name};
 
     /// A table of so many bytes with a key of numbers, lying as well in its order as is said.
     fn table(bytes: u64, correlation: f32) -> Table {
@@ -283,7 +311,11 @@ mod tests {
         );
         let shortened = |part: &Part| {
             let statement = part.statement(&catalog.tables[0]);
-            statement.replace("COPY (SELECT \"id\" FROM ONLY \"s\".\"t\"", "").replace(") TO STDOUT", "")
+            let statement = statement.replace("COPY \"s\".\"t\" (\"id\")", "whole");
+            statement
+                .replace("COPY (SELECT \"id\" FROM ONLY \"s\".\"t\"", "")
+                .replace(") TO STDOUT", "")
+                .replace(" TO STDOUT", "")
         };
         found.iter().map(shortened).collect()
     }
@@ -309,7 +341,7 @@ mod tests {
 
     #[test]
     fn server_that_reads_all_pages_for_a_few_is_asked_once() {
-        assert_eq!(statements(table(PART * 9, 0.3), false, &["1", "5", "9"]), [""]);
+        assert_eq!(statements(table(PART * 9, 0.3), false, &["1", "5", "9"]), ["whole"]);
         assert_eq!(statements(table(PART * 9, 1.0), false, &[]), [" ORDER BY \"id\""]);
         assert_eq!(statements(table(PART * 9, 1.0), false, &["1", "5", "9"]).len(), 5, "an index finds them");
     }
@@ -326,5 +358,46 @@ mod tests {
         let mut unknown = table(PART * 5, 1.0);
         unknown.columns[0].type_oid = 16_385;
         assert!(statements(unknown, true, &["1", "5", "9"])[4].contains("ctid"), "a type of an extension");
+    }
+
+    #[test]
+    fn whole_table_is_cut_where_a_reader_would_be_at_it_alone() {
+        let tables = [5, 7, 1].map(|parts| Table { key: None, ..table(PART * parts, 0.0) });
+        let catalog = Catalog { tables: tables.to_vec(), ..Catalog::default() };
+        let parts = whole_tables(&catalog);
+        let shown: Vec<(usize, &Range)> = parts.iter().map(|part| (part.table, &part.range)).collect();
+        assert_eq!(shown, [(1, &Range::Whole), (0, &Range::Whole), (2, &Range::Whole)], "the largest first");
+        let count = |part: usize, left: u64, jobs: usize| {
+            let part = parts[part].clone();
+            let bytes = part.bytes;
+            let table = &tables[part.table];
+            let found = shared_out(part, table, left * PART, jobs);
+            let pages: Vec<&Range> =
+                found.iter().map(|part| &part.range).filter(|range| **range != Range::Whole).collect();
+            assert!(pages.is_empty() || pages.len() == found.len());
+            assert!(found.iter().map(|part| part.bytes).sum::<u64>() <= bytes);
+            found.len()
+        };
+        assert_eq!(count(0, 13, 2), 7);
+        assert_eq!(count(0, 14, 2), 1, "as much as the other one has");
+        assert_eq!((count(1, 10, 2), count(1, 9, 2)), (1, 5));
+        assert_eq!(count(0, 7, 1), 1, "nobody else");
+        assert_eq!(count(2, 1, 4), 1, "too small to be cut");
+    }
+
+    #[test]
+    fn table_that_is_read_as_it_lies_is_copied_without_a_query() {
+        let whole = Part::of_all();
+        let mut table = Table { key: None, ..table(1, 0.0) };
+        assert_eq!(whole.statement(&table), r#"COPY "s"."t" ("id") TO STDOUT"#);
+        table.extension =
+            Some(ExtensionRows { condition: "WHERE id > 1".to_owned(), ..ExtensionRows::default() });
+        assert_eq!(
+            whole.statement(&table),
+            r#"COPY (SELECT "id" FROM ONLY "s"."t" WHERE ( id > 1)) TO STDOUT"#
+        );
+        let without_columns = Table { columns: vec![], extension: None, ..table };
+        let query = r#"COPY (SELECT  FROM ONLY "s"."t") TO STDOUT"#;
+        assert_eq!(whole.statement(&without_columns), query, "whatever columns it gets meanwhile");
     }
 }

@@ -32,7 +32,7 @@ use crate::catalog::{Catalog, Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Properties;
 use crate::large_objects;
-use crate::load::{Comparison, Difference, Giver, Load, analyze_rest, set_sequences};
+use crate::load::{Comparison, Difference, Giver, Load, Loaded, analyze_rest, set_sequences};
 use crate::rows::RowSum;
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -99,8 +99,8 @@ pub struct Restore<'a> {
     guard: Option<Connection>,
     /// Whether rows may become binary on their way.
     binary: bool,
-    /// The tables that rows went into as binary.
-    went_as_binary: BTreeSet<Name>,
+    /// What became of the tables that got their rows.
+    loaded: Loaded,
     losses: Losses,
     /// What the database gets beside its contents, under a name that nobody has.
     attributes: Attributes,
@@ -137,7 +137,7 @@ impl<'a> Restore<'a> {
             admin,
             guard: None,
             binary: false,
-            went_as_binary: BTreeSet::new(),
+            loaded: Loaded::default(),
             losses: Losses::default(),
             attributes: Attributes::default(),
             unfilled: BTreeSet::new(),
@@ -194,8 +194,9 @@ impl<'a> Restore<'a> {
         self.in_order(Stage::BeforeRows)
     }
 
-    /// Puts rows into `tables`, lets the server look at them, and sets sequences to where they stood. Returns the
-    /// tables of extensions that took none of their rows; [`Restore::after_rows`] does not ask for these.
+    /// Puts rows into `tables`, lets the server look at those for which it may run functions of the database then, and
+    /// sets sequences to where they stood. Returns the tables of extensions that took none of their rows;
+    /// [`Restore::after_rows`] does not ask for these, and lets the server look at all others.
     ///
     /// # Errors
     /// The first that any connection met.
@@ -205,7 +206,8 @@ impl<'a> Restore<'a> {
             tables.iter().partition(|table| table.extension.is_none());
         let load = Load::new(&staging, &self.options, self.how.jobs);
         let load = if self.binary { load.as_binary() } else { load };
-        self.went_as_binary = load.run(&tables, giver)?;
+        let may_run_code = schedule::tables_with_code(&self.archive);
+        self.loaded = load.run(&tables, giver, &|table| !may_run_code.contains(table))?;
         let unfilled = self.fill_extensions(&of_extensions, giver)?;
         self.unfilled = unfilled.iter().map(|one| one.table.clone()).collect();
         let mut connection = self.open()?;
@@ -217,8 +219,8 @@ impl<'a> Restore<'a> {
     }
 
     /// Makes what comes after the rows, indexes and constraints, by several connections. When the first of them has
-    /// nothing left to begin, and while foreign keys are checked, the rows of `expected` are read again and compared with
-    /// what they should be. Returns the tables that differ.
+    /// nothing left to begin, and while the server looks at tables and checks foreign keys, the rows of `expected` are read
+    /// again and compared with what they should be. Returns the tables that differ.
     ///
     /// # Errors
     /// [`Error::Object`] at the first object that a database cannot do without, or when rows cannot be read.
@@ -231,6 +233,7 @@ impl<'a> Restore<'a> {
         // does anything write to a table before, when all that is made of it is there and what is still being made runs no
         // functions of the database.
         let (now, later) = schedule::in_two(archive);
+        let (analysis, not_analyzed) = (Load::new(&staging, options, how.jobs), &self.loaded.not_analyzed);
         let explained = |error| explained(error, &self.admin, archive);
         let (losses, unfilled) = (&mut self.losses, &self.unfilled);
         let expected: Vec<(&Table, RowSum)> =
@@ -248,6 +251,7 @@ impl<'a> Restore<'a> {
             let tell = move |busy: BTreeSet<Name>| drop(tell.send(busy));
             let made = parallel.run(now, &bytes, losses, &tell).and_then(|()| {
                 tell(BTreeSet::new());
+                analysis.analyze(not_analyzed)?;
                 parallel.run(later, &bytes, losses, &drop)
             });
             is_over.store(made.is_err(), Ordering::Relaxed);
@@ -301,7 +305,7 @@ impl<'a> Restore<'a> {
 
     /// Returns whether rows went in as binary. If they turn out to be wrong, a restore of text may still succeed.
     pub fn has_sent_binary(&self) -> bool {
-        !self.went_as_binary.is_empty()
+        !self.loaded.as_binary.is_empty()
     }
 
     /// Returns what could not be restored so far.
@@ -342,14 +346,13 @@ impl<'a> Restore<'a> {
     }
 }
 
-/// Compares the rows of tables of which everything is made, and then those of the others. It is told of which tables
-/// something is still being made; and again when nothing is.
+/// Compares the rows of all tables. It is told of which tables something is still being made: these are read last, when
+/// it is told that nothing is.
 fn verify(comparison: &Comparison<'_>, told: &mpsc::Receiver<BTreeSet<Name>>) -> Result<Vec<Difference>> {
     let Ok(busy) = told.recv() else { return Ok(Vec::new()) };
-    let mut found = comparison.run(|table| !busy.contains(table))?;
-    if !busy.is_empty() && told.recv().is_ok() {
-        found.extend(comparison.run(|table| busy.contains(table))?);
-    }
+    // Whoever makes something failed, and says why.
+    let freed = || told.recv().map(drop).map_err(|_| Error::Stopped);
+    let mut found = comparison.run(&busy, freed)?;
     found.sort_by(|one, other| one.table.cmp(&other.table));
     Ok(found)
 }

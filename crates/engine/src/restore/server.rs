@@ -12,6 +12,8 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
@@ -23,6 +25,7 @@ use dbkeep_repo::Id;
 use jiff::Timestamp;
 
 use self::lost::{LostRows, integrity, told};
+use self::rows::StoredRows;
 use self::tables::Filled;
 use super::{Action, PlannedRestore, Restore, Restored};
 use crate::integrity::Verify;
@@ -185,12 +188,26 @@ impl Restore<'_> {
             if binary {
                 server.allow_binary();
             }
-            server.create(&served.facts.server.properties)?;
-            self.watch.step("restore.staged");
-            let filled = match planned.tables.is_empty() {
-                true => self.fill_staged(&mut server, served, how),
-                false => self.only(&mut server, planned, served).map(|()| Proved::all()),
+            let rows = StoredRows::new(served, self.watch, self.plan.verify != Verify::None);
+            let (is_whole, is_over) = (planned.tables.is_empty(), AtomicBool::new(false));
+            let mut fill = || {
+                server.create(&served.facts.server.properties)?;
+                self.watch.step("restore.staged");
+                Ok::<_, Error>(match is_whole {
+                    true => self.fill_staged(&mut server, served, how, &rows),
+                    false => self.only(&mut server, planned, served).map(|()| Proved::all()),
+                })
             };
+            let filled = thread::scope(|scope| {
+                if is_whole {
+                    // While the server is busy with the database. Without a thread for it, they are read when wanted.
+                    let ahead = thread::Builder::new().name("read ahead".to_owned());
+                    drop(ahead.spawn_scoped(scope, || rows.read_ahead(how.jobs, &is_over)));
+                }
+                let filled = fill();
+                is_over.store(true, Ordering::Relaxed);
+                filled
+            })?;
             let error = match filled {
                 Ok(proved) => return Ok((server, proved)),
                 Err(error) => error,
@@ -215,16 +232,16 @@ impl Restore<'_> {
         server: &mut Server<'_>,
         served: &Served<'_>,
         how: &RestoreOptions,
+        rows: &StoredRows<'_>,
     ) -> Result<Proved> {
         self.watch.phase(&format!("restore {}", served.manifest.database), served.manifest.image.size);
         server.before_rows()?;
         let expected = expected(served)?;
         let tables: Vec<&Table> = expected.iter().map(|(table, _)| *table).collect();
         let compared = self.plan.verify != Verify::None;
-        let rows = rows::StoredRows::new(served, self.watch, compared);
         // Why rows could not be read is told by the repository: the server knows only that they ended.
         let unfilled =
-            server.rows(&tables, &rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
+            server.rows(&tables, rows).map_err(|error| rows.failure().unwrap_or_else(|| error.into()))?;
         self.large_objects(server, served)?;
         self.watch.step("restore.rows-written");
         let differences = server.after_rows(if compared { &expected } else { &[] })?;

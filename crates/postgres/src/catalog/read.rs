@@ -53,7 +53,9 @@ fn tables_query() -> String {
     // The size of a table that was dropped meanwhile is unknown.
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relfilenode,
-                coalesce(pg_catalog.pg_table_size(c.oid), 0), greatest(c.relpages, 0), c.relpersistence,
+                coalesce(pg_catalog.pg_table_size(c.oid), 0),
+                coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::pg_catalog.int8,
+                c.relpersistence,
                 c.relrowsecurity, pg_catalog.has_table_privilege(c.oid, 'SELECT'),
                 pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
                 e.extname, c.relispartition, pg_catalog.row_security_active(c.oid),

@@ -1,6 +1,7 @@
 //! Against real servers: every row once, one moment, and nothing that was rewritten under it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::catalog::{Kind, Name};
@@ -123,6 +124,57 @@ fn rows_of_all_tables_come_out_exactly() {
     }
 }
 
+#[test]
+fn tables_that_are_held_back_are_read_when_they_are_free() {
+    let sql =
+        "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a VALUES (1); INSERT INTO b VALUES (2)";
+    let Some(place) = Place::new("held_back", sql) else { return };
+    let (holder, catalog) = place.hold();
+    let snapshot = holder.id();
+    let run = |free: &dyn Fn(&Kept) -> Result<()>| {
+        let kept = Kept::default();
+        let dump = Dump { info: &place.info, options: &place.options, snapshot, catalog: &catalog, jobs: 3 };
+        let held = catalog.tables.iter().position(|table| table.name.name == "b");
+        let sums = dump.run_alone(&kept, true, held.into_iter().collect(), || free(&kept));
+        sums.map(|sums| (sums.iter().map(|sum| sum.rows).sum::<u64>(), kept.table("a") + &kept.table("b")))
+    };
+    let when_a_was_read = |kept: &Kept| {
+        let is_read = |_: &u32| {
+            thread::sleep(Duration::from_millis(5));
+            !kept.table("a").is_empty()
+        };
+        assert!((0..4000).find(is_read).is_some(), "nobody reads what is free");
+        // Longer than it takes to read a table that is not held back.
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(kept.table("b"), "");
+        Ok(())
+    };
+    assert_eq!(run(&when_a_was_read).unwrap(), (2, "1\n2\n".to_owned()));
+    let stopped = run(&|kept| when_a_was_read(kept).and(Err(Error::Stopped)));
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+}
+
+#[test]
+fn table_that_readers_share_out_comes_whole_and_once() {
+    let sql = "CREATE TABLE t (n int, filler text); CREATE TABLE small (n int); INSERT INTO small VALUES (1);
+               INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1, 3000) n; DELETE FROM t WHERE n % 7 = 0";
+    let Some(place) = Place::new("shared_by_readers", sql) else { return };
+    let (holder, mut catalog) = place.hold();
+    for table in &mut catalog.tables {
+        table.key = None;
+        table.bytes *= if table.name.name == "t" { 100 } else { 1 };
+    }
+    let snapshot = holder.id();
+    for by_pages in [true, false] {
+        let kept = Kept::default();
+        let dump = Dump { info: &place.info, options: &place.options, snapshot, catalog: &catalog, jobs: 3 };
+        dump.run_alone(&kept, by_pages, BTreeSet::new(), || Ok(())).unwrap();
+        assert_eq!(kept.parts("t") > 1, by_pages && place.server.programs().major >= 14);
+        assert_eq!(kept.table("t"), place.sql("COPY t TO STDOUT") + "\n");
+        assert_eq!(kept.table("small"), "1\n");
+    }
+}
+
 /// Cuts a table by what is given, and reads the parts.
 fn in_parts(place: &Place, cut: impl Fn(&Table) -> Vec<Range>) -> String {
     let (holder, catalog) = place.hold();
@@ -207,13 +259,16 @@ fn table_that_was_changed_under_the_moment_is_told_and_never_read_as_empty() {
 
 #[test]
 fn what_is_written_meanwhile_is_not_part_of_the_moment() {
-    let setup = "CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one'), (2, 'two')";
+    let setup = "CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one'), (2, 'two');
+                 CREATE TABLE bare (); INSERT INTO bare DEFAULT VALUES";
     let Some(place) = Place::new("moment", setup) else { return };
     let (mut holder, catalog) = place.hold();
     place.sql("INSERT INTO t VALUES (3, 'three'); UPDATE t SET v = 'changed' WHERE k = 1; DELETE FROM t WHERE k = 2");
     place.sql("ALTER TABLE t ADD COLUMN more int DEFAULT 5; CREATE TABLE later (n int)");
+    place.sql("ALTER TABLE bare ADD COLUMN more int");
     let parts = plan(&mut holder, &catalog).unwrap();
-    assert_eq!(place.dump(&holder, &catalog, parts).unwrap().table("t"), "1\tone\n2\ttwo\n");
+    let kept = place.dump(&holder, &catalog, parts).unwrap();
+    assert_eq!((kept.table("t"), kept.table("bare")), ("1\tone\n2\ttwo\n".to_owned(), "\n".to_owned()));
 }
 
 /// Moves money between two tables, one transaction after the other, until told to stop.

@@ -16,11 +16,11 @@ fn only_a_table_that_takes_longer_than_the_rest_is_shared_out() {
     let asked = AtomicUsize::new(0);
     let pieces = |table: &Table| {
         asked.fetch_add(1, Ordering::SeqCst);
-        if table.name.name == "b" { 20 } else { 9 }
+        Ok(if table.name.name == "b" { 20 } else { 9 })
     };
     let whole = |table: &'static str, bytes| (table, None, bytes);
     let found = |tables: &[&Table], jobs, split| -> Vec<(String, Option<Range<usize>>, u64)> {
-        let shares = shares(tables, jobs, split, &pieces).into_iter();
+        let shares = shares(tables, jobs, split, &pieces).unwrap().into_iter();
         shares.map(|share| (share.table.name.clone(), share.pieces, share.bytes)).collect()
     };
     let expect = |found: Vec<(String, Option<Range<usize>>, u64)>,
@@ -46,8 +46,8 @@ fn only_a_table_that_takes_longer_than_the_rest_is_shared_out() {
 struct Pieces;
 
 impl Giver for Pieces {
-    fn pieces(&self, table: &Table) -> usize {
-        if table.name.name == "large" { 4 } else { 1 }
+    fn pieces(&self, table: &Table) -> Result<usize> {
+        Ok(if table.name.name == "large" { 4 } else { 1 })
     }
 
     fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
@@ -67,7 +67,13 @@ fn table_that_is_shared_out_gets_each_row_once_and_is_looked_at() {
         .for_each(|table| table.bytes = if table.name.name == "large" { 100 } else { 1 });
     let tables: Vec<&Table> = catalog.tables.iter().collect();
     let load = Load { split: 1, ..Load::new(&place.info, &place.options, 4) };
-    load.run(&tables, &Pieces).unwrap();
+    let loaded = load.run(&tables, &Pieces, &|_| true).unwrap();
+    let analyzed = "SELECT string_agg(relname || reltuples, ' ' ORDER BY relname) FROM pg_class
+                    WHERE relname IN ('large', 'small')";
+    assert_eq!(place.sql(analyzed), "large4000 small-1", "whoever shares a table out looks at it");
+    let left: Vec<&str> = loaded.not_analyzed.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(left, ["small"]);
+    load.analyze(&loaded.not_analyzed).unwrap();
     let sql = "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM";
     assert_eq!(place.sql(&format!("{sql} large")), "4000|4000|0|3999");
     assert_eq!(place.sql(&format!("{sql} small")), "10|10|0|9", "emptied first");
@@ -91,8 +97,8 @@ impl<'r> Counting<'r> {
 }
 
 impl Giver for Counting<'_> {
-    fn pieces(&self, _: &Table) -> usize {
-        self.rows.len()
+    fn pieces(&self, _: &Table) -> Result<usize> {
+        Ok(self.rows.len())
     }
 
     fn give(&self, _: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
@@ -110,7 +116,7 @@ fn load(place: &Place, jobs: usize, giver: &dyn Giver) -> Result<bool> {
     catalog.tables.iter_mut().for_each(|table| table.bytes = WORTH_ASKING);
     let tables: Vec<&Table> = catalog.tables.iter().collect();
     let load = Load { split: 1, ..Load::new(&place.info, &place.options, jobs) }.as_binary();
-    let names = load.run(&tables, giver)?;
+    let names = load.run(&tables, giver, &|_| false)?.as_binary;
     assert!(names.is_empty() || names == BTreeSet::from([tables[0].name.clone()]), "{names:?}");
     Ok(!names.is_empty())
 }
@@ -139,12 +145,15 @@ fn nothing_is_made_binary_where_nobody_asked_for_it_or_the_table_is_small() {
     catalog.tables.iter_mut().for_each(of_size);
     let tables: Vec<&Table> = catalog.tables.iter().collect();
     let load = || Load::new(&place.info, &place.options, 2);
-    assert_eq!(load().run(&tables, &Counting::of(&["1\n"])).unwrap(), BTreeSet::new());
-    let names = load().as_binary().run(&tables, &Counting::of(&["2\n"])).unwrap();
+    assert_eq!(load().run(&tables, &Counting::of(&["1\n"]), &|_| false).unwrap(), Loaded::default());
+    let names = load().as_binary().run(&tables, &Counting::of(&["2\n"]), &|_| false).unwrap().as_binary;
     assert_eq!(names.into_iter().map(|name| name.name).collect::<Vec<_>>(), ["t"]);
     let mut of_extension = tables[1].clone();
     of_extension.extension = Some(crate::catalog::ExtensionRows::default());
-    assert_eq!(load().as_binary().run(&[&of_extension], &Counting::of(&["3\n"])).unwrap(), BTreeSet::new());
+    assert_eq!(
+        load().as_binary().run(&[&of_extension], &Counting::of(&["3\n"]), &|_| false).unwrap(),
+        Loaded::default()
+    );
     assert_eq!(place.sql("SELECT array_agg(n) FROM t"), "{2,3}", "what an extension put there stays");
 }
 

@@ -52,7 +52,7 @@ impl Restore<'_> {
             let mut connection = session(&self.staging(), &self.options)?;
             connection.execute("BEGIN")?;
             connection.execute(SETTINGS)?;
-            put(&mut connection, table, 0..giver.pieces(table), giver, false)?;
+            put(&mut connection, table, 0..giver.pieces(table)?, giver, false)?;
             connection.execute("COMMIT").map(|()| connection)
         };
         match fill() {

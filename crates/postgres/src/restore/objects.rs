@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::leave::{Essential, goes_with_another, is_beside_a_table, is_from_outside};
-use super::schedule::{Next, Schedule};
+use super::schedule::{Next, Schedule, may_run_code};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Entry};
 use crate::catalog::Name;
@@ -399,22 +399,16 @@ impl Parallel<'_> {
     /// Tells what is still being made, when everything was begun: nothing is added to that any more.
     fn tell_once(&self, shared: &Mutex<Shared<'_>>, idle: &(dyn Fn(BTreeSet<Name>) + Sync)) {
         let mut shared = lock(shared);
-        if shared.failed.is_some() || shared.has_idled || self.may_run_code(&shared.schedule) {
+        if shared.failed.is_some()
+            || shared.has_idled
+            || may_run_code(&self.archive.entries, shared.schedule.at_work())
+        {
             return;
         }
         shared.has_idled = true;
         let tables: BTreeSet<i32> = shared.schedule.tables_at_work().collect();
         let entries = self.archive.entries.iter().filter(|entry| tables.contains(&entry.id));
         idle(entries.filter_map(Entry::name).collect());
-    }
-
-    /// Says whether functions of the database may run while something is made: an expression of an index, a type.
-    fn may_run_code(&self, schedule: &Schedule<'_>) -> bool {
-        let needs: BTreeSet<i32> = schedule.at_work().flat_map(|entry| entry.needs.iter().copied()).collect();
-        let mut needed = self.archive.entries.iter().filter(|entry| needs.contains(&entry.id));
-        needed.any(|entry| {
-            !["TABLE", "INDEX", "CONSTRAINT", "COLLATION", "SCHEMA"].contains(&entry.kind.as_str())
-        })
     }
 
     fn work(&self, shared: &Mutex<Shared<'_>>, changed: &Condvar) -> Result<()> {

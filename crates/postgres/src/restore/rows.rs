@@ -46,7 +46,7 @@ pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> 
     let triggers = silence_triggers(&mut connection, &tables)?;
     for one in &rows {
         let freeze = empty(&mut connection, &one.table, may_truncate)?;
-        let pieces = 0..wanted.giver.pieces(one.stored);
+        let pieces = 0..wanted.giver.pieces(one.stored)?;
         put(&mut connection, one.stored, pieces, wanted.giver, freeze)?;
     }
     set_owned_sequences(&mut connection, &wanted.catalog.sequences, &names)?;

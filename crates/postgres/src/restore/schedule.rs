@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::archive::{Archive, Entry, Stage};
+use crate::catalog::Name;
 
 /// What is left to make.
 #[derive(Debug)]
@@ -81,6 +82,41 @@ pub(super) fn in_two(archive: &Archive) -> (Vec<&Entry>, Vec<&Entry>) {
         }
         !is_later
     })
+}
+
+/// What can be needed by what runs no functions of the database.
+const PLAIN: [&str; 6] = ["TABLE", "INDEX", "CONSTRAINT", "COLLATION", "SCHEMA", "SEQUENCE"];
+
+/// Says whether functions of the database may run while some of `all` are made: by an expression of an index, by a type.
+pub(super) fn may_run_code<'a>(all: &[Entry], some: impl Iterator<Item = &'a Entry>) -> bool {
+    let needs: BTreeSet<i32> = some.flat_map(|entry| entry.needs.iter().copied()).collect();
+    let mut needed = all.iter().filter(|entry| needs.contains(&entry.id));
+    needed.any(|entry| !PLAIN.contains(&entry.kind.as_str()))
+}
+
+/// Returns the tables for which functions of the database may run when the server looks at them: by an expression whose
+/// values it looks at, by a type that is compared.
+pub(super) fn tables_with_code(archive: &Archive) -> BTreeSet<Name> {
+    let all = &archive.entries;
+    let is_plain = |entry: &&Entry| PLAIN.contains(&entry.kind.as_str());
+    let not_plain: BTreeSet<i32> =
+        all.iter().filter(|entry| !is_plain(entry)).map(|entry| entry.id).collect();
+    let is_looked_at =
+        |entry: &&Entry| ["TABLE", "INDEX", "CONSTRAINT", "STATISTICS"].contains(&entry.kind.as_str());
+    let runs_code = |entry: &&Entry| entry.needs.iter().any(|need| not_plain.contains(need));
+    let is_table: BTreeSet<i32> =
+        all.iter().filter(|entry| entry.kind == "TABLE").map(|entry| entry.id).collect();
+    let found = all.iter().filter(is_looked_at).filter(runs_code);
+    let mut found: BTreeSet<i32> =
+        found.flat_map(|entry| entry.needs.iter().chain([&entry.id])).copied().collect();
+    // Also tables with rows of such a table as values. Each stands behind what it needs.
+    for table in all.iter().filter(|entry| entry.kind == "TABLE") {
+        if table.needs.iter().any(|need| found.contains(need) && is_table.contains(need)) {
+            found.insert(table.id);
+        }
+    }
+    let tables = all.iter().filter(|entry| entry.kind == "TABLE" && found.contains(&entry.id));
+    tables.filter_map(Entry::name).collect()
 }
 
 impl<'a> Schedule<'a> {
@@ -231,6 +267,30 @@ mod tests {
 
     fn begun(schedule: &mut Schedule<'_>) -> Vec<i32> {
         std::iter::from_fn(|| schedule.next()).map(|next| next.entry.id).collect()
+    }
+
+    #[test]
+    fn tables_are_looked_at_early_where_that_may_run_functions_of_the_database() {
+        let table =
+            |id: i32, needs: &[i32]| Entry { schema: Some("s".to_owned()), ..entry(id, "TABLE", needs) };
+        let entries = vec![
+            entry(1, "SCHEMA", &[]),
+            entry(2, "FUNCTION", &[1]),
+            entry(3, "TYPE", &[1]),
+            table(4, &[1]),
+            table(5, &[1, 3]),
+            table(6, &[1]),
+            table(7, &[1]),
+            entry(8, "INDEX", &[4, 1]),
+            entry(9, "STATISTICS", &[6, 2]),
+            entry(10, "INDEX", &[7, 2]),
+            entry(11, "TRIGGER", &[4, 2]),
+            table(12, &[5, 1]),
+            table(13, &[4, 1]),
+        ];
+        let archive = Archive { server: None, entries };
+        let found: Vec<String> = tables_with_code(&archive).into_iter().map(|name| name.name).collect();
+        assert_eq!(found, ["12", "5", "6", "7"], "no trigger runs");
     }
 
     #[test]

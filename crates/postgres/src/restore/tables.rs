@@ -116,7 +116,7 @@ pub(super) fn run(
     }
     for one in &rows {
         let freeze = empty(&mut maker.connection, &one.table, true)?;
-        put(&mut maker.connection, one.stored, 0..wanted.giver.pieces(one.stored), wanted.giver, freeze)?;
+        put(&mut maker.connection, one.stored, 0..wanted.giver.pieces(one.stored)?, wanted.giver, freeze)?;
     }
     let sequences = wanted.catalog.sequences.iter();
     let owned = sequences.filter(|it| it.owned_by.as_ref().is_some_and(|table| names.contains(table)));

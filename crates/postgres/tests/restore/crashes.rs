@@ -1,6 +1,6 @@
 //! Restores that are ended at every step leave the original as it was.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use dbkeep_postgres::wire::{Connection, CopyIn, Options};
 use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
+use crate::roundtrip::{READ_MEANWHILE, SLOW_INDEX};
 use crate::support::{Backup, Rows, back_up, info, stock_dump, tools};
 
 const SHOP: &str =
@@ -27,7 +28,7 @@ struct Killer<'a> {
 }
 
 impl Giver for Killer<'_> {
-    fn pieces(&self, table: &Table) -> usize {
+    fn pieces(&self, table: &Table) -> Result<usize> {
         self.rows.pieces(table)
     }
 
@@ -60,6 +61,33 @@ fn sessions_that_are_ended_while_rows_go_in_leave_the_original_as_it_was() {
         assert_eq!(left.len(), 1, "{left:?}");
         remove(&server, &left[0].database);
     }
+}
+
+#[test]
+fn session_that_is_ended_while_others_wait_for_its_index_ends_the_restore() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.sql("shop", SLOW_INDEX);
+    let backup = back_up(&server, "shop", &tools(&programs));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if server.sql("postgres", READ_MEANWHILE) != "0" {
+                    let who = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index";
+                    return server.sql("postgres", who).starts_with('t');
+                }
+            }
+            false
+        });
+        let mut restore = backup.begin(&info(&server, "shop")).unwrap();
+        let error = backup.fill(&mut restore, &backup.rows).unwrap_err();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(matches!(&error, Error::Lost { .. } | Error::Server(_) | Error::Object { .. }), "{error}");
+        assert!(killer.join().unwrap());
+    });
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM slow"), "2000");
 }
 
 /// Drops an unfinished database as soon as its sessions are gone.

@@ -92,8 +92,8 @@ impl PartReceiver for OnePart<'_> {
 }
 
 impl Giver for Rows {
-    fn pieces(&self, table: &Table) -> usize {
-        self.0.lock().unwrap().get(&table.name.quoted()).map_or(0, BTreeMap::len)
+    fn pieces(&self, table: &Table) -> Result<usize> {
+        Ok(self.0.lock().unwrap().get(&table.name.quoted()).map_or(0, BTreeMap::len))
     }
 
     fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {

@@ -54,7 +54,7 @@ impl<'a> Ask<'a> {
 struct Broken<'a>(&'a Backup);
 
 impl Giver for Broken<'_> {
-    fn pieces(&self, table: &Table) -> usize {
+    fn pieces(&self, table: &Table) -> Result<usize> {
         self.0.rows.pieces(table)
     }
 

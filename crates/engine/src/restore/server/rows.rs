@@ -1,8 +1,9 @@
 //! The rows of a snapshot on their way into a server.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dbkeep_postgres::catalog::{Name, Table};
@@ -65,6 +66,19 @@ impl<'s> StoredRows<'s> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Reads the lists of pieces of the largest tables, which are wanted first, until `is_over`. A list that cannot be read
+    /// is asked for again when it is wanted, and fails then.
+    pub(super) fn read_ahead(&self, tables: usize, is_over: &AtomicBool) {
+        let mut largest: Vec<&TableProof> = self.proofs.values().copied().collect();
+        largest.sort_by_key(|proof| Reverse(proof.size));
+        for proof in largest.into_iter().take(tables) {
+            if is_over.load(Ordering::Relaxed) || self.watch.cancelled() {
+                return;
+            }
+            drop(self.cut(&proof.table()));
+        }
+    }
+
     fn cut(&self, table: &Name) -> Result<Cut> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let cut = Arc::clone(open.entry(table.clone()).or_default());
@@ -114,9 +128,8 @@ impl<'s> StoredRows<'s> {
 }
 
 impl Giver for StoredRows<'_> {
-    fn pieces(&self, table: &Table) -> usize {
-        // What cannot be opened fails when its first piece is wanted.
-        self.cut(&table.name).map_or(1, |cut| cut.pieces.len().max(1))
+    fn pieces(&self, table: &Table) -> dbkeep_postgres::Result<usize> {
+        self.cut(&table.name).map(|cut| cut.pieces.len()).map_err(|error| self.keep(error))
     }
 
     fn give(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> dbkeep_postgres::Result<()> {
