@@ -368,16 +368,31 @@ pub(crate) fn copy(
     statement: &str,
     receiver: &dyn Receiver,
 ) -> Result<RowSum> {
-    let mut rows = connection.copy_out(statement)?;
+    let too_long = |error| too_long(error, table);
+    let mut rows = connection.copy_out(statement).map_err(too_long)?;
     let mut open = receiver.open(part, table).map_err(Error::Receiver)?;
     let mut summer = RowSummer::default();
-    while let Some(piece) = rows.next_piece()? {
+    while let Some(piece) = rows.next_piece().map_err(too_long)? {
         let ends = summer.update(piece);
         open.take(piece, ends).map_err(Error::Receiver)?;
     }
     let sum = summer.finish().ok_or_else(|| Error::protocol("a row without an end"))?;
     open.finish(sum).map_err(Error::Receiver)?;
     Ok(sum)
+}
+
+/// Says which table it is that has a row longer than a server can hold as text. It has no code of its own for that.
+fn too_long(error: Error, table: &Table) -> Error {
+    match error {
+        Error::Server(source)
+            if source.code == "54000"
+                || source.code == "XX000"
+                    && source.message.starts_with("invalid memory alloc request size") =>
+        {
+            Error::RowTooLong { table: table.name.quoted(), source }
+        }
+        error => error,
+    }
 }
 
 /// What is left to read, and what came of it.

@@ -104,6 +104,14 @@ pub enum Error {
         /// How many rows the table has.
         there: u64,
     },
+    /// A row is longer than what a server can send at once.
+    #[error("a row of {table} is longer as text than a server can send, which is 1 GiB: {source}")]
+    RowTooLong {
+        /// The table.
+        table: String,
+        /// What the server says.
+        source: Box<ServerError>,
+    },
     /// A table could not be locked in time.
     #[error("{table} is locked by {by} for more than {} s", after.as_secs_f32())]
     Locked {
@@ -343,7 +351,9 @@ impl Error {
     /// Returns the code of the server, as `42P01`, when it was the server that refused.
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Server(error) | Self::Object { source: error, .. } => Some(&error.code),
+            Self::Server(error)
+            | Self::Object { source: error, .. }
+            | Self::RowTooLong { source: error, .. } => Some(&error.code),
             _ => None,
         }
     }
@@ -364,6 +374,11 @@ impl Error {
             Self::Index { table, .. } => {
                 Some(format!("REINDEX TABLE {table} makes its indexes anew; queries of applications miss rows, too"))
             }
+            Self::RowTooLong { .. } => Some(
+                "a bytea has twice its bytes as text: make the row shorter, or leave the rows of the table out with \
+                 `exclude-data` and keep them in another way"
+                    .to_owned(),
+            ),
             Self::Locked { .. } => {
                 Some("start again when that transaction is over, or use --yield, which locks nothing for long".to_owned())
             }
@@ -494,6 +509,7 @@ impl ServerError {
                 "the server does not let this user in from here: pg_hba.conf of the server says who may"
             }
             "3D000" => "`psql -l` lists the databases of a server",
+            "53100" => "the disk of the server is full: make room where the message says",
             "53300" => "the server has no connection left: fewer jobs need fewer",
             "57P03" => "the server is starting up or shutting down: try again in a moment",
             "55P03" => "other sessions use the table: try again when they are done",

@@ -2,6 +2,7 @@
 //! server that stops. Each backup that was acknowledged restores to one moment; each target is whole.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -357,6 +358,40 @@ fn postgres_ddl_storm_gives_a_right_backup_or_a_clear_failure() {
     );
     assert!(good[0] > 0, "{}", outcomes[0].1.transcript());
     bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_full_disk_of_the_server_leaves_no_database_behind() {
+    let Some(bank) = Bank::open() else { return };
+    let snapshot = snapshot_of(&bank.backup().success());
+    let folder = bank.server.socket_folder().join("small");
+    let Some(disk) = SmallDisk::mount(&folder, 64 << 10) else { return };
+    let owner = std::fs::metadata(bank.server.socket_folder()).unwrap();
+    std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+    bank.server.sql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()));
+    // A new database goes where its template is.
+    bank.server.sql("postgres", "ALTER DATABASE template0 SET TABLESPACE small");
+    let empty = used(&folder);
+    let mut full = 0;
+    for number in 0..times(6, 40) as u64 {
+        disk.resize(empty + 4096 + number * 6000);
+        let outcome = bank.run(&["restore", &snapshot, "--to", "restored"]).go();
+        let found = bank.server.sql("postgres", "SELECT datname FROM pg_database ORDER BY 1");
+        if outcome.code() == Some(0) {
+            assert_eq!(found, "bank\npostgres\nrestored\ntemplate0\ntemplate1");
+            break;
+        }
+        assert_eq!(outcome.code(), Some(1), "{}", outcome.transcript());
+        assert_eq!(found, "bank\npostgres\ntemplate0\ntemplate1", "{}", outcome.transcript());
+        let error = &outcome.json()["error"];
+        assert!(error["message"].as_str().unwrap().contains("No space left on device"), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("disk of the server is full"), "{error}");
+        full += 1;
+    }
+    assert!(full > 2, "only {full} sizes were too small");
+    bank.server.sql("postgres", "DROP DATABASE IF EXISTS restored");
+    disk.resize(256 << 10);
+    bank.expect_one_moment(&snapshot);
 }
 
 #[test]

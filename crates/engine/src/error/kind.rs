@@ -237,6 +237,7 @@ pub(super) fn of_postgres(error: &dbkeep_postgres::Error) -> ErrorKind {
         },
         Postgres::Lost { .. } => ErrorKind::ConnectionLost,
         Postgres::Changed { .. } | Postgres::Yielded { .. } => ErrorKind::Changed,
+        Postgres::RowTooLong { .. } => ErrorKind::Server,
         Postgres::Locked { .. } => ErrorKind::Busy,
         Postgres::Denied { .. } => ErrorKind::Permission,
         Postgres::Nothing { .. } | Postgres::NoDatabase { .. } => ErrorKind::Missing,

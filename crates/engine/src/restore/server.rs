@@ -12,8 +12,6 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Name, Table};
@@ -189,7 +187,7 @@ impl Restore<'_> {
                 server.allow_binary();
             }
             let rows = StoredRows::new(served, self.watch, self.plan.verify != Verify::None);
-            let (is_whole, is_over) = (planned.tables.is_empty(), AtomicBool::new(false));
+            let is_whole = planned.tables.is_empty();
             let mut fill = || {
                 server.create(&served.facts.server.properties)?;
                 self.watch.step("restore.staged");
@@ -198,16 +196,7 @@ impl Restore<'_> {
                     false => self.only(&mut server, planned, served).map(|()| Proved::all()),
                 })
             };
-            let filled = thread::scope(|scope| {
-                if is_whole {
-                    // While the server is busy with the database. Without a thread for it, they are read when wanted.
-                    let ahead = thread::Builder::new().name("read ahead".to_owned());
-                    drop(ahead.spawn_scoped(scope, || rows.read_ahead(how.jobs, &is_over)));
-                }
-                let filled = fill();
-                is_over.store(true, Ordering::Relaxed);
-                filled
-            })?;
+            let filled = if is_whole { rows.read_ahead(how.jobs, fill)? } else { fill()? };
             let error = match filled {
                 Ok(proved) => return Ok((server, proved)),
                 Err(error) => error,

@@ -175,6 +175,21 @@ fn table_that_readers_share_out_comes_whole_and_once() {
     }
 }
 
+#[test]
+fn row_that_is_longer_than_a_server_can_send_is_told_with_its_table() {
+    let Some(place) = Place::new("row_too_long", "CREATE TABLE t (n int)") else { return };
+    let (_, catalog) = place.hold();
+    let mut connection = place.open();
+    for too_long in ["repeat('x', 1100000000)", "repeat('x', 540000000)::bytea"] {
+        let statement = format!("COPY (SELECT {too_long}) TO STDOUT");
+        let read = copy(&mut connection, &Part::of_all(), &catalog.tables[0], &statement, &Kept::default());
+        let error = read.unwrap_err();
+        assert!(matches!(&error, Error::RowTooLong { .. }), "{too_long}: {error}");
+        assert!(error.to_string().starts_with("a row of \"public\".\"t\" is longer"), "{error}");
+        assert!(error.hint().unwrap().contains("exclude-data"));
+    }
+}
+
 /// Cuts a table by what is given, and reads the parts.
 fn in_parts(place: &Place, cut: impl Fn(&Table) -> Vec<Range>) -> String {
     let (holder, catalog) = place.hold();

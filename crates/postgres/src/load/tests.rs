@@ -216,3 +216,28 @@ fn errors_that_have_nothing_to_do_with_the_form_end_the_load_at_once() {
     assert_eq!(load(&place, 1, &giver).unwrap_err().code(), Some("53100"));
     assert_eq!(giver.asked.load(Ordering::Relaxed), 1);
 }
+
+/// Does not know how many pieces there are.
+struct Unknowing;
+
+impl Giver for Unknowing {
+    fn pieces(&self, _: &Table) -> Result<usize> {
+        Err(Error::Receiver("the list is gone".into()))
+    }
+
+    fn give(&self, _: &Table, _: usize, into: &mut CopyIn<'_>) -> Result<()> {
+        into.write(b"1\n")
+    }
+}
+
+#[test]
+fn table_of_which_nobody_knows_the_pieces_is_not_filled_with_some() {
+    for jobs in [1, 3] {
+        let Some(place) = Place::new(&format!("load_unknown_{jobs}"), "CREATE TABLE t (n int)") else {
+            return;
+        };
+        let error = load(&place, jobs, &Unknowing).unwrap_err();
+        assert!(matches!(error, Error::Receiver(_)), "{error}");
+        assert_eq!(place.sql("SELECT count(*) FROM t"), "0");
+    }
+}

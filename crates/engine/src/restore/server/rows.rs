@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use dbkeep_postgres::catalog::{Name, Table};
 use dbkeep_postgres::load::Giver;
@@ -66,17 +67,23 @@ impl<'s> StoredRows<'s> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Reads the lists of pieces of the largest tables, which are wanted first, until `is_over`. A list that cannot be read
-    /// is asked for again when it is wanted, and fails then.
-    pub(super) fn read_ahead(&self, tables: usize, is_over: &AtomicBool) {
+    /// Reads the lists of pieces of the largest tables while something else is done: they are wanted first. A list that
+    /// cannot be read, or for which there is no thread, is asked for again when it is wanted.
+    pub(super) fn read_ahead<T>(&self, tables: usize, meanwhile: impl FnOnce() -> T) -> T {
         let mut largest: Vec<&TableProof> = self.proofs.values().copied().collect();
         largest.sort_by_key(|proof| Reverse(proof.size));
-        for proof in largest.into_iter().take(tables) {
-            if is_over.load(Ordering::Relaxed) || self.watch.cancelled() {
-                return;
-            }
-            drop(self.cut(&proof.table()));
-        }
+        largest.truncate(tables);
+        let is_over = AtomicBool::new(false);
+        let read = || {
+            let is_wanted = |_: &&TableProof| !is_over.load(Ordering::Relaxed) && !self.watch.cancelled();
+            largest.into_iter().take_while(is_wanted).for_each(|proof| drop(self.cut(&proof.table())));
+        };
+        thread::scope(|scope| {
+            drop(thread::Builder::new().name("read ahead".to_owned()).spawn_scoped(scope, read));
+            let done = meanwhile();
+            is_over.store(true, Ordering::Relaxed);
+            done
+        })
     }
 
     fn cut(&self, table: &Name) -> Result<Cut> {
