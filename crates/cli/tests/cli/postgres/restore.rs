@@ -129,6 +129,25 @@ fn tables_and_rows_alone_come_back_without_the_rest() {
     );
 }
 
+#[test]
+fn table_that_a_snapshot_does_not_have_is_named_and_nothing_is_made() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    shop.back_up();
+    let databases = || server.sql("postgres", "SELECT datname FROM pg_database ORDER BY 1");
+    let before = databases();
+    for place in [&["--in-place", "--yes"][..], &["--to", "other"]] {
+        let line = [&["restore", "latest", "--table", "user"], place].concat();
+        environment.run(line).expect_failure(1, "has no table public.user", "did you mean");
+        let line = [&["restore", "latest", "--table", "nothing.like.it"], place].concat();
+        environment.run(line).expect_failure(2, "no name of a table", "write it as");
+    }
+    assert_eq!(databases(), before);
+    server.create_database("reference");
+    server.sql("reference", SHOP);
+    shop.expect_same("reference", server, "shop");
+}
+
 /// Rows that are wrong only where they come in binary form: an added one, which the comparison or an index finds; and what
 /// is made after the rows. A table without a key is compared while those of others are made.
 const SPOILT: [(&str, &str); 3] = [
