@@ -4,6 +4,7 @@
 mod attributes;
 mod backup;
 mod bad_input;
+mod pooler;
 mod proved;
 mod restore;
 mod safety_backup;
