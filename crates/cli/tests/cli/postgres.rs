@@ -5,6 +5,7 @@ mod attributes;
 mod backup;
 mod bad_input;
 mod pooler;
+mod protected;
 mod proved;
 mod restore;
 mod safety_backup;
