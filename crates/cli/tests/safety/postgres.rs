@@ -2,6 +2,7 @@
 //! server that stops. Each backup that was acknowledged restores to one moment; each target is whole.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -21,8 +22,8 @@ struct Bank {
     server: Server,
 }
 
-/// Money moves from one table to the other, and each transaction leaves its number in two more. `pad` makes reading
-/// take a while.
+/// Money moves from one table to the other, and each transaction leaves its number in two more, one of eight in a large
+/// object, too. Some move money that they give back. `pad` makes reading take a while.
 const BANK: &str = "
     CREATE TABLE checking (id int PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE savings (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -39,10 +40,23 @@ const BANK: &str = "
     BEGIN
       LOOP
         n := nextval('numbers');
+        IF n % 5 = 0 THEN
+          UPDATE checking SET balance = balance - 100 WHERE id = 1 + n % 50;
+          INSERT INTO sent VALUES (-n, 100);
+          ROLLBACK;
+        END IF;
+        BEGIN
+          UPDATE savings SET balance = balance + 100 WHERE id = 1 + n % 50;
+          INSERT INTO received VALUES (-n, 100 / (n % 3));
+        EXCEPTION WHEN division_by_zero THEN NULL;
+        END;
+        DELETE FROM received WHERE number = -n;
+        IF FOUND THEN UPDATE savings SET balance = balance - 100 WHERE id = 1 + n % 50; END IF;
         UPDATE checking SET balance = balance - n % 7 WHERE id = 1 + n % 50;
         INSERT INTO sent VALUES (n, n % 7);
         UPDATE savings SET balance = balance + n % 7 WHERE id = 1 + n % 50;
         INSERT INTO received VALUES (n, n % 7);
+        IF n % 8 = 0 THEN PERFORM lo_from_bytea(0, int8send(n)); END IF;
         COMMIT;
         EXIT WHEN EXISTS (SELECT FROM public.ended);
         PERFORM pg_sleep(0.001);
@@ -59,6 +73,11 @@ const WRONG: &str = "
         <> 50000 + (SELECT coalesce(sum(amount), 0) FROM received)
     UNION ALL SELECT 'only sent ' || count(*) FROM (TABLE sent EXCEPT TABLE received) one HAVING count(*) > 0
     UNION ALL SELECT 'only received ' || count(*) FROM (TABLE received EXCEPT TABLE sent) one HAVING count(*) > 0
+    UNION ALL SELECT 'large objects' FROM (
+        (SELECT int8send(number) FROM sent WHERE number % 8 = 0)
+        EXCEPT (SELECT lo_get(oid) FROM pg_largeobject_metadata)) lost HAVING count(*) > 0
+    UNION ALL SELECT 'more large objects' WHERE (SELECT count(*) FROM pg_largeobject_metadata)
+        <> (SELECT count(*) FROM sent WHERE number % 8 = 0)
     UNION ALL SELECT 'pad' WHERE (SELECT count(*) FROM pad) <> 20000";
 
 impl Bank {
@@ -152,17 +171,24 @@ impl Bank {
 fn postgres_oracle_every_backup_under_load_is_one_moment() {
     let Some(bank) = Bank::open() else { return };
     let mut movers: Vec<Child> = (0..3).map(|_| bank.start_moving()).collect();
+    let done = || -> u64 { bank.server.sql("bank", "SELECT count(*) FROM sent").parse().unwrap() };
     let mut snapshots = Vec::new();
     for number in 0..times(4, 200) {
         let line = ["backup", &bank.server.url("bank"), "--yield"];
+        let before = done();
         let outcome = bank.run(&line[..if number % 2 == 0 { 2 } else { 3 }]).success();
-        snapshots.push(snapshot_of(&outcome));
+        snapshots.push((snapshot_of(&outcome), before..=done()));
     }
     bank.server.sql("bank", "INSERT INTO ended VALUES (true)");
     for mover in &mut movers {
         assert!(mover.wait().unwrap().success(), "somebody who moved money failed");
     }
-    let counts: Vec<u64> = snapshots.iter().map(|snapshot| bank.expect_one_moment(snapshot)).collect();
+    let count = |(snapshot, during): &(String, RangeInclusive<u64>)| {
+        let count = bank.expect_one_moment(snapshot);
+        assert!(during.contains(&count), "{count} is not of the time of the backup, {during:?}");
+        count
+    };
+    let counts: Vec<u64> = snapshots.iter().map(count).collect();
     assert!(counts.windows(2).all(|two| two[0] < two[1]), "the load went on: {counts:?}");
     println!("{} backups under load, with {counts:?} transactions", counts.len());
     bank.world.expect_sound();
@@ -316,16 +342,17 @@ fn postgres_ddl_storm_gives_a_right_backup_or_a_clear_failure() {
             REFRESH MATERIALIZED VIEW seen; COMMIT;
             ALTER TABLE victim ALTER chance TYPE numeric; COMMIT;
             EXIT WHEN EXISTS (SELECT FROM public.ended);
-            PERFORM pg_sleep(random() * 0.4); COMMIT;
+            PERFORM pg_sleep(random() * (SELECT longest FROM public.pause)); COMMIT;
           END LOOP;
         END $$;
         CREATE TABLE victim (id int); INSERT INTO victim SELECT n FROM generate_series(1, 100) n;
-        CREATE MATERIALIZED VIEW seen AS SELECT * FROM victim;";
+        CREATE TABLE pause AS SELECT 0.4 AS longest; CREATE MATERIALIZED VIEW seen AS SELECT * FROM victim;";
     bank.server.sql("bank", storm);
     let mut storming = bank.psql("CALL storm()").spawn().unwrap();
     let mut outcomes = Vec::new();
     let url = bank.server.url("bank");
-    // How often a strict one gets through between two changes is chance: a slow machine needs more of them.
+    // How often a strict one gets through between two changes is chance: a slow machine needs more of them, and longer
+    // pauses.
     let one_got_through = |outcomes: &[(usize, Outcome)]| {
         outcomes.iter().any(|(mode, outcome)| *mode == 0 && outcome.code() == Some(0))
     };
@@ -333,6 +360,9 @@ fn postgres_ddl_storm_gives_a_right_backup_or_a_clear_failure() {
         let mode = outcomes.len() % 2;
         let line = ["backup", &url, "--yield"];
         outcomes.push((mode, bank.run(&line[..2 + mode]).go()));
+        if outcomes.len() >= times(8, 400) {
+            bank.server.sql("bank", "UPDATE pause SET longest = longest * 1.1");
+        }
     }
     bank.server.sql("bank", "INSERT INTO ended VALUES (true)");
     assert!(storming.wait().unwrap().success(), "the storm went on to its end");
