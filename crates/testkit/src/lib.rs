@@ -12,6 +12,7 @@ pub mod oracle;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod restic;
 mod rng;
 pub mod workload;

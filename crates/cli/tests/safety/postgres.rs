@@ -11,10 +11,14 @@ use std::time::Duration;
 use dbkeep_testkit::Rng;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use dbkeep_testkit::process::{Outcome, Run};
+use dbkeep_testkit::proxy::{Afterwards, Proxy};
 
 use crate::kill::steps_of;
 use crate::space::{SmallDisk, expect_says_full, used};
 use crate::{World, snapshot_of, times};
+
+/// No command of these tests takes longer, whatever becomes of its connections.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A server with a bank, and a place to back it up to.
 struct Bank {
@@ -158,9 +162,21 @@ impl Bank {
         assert!(!message.is_empty() && !outcome.stderr.contains("panicked"), "{}", outcome.transcript());
     }
 
+    /// Returns the URL of a database through a proxy.
+    fn through(proxy: &Proxy, database: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", proxy.port())
+    }
+
+    /// Returns whether there is a database of a name.
+    fn has(&self, database: &str) -> bool {
+        let sql = format!("SELECT count(*) FROM pg_database WHERE datname = '{database}'");
+        self.server.sql("postgres", &sql) == "1"
+    }
+
     /// Drops what unfinished and finished restores left beside the original.
     fn tidy(&self) {
-        let others = "SELECT datname FROM pg_database WHERE datname LIKE 'bank\\_%'";
+        let others =
+            "SELECT datname FROM pg_database WHERE datname LIKE 'bank\\_%' OR datname LIKE 'restored%'";
         for name in self.server.sql("postgres", others).lines() {
             self.server.sql("postgres", &format!("DROP DATABASE \"{name}\" WITH (FORCE)"));
         }
@@ -260,6 +276,106 @@ fn postgres_lost_sessions_and_a_stopped_server_fail_a_backup_clearly() {
     println!("{failed} backups failed");
     assert!(failed > 1, "only {failed} backups were hit");
     bank.expect_one_moment(&snapshot_of(&bank.backup().success()));
+    bank.world.expect_sound();
+}
+
+/// Returns after how many bytes connections are cut, when `whole` pass where they are not: before the first one, behind
+/// the last one, and between these near the begin, near the end, and anywhere.
+fn cuts(rng: &mut Rng, whole: u64, count: usize) -> Vec<u64> {
+    let near = |rng: &mut Rng| {
+        let bits = rng.below(17);
+        rng.below(2 << bits)
+    };
+    let mut cuts = vec![0, whole * 2];
+    for number in 2..count as u64 {
+        cuts.push(match number % 3 {
+            0 => near(rng),
+            1 => whole.saturating_sub(near(rng)),
+            _ => (whole * number + rng.below(whole)) / count as u64,
+        });
+    }
+    cuts
+}
+
+/// Returns whether the network is there again after a cut: it is for one half of each kind.
+fn afterwards(number: usize) -> Afterwards {
+    if number.is_multiple_of(2) { Afterwards::Down } else { Afterwards::Back }
+}
+
+#[test]
+fn postgres_connections_cut_after_any_number_of_bytes_leave_a_backup_that_is_exact_or_none() {
+    let Some(bank) = Bank::open() else { return };
+    let proxy = Proxy::start(bank.server.port());
+    let backup = || bank.run(&["backup", &Bank::through(&proxy, "bank")]).within(PATIENCE);
+    backup().success();
+    proxy.mend();
+    backup().success();
+    let whole = proxy.passed();
+    let (mut failed, mut acknowledged) = (0, 0);
+    for (number, cut) in cuts(&mut Rng::new(44), whole, times(14, 400)).into_iter().enumerate() {
+        let afterwards = afterwards(number);
+        let what = format!("cut after {cut} of {whole} bytes, {afterwards:?}");
+        bank.server.sql("bank", "UPDATE pad SET filler = reverse(filler) WHERE id % 5 = 0");
+        let before = bank.snapshots();
+        proxy.cut_after(cut, afterwards);
+        let outcome = backup().go();
+        if outcome.code() == Some(0) {
+            acknowledged += 1;
+            bank.run(&["restore", &snapshot_of(&outcome), "--to", &bank.server.url("restored")]).success();
+            assert_eq!(bank.server.contents("restored"), bank.server.contents("bank"), "{what}");
+            bank.tidy();
+        } else {
+            failed += 1;
+            Bank::expect_clear_failure(&outcome);
+            assert_eq!(bank.snapshots(), before, "{what}: {}", outcome.transcript());
+        }
+    }
+    println!("{failed} backups failed, {acknowledged} were acknowledged");
+    assert!(failed > 4 && acknowledged > 0, "{failed} failed, {acknowledged} were acknowledged");
+    proxy.mend();
+    backup().success();
+    bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_connections_cut_after_any_number_of_bytes_leave_a_restored_database_that_is_exact_or_none() {
+    let Some(bank) = Bank::open() else { return };
+    let expected = bank.server.contents("bank");
+    let snapshot = snapshot_of(&bank.backup().success());
+    let proxy = Proxy::start(bank.server.port());
+    let to = Bank::through(&proxy, "restored");
+    let restore = || bank.run(&["restore", &snapshot, "--to", &to]).within(PATIENCE);
+    restore().success();
+    let whole = proxy.passed();
+    bank.tidy();
+    let (mut failed, mut acknowledged) = (0, 0);
+    for (number, cut) in cuts(&mut Rng::new(45), whole, times(14, 400)).into_iter().enumerate() {
+        let afterwards = afterwards(number);
+        let what = format!("cut after {cut} of {whole} bytes, {afterwards:?}");
+        proxy.cut_after(cut, afterwards);
+        let outcome = restore().go();
+        let is_there = bank.has("restored");
+        if outcome.code() == Some(0) {
+            acknowledged += 1;
+            assert!(is_there, "{what}");
+        } else {
+            failed += 1;
+            Bank::expect_clear_failure(&outcome);
+            // The answer to the last step did not come, and nobody could be asked: that is what it says.
+            let is_undecided = outcome.stdout.contains("took the name");
+            assert!(!is_there || is_undecided, "{what}: {}", outcome.transcript());
+            assert!(!is_undecided || afterwards == Afterwards::Down, "{what}: {}", outcome.transcript());
+        }
+        if is_there {
+            assert_eq!(bank.server.contents("restored"), expected, "{what}");
+        }
+        bank.tidy();
+    }
+    println!("{failed} restores failed, {acknowledged} were acknowledged");
+    assert!(failed > 4 && acknowledged > 0, "{failed} failed, {acknowledged} were acknowledged");
+    proxy.mend();
+    restore().success();
+    assert_eq!(bank.server.contents("restored"), expected);
     bank.world.expect_sound();
 }
 
