@@ -295,14 +295,14 @@ pub enum Error {
         sessions: Vec<Session>,
     },
     /// The connection was lost in the moment when one database took the place of another, and the server cannot be asked
-    /// whether it did.
+    /// whether it did, or is still at it.
     #[error("the connection was lost while database {staging:?} took the name {name:?}")]
     Undecided {
         /// The name that it had before.
         staging: String,
         /// The name that it should get.
         name: String,
-        /// Why the server cannot be asked.
+        /// Why the server cannot be asked, or why it was left.
         source: Box<Error>,
     },
     /// Somebody asked to stop.

@@ -14,9 +14,8 @@ use super::dress::dress;
 use super::objects::comment_on_database;
 use super::{Loss, Restore};
 use crate::attributes::Attributes;
-use crate::conninfo::ConnInfo;
 use crate::snapshot::identifier;
-use crate::wire::{Connection, Options};
+use crate::wire::Connection;
 use crate::{Error, Result};
 
 /// So often a rename is tried that a session of ours or a cleaner is in the way of.
@@ -171,22 +170,39 @@ impl Restore<'_> {
         Ok(Error::InUse { database, sessions: found })
     }
 
-    /// Finds out whether a commit was one whose answer did not come.
+    /// Finds out whether a commit was one whose answer did not come. The server may still be at it: a commit can wait for
+    /// a standby long after nobody waits for the commit.
     fn settle(&mut self, name: &str, staging: &str, error: Error) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match number_of(&self.info, &self.options, &self.staging, name) {
-                Ok((admin, found)) => {
-                    self.admin = admin;
-                    return if found.as_deref() == Some(staging) { Ok(()) } else { Err(error) };
-                }
-                Err(why) if Instant::now() >= until || matches!(why, Error::Stopped) => {
-                    let staging = self.staging.clone();
-                    return Err(Error::Undecided { staging, name: name.to_owned(), source: Box::new(why) });
-                }
-                Err(_) => thread::sleep(Duration::from_millis(200)),
+            let why = match self.has_name(name, staging) {
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) => return Err(error),
+                Ok(None) => None,
+                Err(why) => Some(why),
+            };
+            if Instant::now() >= until || matches!(why, Some(Error::Stopped)) {
+                let (staging, name) = (self.staging.clone(), name.to_owned());
+                return Err(Error::Undecided { staging, name, source: Box::new(why.unwrap_or(error)) });
             }
+            thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Asks in a connection of its own whether the database with the number `staging` has a name now; none while a
+    /// transaction that renames it is not over.
+    fn has_name(&mut self, name: &str, staging: &str) -> Result<Option<bool>> {
+        let mut admin = administration(&self.info, &self.options, &self.staging)?;
+        // The lock of the rename is given back when everybody can see what became of it, and not before.
+        let sql = "SELECT pid FROM pg_catalog.pg_locks
+                   WHERE locktype = 'object' AND classid = 'pg_catalog.pg_database'::pg_catalog.regclass
+                     AND objid = $1::pg_catalog.oid AND mode = 'AccessExclusiveLock' AND granted";
+        if !admin.query(sql, &[Some(staging)])?.is_empty() {
+            return Ok(None);
+        }
+        let found = oid(&mut admin, name)?;
+        self.admin = admin;
+        Ok(Some(found.as_deref() == Some(staging)))
     }
 }
 
@@ -199,17 +215,6 @@ struct Swap<'s> {
     attributes: Attributes,
     /// Whether sessions of the other database are ended.
     disconnect: bool,
-}
-
-fn number_of(
-    info: &ConnInfo,
-    options: &Options,
-    avoid: &str,
-    name: &str,
-) -> Result<(Connection, Option<String>)> {
-    let mut admin = administration(info, options, avoid)?;
-    let found = oid(&mut admin, name)?;
-    Ok((admin, found))
 }
 
 fn begin_swap(admin: &mut Connection, statements: &[String; 2]) -> Result<()> {

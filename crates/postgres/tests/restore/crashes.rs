@@ -5,11 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use dbkeep_postgres::catalog::Table;
+use dbkeep_postgres::conninfo::{ConnInfo, Surroundings};
 use dbkeep_postgres::load::Giver;
 use dbkeep_postgres::restore::{Place, remove_unfinished, unfinished};
 use dbkeep_postgres::wire::{Connection, CopyIn, Options};
 use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
+use dbkeep_testkit::proxy::{Afterwards, Proxy};
 
 use crate::roundtrip::{READ_MEANWHILE, SLOW_INDEX};
 use crate::support::{Backup, Rows, back_up, info, stock_dump, tools};
@@ -127,6 +129,54 @@ fn server_that_dies_between_the_renames_comes_back_with_the_old_names() {
     admin.execute("COMMIT").unwrap();
     server.crash();
     assert_eq!(names(), "shop\nshop_old");
+}
+
+#[test]
+fn name_that_a_server_is_still_giving_when_the_connection_is_lost_is_waited_for() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.sql("shop", SHOP);
+    let backup: Backup = back_up(&server, "shop", &tools(&programs));
+    let proxy = Proxy::start(server.port());
+    let surroundings = Surroundings { variable: &|_| None, home: None, user: None };
+    let way = format!("postgresql://postgres@127.0.0.1:{}/restored", proxy.port());
+    let mut restore = backup.begin(&ConnInfo::resolve(&way, &surroundings).unwrap()).unwrap();
+    backup.fill(&mut restore, &backup.rows).unwrap();
+    let set = |standbys: &str| {
+        server.sql("postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'"));
+        server.sql("postgres", "SELECT pg_reload_conf()");
+    };
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    thread::scope(|scope| {
+        // A commit waits for a standby that there is not, as soon as all of the server knows that it should.
+        set("nobody");
+        let known = || {
+            let first = scope.spawn(|| server.sql("postgres", "DROP TABLE IF EXISTS d; CREATE TABLE d ()"));
+            while server.sql("postgres", waiting) == "0" && !first.is_finished() {
+                thread::yield_now();
+            }
+            !first.is_finished()
+        };
+        while !known() {}
+        let promoted = scope.spawn(|| restore.promote(&Place::New));
+        while server.sql("postgres", waiting) != "2" && !promoted.is_finished() {
+            thread::yield_now();
+        }
+        proxy.cut(Afterwards::Back);
+        // Whoever logs in and asks says as much.
+        while proxy.passed() < 2_000 && !promoted.is_finished() {
+            thread::yield_now();
+        }
+        assert!(!promoted.is_finished(), "nobody knows yet whether it gets the name");
+        assert_eq!(
+            server.sql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'restored'"),
+            "0"
+        );
+        set("");
+        assert_eq!(promoted.join().unwrap().unwrap().database, "restored");
+    });
+    assert_eq!(server.sql("restored", "SELECT count(*) FROM a"), "2000");
 }
 
 #[test]
