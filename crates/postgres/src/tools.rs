@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use crate::conninfo::{Address, ChannelBinding, ConnInfo, Host, Roots, TlsMode};
-use crate::wire::{Options, Stop};
+use crate::wire::{Options, Stop, silence_for_libpq};
 use crate::{Error, Result};
 
 /// Folders of programs, beside those of the PATH: each holds one for each version.
@@ -113,6 +113,8 @@ impl Tools {
     pub fn command(&self, program: &str, info: &ConnInfo, host: &Host, options: &Options) -> Command {
         let mut command = self.offline(program);
         command.envs(environment(info, host, options));
+        // Everything else is in the environment. A string in this place adds to that, and names no database.
+        command.arg(format!("--dbname={}", silence_for_libpq()));
         if info.tls.roots == Roots::System && self.major < KNOWS_SYSTEM {
             command.env("PGSSLROOTCERT", bundle(std::env::var_os("SSL_CERT_FILE"), &BUNDLES));
         }
@@ -337,7 +339,9 @@ mod tests {
                     sslrootcert=/r.crt channel_binding=require options='-c x=y'";
         let info = ConnInfo::resolve(text, &surroundings).unwrap();
         let command = tools.command("pg_dump", &info, &info.hosts[0], &Options::default());
-        assert_eq!(command.get_args().count(), 0);
+        let arguments: Vec<&str> = command.get_args().filter_map(|argument| argument.to_str()).collect();
+        let silence = "keepalives=1 keepalives_idle=60 keepalives_interval=15 keepalives_count=9 tcp_user_timeout=195000";
+        assert_eq!(arguments, [format!("--dbname={silence}")]);
         let set: Vec<String> = command
             .get_envs()
             .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?)))

@@ -32,6 +32,7 @@ pub use copy::{CopyIn, CopyOut};
 pub use own::{Way, was_opened_here};
 
 use self::stream::{Stream, is_nap};
+pub(crate) use self::stream::{Unresolved, silence_for_libpq};
 use crate::conninfo::{ConnInfo, Host};
 use crate::error::ServerError;
 use crate::{Error, Result};

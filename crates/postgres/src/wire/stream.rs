@@ -15,6 +15,15 @@ use crate::conninfo::{Address, Host};
 /// How long a read or a write sleeps before it looks whether to stop.
 pub(crate) const NAP: Duration = Duration::from_millis(200);
 
+/// After so long without a word the other end is asked whether it is there.
+const IDLE: Duration = Duration::from_secs(60);
+/// So long it is waited for between two such questions.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// So many of them stay without an answer before it counts as gone.
+const QUESTIONS: u32 = 9;
+/// So long the other end may be silent in all.
+const SILENCE: Duration = Duration::from_secs(IDLE.as_secs() + INTERVAL.as_secs() * QUESTIONS as u64);
+
 /// An open way to a server.
 pub(crate) enum Stream {
     /// Through the network.
@@ -38,16 +47,13 @@ impl Stream {
             Address::Network { name, address } => {
                 let places = match address {
                     Some(address) => vec![SocketAddr::new(*address, host.port)],
-                    None => (name.as_str(), host.port).to_socket_addrs()?.collect(),
+                    None => resolve(name, host.port)?,
                 };
                 let stream = connect_first(&places, timeout)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(NAP))?;
                 stream.set_write_timeout(Some(NAP))?;
-                // A server that is gone without a word is noticed after some minutes.
-                let alive = TcpKeepalive::new().with_time(Duration::from_secs(60));
-                let alive = alive.with_interval(Duration::from_secs(15));
-                SockRef::from(&stream).set_tcp_keepalive(&alive)?;
+                end_after_silence(&stream)?;
                 Ok(Self::Tcp(stream))
             }
         }
@@ -92,10 +98,53 @@ impl Stream {
     }
 }
 
+/// Has the system end a connection whose other end is silent for [`SILENCE`], whether we wait for it or it should take
+/// what we send.
+fn end_after_silence(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let alive = TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(QUESTIONS);
+    socket.set_tcp_keepalive(&alive)?;
+    // Nothing is asked while something of ours is on its way: Linux sends that anew for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(SILENCE))?;
+    Ok(())
+}
+
+/// Returns the same for libpq, as a connection string that says nothing else. No variables say it.
+pub(crate) fn silence_for_libpq() -> String {
+    format!(
+        "keepalives=1 keepalives_idle={} keepalives_interval={} keepalives_count={QUESTIONS} tcp_user_timeout={}",
+        IDLE.as_secs(),
+        INTERVAL.as_secs(),
+        SILENCE.as_millis()
+    )
+}
+
+/// Why the name of a host leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unresolved {
+    /// The name is not known, or nobody can be asked.
+    #[error(transparent)]
+    NotFound(io::Error),
+    /// The name is known, and nothing is there.
+    #[error("the name of the host has no address")]
+    Empty,
+}
+
+/// Looks up the addresses of a host. The error is an [`Unresolved`].
+fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = (name, port).to_socket_addrs().map_err(Unresolved::NotFound);
+    let places = found.map(Vec::from_iter).and_then(|places| match places.is_empty() {
+        true => Err(Unresolved::Empty),
+        false => Ok(places),
+    });
+    places.map_err(io::Error::other)
+}
+
 /// Connects to the first address that answers. The time is shared by all of them.
 fn connect_first(places: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
     let until = Instant::now() + timeout;
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name of the host has no address");
+    let mut last = io::Error::other(Unresolved::Empty);
     for (number, place) in places.iter().enumerate() {
         let left = until.saturating_duration_since(Instant::now());
         let others = u32::try_from(places.len() - number).unwrap_or(u32::MAX);
@@ -138,4 +187,40 @@ impl Write for Stream {
 /// Returns whether an error only says that the nap is over.
 pub(crate) fn is_nap(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn connection_ends_when_the_other_end_is_silent_whether_it_is_asked_or_told_something() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = Address::Network { name: "localhost".to_owned(), address: Some([127, 0, 0, 1].into()) };
+        let host = Host { address, port, password: None };
+        let Stream::Tcp(stream) = Stream::connect(&host, Duration::from_secs(10)).unwrap() else {
+            panic!("a host of the network is reached through it");
+        };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), QUESTIONS);
+        assert_eq!(SILENCE, Duration::from_secs(195));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
+    }
+
+    #[test]
+    fn host_without_an_address_is_told_from_a_socket_that_is_not_there() {
+        let is_unresolved = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<Unresolved>());
+        let error = resolve("nowhere.invalid", 5432).unwrap_err();
+        assert!(is_unresolved(&error) && !is_nap(&error), "{error:?}");
+        let error = connect_first(&[], Duration::from_secs(1)).unwrap_err();
+        assert!(is_unresolved(&error), "{error:?}");
+        assert_eq!(error.to_string(), "the name of the host has no address");
+    }
 }
