@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::conninfo::ConnInfoError;
 use crate::load::Difference;
 use crate::rows::RowSum;
+use crate::wire::Unresolved;
 
 /// The result of an operation on a PostgreSQL database.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -466,6 +467,11 @@ fn count(number: usize) -> String {
 }
 
 fn connect_hint(error: &io::Error) -> Option<String> {
+    if error.get_ref().is_some_and(|inner| inner.is::<Unresolved>()) {
+        return Some(
+            "is the name of the host right, and can this machine look names up (DNS, /etc/hosts)?".to_owned(),
+        );
+    }
     let hint = match error.kind() {
         io::ErrorKind::ConnectionRefused => "is the server running, and does it listen there?",
         io::ErrorKind::NotFound => "no socket is there: is the server running, and is the folder right?",

@@ -71,6 +71,12 @@ fn what_cannot_be_backed_up_is_said_in_one_sentence_and_nothing_is_stored() {
             "could not connect to 127.0.0.1:1",
             "running",
         ),
+        (
+            format!("postgresql://u:{SECRET}@nowhere.invalid/shop"),
+            "unreachable",
+            "could not connect to nowhere.invalid:5432",
+            "name of the host",
+        ),
         (address(server, "blind", SECRET, "absent"), "missing", "\"absent\" does not exist", "psql -l"),
         (address(server, "modest", SECRET, "shop"), "permission", "\"public\".\"orders\"", "GRANT SELECT"),
         (address(server, "blind", SECRET, "shop"), "permission", "\"public\".\"users\"", "BYPASSRLS"),
