@@ -1,6 +1,7 @@
 //! Backups: however a database is named, what is chosen of it, what a second one adds.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use serde_json::json;
 
@@ -47,6 +48,32 @@ fn database_is_backed_up_however_it_is_named() {
     assert_eq!(shop.snapshots(), 4);
     let run = environment.ok(["backup", "shop"]);
     assert!(run.stdout.contains("restore with:\n"), "the way back is printed: {}", run.stdout);
+}
+
+#[test]
+fn of_several_hosts_the_first_that_answers_is_read_by_us_and_by_pg_dump() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    // It writes down where it is sent to, and goes there.
+    let folder = environment.path("noted");
+    fs::create_dir(&folder).unwrap();
+    let (program, note) = (folder.join("pg_dump"), environment.path("note"));
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] || echo \"$PGHOST $PGPORT\" >>'{}'\nexec '{}' \"$@\"\n",
+        note.display(),
+        server.programs().program("pg_dump").display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(server.programs().program("pg_restore"), folder.join("pg_restore")).unwrap();
+    let url = format!("postgresql://postgres@127.0.0.1:1,127.0.0.1:{0},localhost:{0}/shop", server.port());
+    let text = format!("[databases.shop]\npostgres = \"{url}\"\npg-bin-dir = \"noted\"\n");
+    fs::write(environment.path("dbkeep.toml"), text).unwrap();
+    environment.ok(["backup"]);
+    assert_eq!(fs::read_to_string(&note).unwrap(), format!("127.0.0.1 {}\n", server.port()));
+    let to = server.url("restored");
+    environment.ok(["restore", "latest", "--to", &to]);
+    shop.expect_same("shop", server, "restored");
 }
 
 #[test]
