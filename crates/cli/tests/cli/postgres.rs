@@ -4,6 +4,7 @@
 mod attributes;
 mod backup;
 mod bad_input;
+mod changes;
 mod pooler;
 mod protected;
 mod proved;
