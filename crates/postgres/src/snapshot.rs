@@ -20,6 +20,7 @@ SET LOCAL extra_float_digits = 1;\
 SET LOCAL bytea_output = 'hex';\
 SET LOCAL xmloption = 'content';\
 SET LOCAL lc_monetary = 'C';\
+SET LOCAL quote_all_identifiers = off;\
 SET LOCAL standard_conforming_strings = on;\
 SET LOCAL row_security = off;\
 SET LOCAL synchronize_seqscans = off;\
@@ -97,3 +98,6 @@ pub fn identifier(name: &str) -> String {
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ SET lock_timeout = 0;\
 SET idle_in_transaction_session_timeout = 0;\
 SET client_encoding = 'UTF8';\
 SET search_path = '';\
+SET quote_all_identifiers = off;\
 SET standard_conforming_strings = on;\
 SET check_function_bodies = false;\
 SET xmloption = 'content';\

@@ -6,6 +6,7 @@ mod crashes;
 mod extensions;
 mod losses;
 mod roundtrip;
+mod settings;
 mod support;
 mod swap;
 mod tables;

@@ -112,17 +112,22 @@ pub(crate) struct Backup {
 }
 
 pub(crate) fn back_up(server: &Server, database: &str, tools: &Tools) -> Backup {
-    let (info, options) = (info(server, database), Options::default());
-    let mut holder = Holder::begin(Connection::open(&info, &options).unwrap()).unwrap();
+    back_up_by(&info(server, database), tools)
+}
+
+/// Backs up the database that this way leads to.
+pub(crate) fn back_up_by(info: &ConnInfo, tools: &Tools) -> Backup {
+    let options = Options::default();
+    let mut holder = Holder::begin(Connection::open(info, &options).unwrap()).unwrap();
     let properties = Properties::read(holder.connection()).unwrap();
     let catalog = Catalog::read(holder.connection()).unwrap();
     let parts = plan(&mut holder, &catalog).unwrap();
     let archive = tempfile::NamedTempFile::new().unwrap();
     let host = holder.connection().host().clone();
     let file = archive.reopen().unwrap();
-    dump(tools, &info, &host, &options, holder.id(), &Extent::default(), file).unwrap();
+    dump(tools, info, &host, &options, holder.id(), &Extent::default(), file).unwrap();
     let rows = Rows::default();
-    let dump = Dump { info: &info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
+    let dump = Dump { info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
     let sums = dump.run(parts, &rows).unwrap();
     Backup { properties, catalog, archive, rows, sums }
 }
@@ -155,10 +160,15 @@ impl Backup {
 
     /// Restores into a new database. Returns what could not be restored.
     pub(crate) fn restore(&self, server: &Server, database: &str) -> Vec<Loss> {
-        let mut restore = self.begin(&info(server, database)).unwrap();
+        self.restore_by(&info(server, database))
+    }
+
+    /// Does the same on the way of a user.
+    pub(crate) fn restore_by(&self, info: &ConnInfo) -> Vec<Loss> {
+        let mut restore = self.begin(info).unwrap();
         self.fill(&mut restore, &self.rows).unwrap();
         let promoted = restore.promote(&Place::New).unwrap();
-        assert_eq!((promoted.database.as_str(), promoted.before), (database, None));
+        assert_eq!((promoted.database.as_str(), promoted.before), (info.database.as_str(), None));
         promoted.losses
     }
 }
