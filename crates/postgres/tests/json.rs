@@ -100,7 +100,7 @@ fn every_value_of_every_type_comes_back_from_values_and_from_json() {
             seen.push((table.name.name.clone(), lines.iter().filter(|byte| **byte == b'\n').count()));
         }
         let seen: Vec<(&str, usize)> = seen.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
-        assert_eq!(seen, [("bytes", 306), ("nothing", 2), ("one", 4), ("types", 3)]);
+        assert_eq!(seen, [("bytes", 306), ("more_types", 3), ("nothing", 2), ("one", 4), ("types", 3)]);
     }
 }
 
