@@ -108,6 +108,34 @@ fn policies_and_rights_of_what_is_not_there_are_told_one_by_one() {
 }
 
 #[test]
+fn security_label_whose_provider_is_not_loaded_is_told_and_all_else_comes_back() {
+    let Some((origin, target)) = servers() else { return println!("{SKIPPED}") };
+    let sql = "CREATE TABLE notes (id int PRIMARY KEY, t text); INSERT INTO notes VALUES (1, 'a');
+               CREATE VIEW seen AS SELECT t FROM notes; COMMENT ON TABLE notes IS 'commented'";
+    let backup = back_up_all(&origin, "shop", sql);
+    // No provider is at hand: its label is written as pg_dump writes one, beside the comment of the same table.
+    let mut archive = Archive::open(backup.archive.path()).unwrap();
+    let comment =
+        archive.entries.iter().position(|entry| entry.kind == "COMMENT" && entry.tag == "TABLE notes");
+    let mut label = archive.entries[comment.unwrap()].clone();
+    label.id = 1_000_000;
+    label.kind = "SECURITY LABEL".to_owned();
+    label.definition =
+        "SECURITY LABEL FOR selinux ON TABLE public.notes IS 'system_u:object_r:sepgsql_table_t:s0';\n"
+            .to_owned();
+    archive.entries.insert(comment.unwrap(), label);
+    let place = info_as(&target, "shop", "postgres");
+    let how = RestoreOptions::default();
+    let mut restore =
+        Restore::begin(&place, &Options::default(), &how, archive, &backup.catalog, "1").unwrap();
+    backup.fill(&mut restore, &backup.rows).unwrap();
+    let lost = restore.promote(&Place::New).unwrap().losses;
+    assert_eq!(whats(&lost), ["security label public.TABLE notes"], "{lost:?}");
+    assert_eq!(lost[0].why, "security label provider \"selinux\" is not loaded");
+    assert_eq!(target.sql("shop", "SELECT t, obj_description('notes'::regclass) FROM seen"), "a|commented");
+}
+
+#[test]
 fn materialized_view_that_cannot_be_asked_stays_empty_and_is_told() {
     let Some((origin, target)) = servers() else { return println!("{SKIPPED}") };
     // Its function finds the table by the path of whoever asks.
