@@ -24,6 +24,12 @@ ALTER ROLE worker SET "my.setting" TO E'it''s = \\ "quoted", b'; ALTER ROLE work
 ALTER ROLE ALL SET lock_timeout TO '9s';
 GRANT SET ON PARAMETER session_replication_role TO worker WITH GRANT OPTION; GRANT ALTER SYSTEM ON PARAMETER work_mem TO PUBLIC;
 ALTER ROLE worker IN DATABASE "the; db" SET TimeZone TO 'UTC'; ALTER DATABASE "the; db" SET statement_timeout TO '1h';
+CREATE ROLE "ééééééééééééééééééééééééééééééé=" LOGIN; CREATE ROLE "select" NOLOGIN; CREATE ROLE "user"; CREATE ROLE "a=b/c*,{d}";
+GRANT "user" TO "ééééééééééééééééééééééééééééééé="; GRANT "a=b/c*,{d}" TO "select" WITH ADMIN OPTION;
+ALTER ROLE "select" SET work_mem TO '5MB'; COMMENT ON ROLE "a=b/c*,{d}" IS 'a=b';
+GRANT SET ON PARAMETER session_replication_role TO "a=b/c*,{d}", "ééééééééééééééééééééééééééééééé=" WITH GRANT OPTION;
+GRANT CONNECT, TEMPORARY ON DATABASE "the; db" TO "a=b/c*,{d}", "select", "user" WITH GRANT OPTION;
+ALTER ROLE "ééééééééééééééééééééééééééééééé=" IN DATABASE "the; db" SET search_path TO "a=b", 'select';
 ALTER DATABASE "the; db" OWNER TO team; REVOKE CONNECT ON DATABASE "the; db" FROM PUBLIC; GRANT CONNECT ON DATABASE "the; db" TO worker;
 COMMENT ON DATABASE "the; db" IS 'of ours'; ALTER DATABASE "the; db" CONNECTION LIMIT 5 IS_TEMPLATE true;
 "#;
@@ -94,6 +100,7 @@ fn what_belongs_to_a_server_is_the_same_on_a_fresh_one_of_every_version() {
         run(&fresh, &globals.database_sql());
         let (before, after) = (all(&server), all(&fresh));
         assert!(before.contains("SCRAM-SHA-256$") && before.contains("worker=s*/"));
+        assert!(before.contains("ééééééééééééééééééééééééééééééé=|"), "63 bytes are a whole name");
         assert_eq!(before, after, "PostgreSQL {}", programs.major);
         // It may be run again.
         let roles: Vec<String> =
