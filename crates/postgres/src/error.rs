@@ -175,9 +175,11 @@ pub enum Error {
         /// What.
         what: String,
     },
-    /// No `pg_dump` is there that reads this server.
-    #[error("no pg_dump for PostgreSQL {server} was found{}", newest.map(|newest| format!(": the newest here is {newest}")).unwrap_or_default())]
+    /// A program is not there that a backup of this server takes.
+    #[error("no {program} for PostgreSQL {server} was found{}", newest.map(|newest| format!(": the newest here is {newest}")).unwrap_or_default())]
     NoTools {
+        /// The program: `pg_dump`, or `pg_restore` where that is missing beside it.
+        program: &'static str,
         /// The major version of the server.
         server: u32,
         /// The newest that was found.

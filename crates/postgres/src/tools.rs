@@ -1,4 +1,4 @@
-//! The programs of PostgreSQL that we run: `pg_dump` for what a database looks like, `pg_restore` to make it so again.
+//! The programs of PostgreSQL that we run: `pg_dump` for what a database looks like, `pg_restore` to write that as text.
 //!
 //! A `pg_dump` reads servers of its own version and older ones, so the one to take is the oldest that is new enough: what
 //! it writes then suits the server it came from. A program gets nothing of ours on its command line that is a secret; the
@@ -34,6 +34,12 @@ const BUNDLES: [&str; 5] = [
 /// From this version on programs know what `sslrootcert=system` means; to others it is the name of a file.
 const KNOWS_SYSTEM: u32 = 16;
 
+/// The first releases in which a crafted archive cannot make `pg_restore` run code ([`HOLE`]). Newer major versions begin
+/// with it.
+const SAFE: [(u32, u32); 5] = [(14, 25), (15, 20), (16, 16), (17, 12), (18, 7)];
+/// The name of what they mend.
+pub const HOLE: &str = "CVE-2026-116314";
+
 /// The programs of one version of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tools {
@@ -46,10 +52,10 @@ pub struct Tools {
 
 impl Tools {
     /// Returns the programs for a server of a major version: those of `folder` if one is given, else the oldest that
-    /// are new enough, from the PATH and from where systems put them.
+    /// are new enough, from the PATH and from where systems put them. A `pg_dump` without a `pg_restore` is not enough.
     ///
     /// # Errors
-    /// [`Error::NoTools`] when there are none that are new enough.
+    /// [`Error::NoTools`] when there are none that are new enough, and which of the two is missing.
     pub fn find(major: u32, folder: Option<&Path>, path: Option<&OsString>) -> Result<Self> {
         let folders = match folder {
             Some(folder) => vec![folder.to_owned()],
@@ -57,9 +63,15 @@ impl Tools {
         };
         let found: Vec<Self> = folders.into_iter().filter_map(Self::in_folder).collect();
         let newest = found.iter().map(|tools| tools.major).max();
-        let fitting = found.into_iter().filter(|tools| tools.major >= major);
+        let mut fitting: Vec<Self> = found.into_iter().filter(|tools| tools.major >= major).collect();
+        if fitting.is_empty() {
+            return Err(Error::NoTools { program: "pg_dump", server: major, newest });
+        }
         // The first of several: the PATH comes first.
-        fitting.min_by_key(|tools| tools.major).ok_or(Error::NoTools { server: major, newest })
+        fitting.sort_by_key(|tools| tools.major);
+        let whole =
+            fitting.into_iter().find(|tools| Self::told_by("pg_restore", tools.folder.clone()).is_some());
+        whole.ok_or(Error::NoTools { program: "pg_restore", server: major, newest: None })
     }
 
     /// Returns the programs that make and run a server of a major version or a newer one, found as [`Self::find`] finds
@@ -109,6 +121,13 @@ impl Tools {
         Some(Self { folder, version: version.to_owned(), major: digits.parse().ok()? })
     }
 
+    /// Returns the first release of the same major version that has the fix of a known hole ([`HOLE`]), as `15.20`, where
+    /// these programs lack it; for a major version that never got it, the oldest one that did. Programs whose version
+    /// cannot be read are not known to have it.
+    pub fn lacks_fix(&self) -> Option<String> {
+        lacks_fix(&self.version)
+    }
+
     /// Prepares a program that reaches the server that answered a connection.
     pub fn command(&self, program: &str, info: &ConnInfo, host: &Host, options: &Options) -> Command {
         let mut command = self.offline(program);
@@ -130,6 +149,17 @@ impl Tools {
         command.env("LC_ALL", "C").stdin(Stdio::null());
         command
     }
+}
+
+fn lacks_fix(version: &str) -> Option<String> {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+    let digits = version.split(|character: char| !character.is_ascii_digit()).next().unwrap_or_default();
+    let named = digits.parse().unwrap_or(0);
+    let same_or_newer = SAFE.iter().copied().find(|(safe, _)| *safe >= named);
+    let (safe, first) = same_or_newer.unwrap_or((named, 0));
+    let is_there = major == Some(safe) && minor.is_some_and(|minor| minor >= first);
+    (!is_there).then(|| format!("{safe}.{first}"))
 }
 
 /// Returns all folders that have a program.
@@ -283,13 +313,57 @@ mod tests {
     use super::*;
     use crate::conninfo::Surroundings;
 
-    /// Makes a program that says it is of a version.
+    /// Makes programs that say they are of a version.
     fn program(folder: &Path, version: &str) -> PathBuf {
         fs::create_dir_all(folder).unwrap();
-        let path = folder.join("pg_dump");
-        fs::write(&path, format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {version} (Some 1)'\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        for name in ["pg_dump", "pg_restore"] {
+            let path = folder.join(name);
+            fs::write(&path, format!("#!/bin/sh\necho '{name} (PostgreSQL) {version} (Some 1)'\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         folder.to_owned()
+    }
+
+    #[test]
+    fn releases_with_the_fix_are_told_from_those_without() {
+        for version in ["14.25", "15.20", "16.17", "17.12", "18.7", "18.12", "19.0", "19.1"] {
+            assert_eq!(lacks_fix(version), None, "{version}");
+        }
+        for (version, first) in [
+            ("9.6.24", "14.25"),
+            ("13.23", "14.25"),
+            ("14.24", "14.25"),
+            ("15.9", "15.20"),
+            ("16.15", "16.16"),
+            ("17.4", "17.12"),
+            ("18.6", "18.7"),
+            ("18beta1", "18.7"),
+            ("18", "18.7"),
+            ("19beta1", "19.0"),
+            ("x", "14.25"),
+            ("", "14.25"),
+        ] {
+            assert_eq!(lacks_fix(version).as_deref(), Some(first), "{version}");
+        }
+    }
+
+    #[test]
+    fn pg_dump_without_pg_restore_is_passed_over_and_told_where_there_is_no_other() {
+        let place = tempfile::tempdir().unwrap();
+        let [half, whole] = ["98.1", "99.1"].map(|version| program(&place.path().join(version), version));
+        let path = std::env::join_paths([&half, &whole]).unwrap();
+        assert_eq!(Tools::find(98, None, Some(&path)).unwrap().version, "98.1");
+        fs::remove_file(half.join("pg_restore")).unwrap();
+        assert_eq!(Tools::find(98, None, Some(&path)).unwrap().version, "99.1");
+        let error = Tools::find(98, Some(&half), Some(&path)).unwrap_err();
+        assert_eq!(error.to_string(), "no pg_restore for PostgreSQL 98 was found");
+        assert!(error.hint().unwrap().contains("postgresql-client-98"), "{error}");
+        // It is there and does not run.
+        fs::write(half.join("pg_restore"), "").unwrap();
+        assert!(matches!(
+            Tools::find(98, Some(&half), None),
+            Err(Error::NoTools { program: "pg_restore", .. })
+        ));
     }
 
     #[test]
@@ -302,9 +376,15 @@ mod tests {
         assert_eq!(version(98).unwrap(), "98beta1");
         assert_eq!(version(99).unwrap(), "99.4", "the first of the PATH");
         let error = version(100).unwrap_err();
-        assert!(matches!(error, Error::NoTools { server: 100, newest: Some(99) }), "{error}");
+        assert!(
+            matches!(error, Error::NoTools { program: "pg_dump", server: 100, newest: Some(99) }),
+            "{error}"
+        );
         let error = Tools::find(98, Some(&place.path().join("97.1")), Some(&path)).unwrap_err();
-        assert!(matches!(error, Error::NoTools { server: 98, newest: Some(97) }), "{error}");
+        assert!(
+            matches!(error, Error::NoTools { program: "pg_dump", server: 98, newest: Some(97) }),
+            "{error}"
+        );
         assert!(error.hint().unwrap().contains("postgresql-client-98"), "{error}");
     }
 

@@ -19,7 +19,7 @@ use dbkeep_postgres::large_objects;
 use dbkeep_postgres::locks::Locks;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_postgres::schema::{self, Filter};
-use dbkeep_postgres::tools::Tools;
+use dbkeep_postgres::tools::{HOLE, Tools};
 use dbkeep_postgres::wire::{Options, Stop};
 use dbkeep_repo::Id;
 use dbkeep_repo::format::tree::{Node, Tree};
@@ -86,9 +86,15 @@ impl Session<'_> {
     ) -> Result<Saved> {
         let limit = Limit::of(server, watch);
         let how = self.capture_of(server, Options { stop: limit.stop(), ..Options::default() });
-        let mut restarts = 0;
+        let (mut restarts, mut is_warned) = (0, false);
         loop {
-            let saved = self.save_moment(writer, source, server, past, &how, watch);
+            let capture = Capture::begin(&server.info, &how).map_err(Error::from);
+            let saved = capture.and_then(|capture| {
+                if !std::mem::replace(&mut is_warned, true) {
+                    warn_of_hole(&source.name, capture.tools(), watch);
+                }
+                self.save_moment(writer, source, server, past, capture, watch)
+            });
             let saved = saved.map_err(|error| limit.told(error));
             match saved {
                 Err(Error::Postgres(error @ (Postgres::Changed { .. } | Postgres::Yielded { .. })))
@@ -119,10 +125,9 @@ impl Session<'_> {
         source: &Source,
         server: &Server,
         past: &Past<'_>,
-        how: &CaptureOptions,
+        capture: Capture,
         watch: &Watch,
     ) -> Result<Saved> {
-        let capture = Capture::begin(&server.info, how)?;
         let moment = self.clock.now();
         let identity = identity(&capture);
         self.refuse_other_database(source, &identity, past)?;
@@ -237,6 +242,17 @@ impl<'w> Limit<'w> {
             (Error::Postgres(Postgres::Receiver(_)), _) if self.watch.cancelled() => Error::Cancelled,
             (error, _) => error,
         }
+    }
+}
+
+/// Warns of programs that lack a known fix. They are used: what they read here is what they wrote themselves.
+fn warn_of_hole(name: &str, tools: &Tools, watch: &Watch) {
+    if let Some(first) = tools.lacks_fix() {
+        let version = &tools.version;
+        watch.warn(&format!(
+            "{name}: pg_dump {version} and its pg_restore lack a known security fix ({HOLE}): install {first} or \
+             newer; the backup goes on, because it reads no archive but its own"
+        ));
     }
 }
 

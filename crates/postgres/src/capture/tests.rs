@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -297,7 +297,7 @@ fn index_is_made_concurrently_and_tables_are_dropped_while_a_moment_is_held_by_a
     assert!(matches!(&error, Error::Yielded { .. }), "{error}");
 }
 
-/// Puts a `pg_dump` into a folder that does something before the real one, or instead of it.
+/// Puts a `pg_dump` into a folder that does something before the real one, or instead of it, beside the real `pg_restore`.
 fn wrapped_pg_dump(place: &Place, folder: &Path, does: &str) -> CaptureOptions {
     let real = place.server.programs().program("pg_dump");
     let script = format!(
@@ -307,6 +307,7 @@ fn wrapped_pg_dump(place: &Place, folder: &Path, does: &str) -> CaptureOptions {
     );
     fs::write(folder.join("pg_dump"), script).unwrap();
     fs::set_permissions(folder.join("pg_dump"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(place.server.programs().program("pg_restore"), folder.join("pg_restore")).unwrap();
     CaptureOptions { tools: Some(folder.to_owned()), ..options(place, Locks::Yield) }
 }
 

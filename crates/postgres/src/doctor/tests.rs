@@ -299,17 +299,28 @@ fn missing_and_unsafe_programs_are_told() {
         "{missing:?}"
     );
     assert!(missing[0].contains(&format!("postgresql-client-{major}")), "{missing:?}");
-    let program = folder.path().join("pg_dump");
-    std::fs::write(&program, format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {major}.0'\n")).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, mode).unwrap();
-    let findings = with(folder.path());
-    assert_eq!(
-        about(&findings, "pg_restore").len(),
-        2,
-        "it is not there, and would not be safe: {findings:?}"
+    let make = |name: &str| {
+        let program = folder.path().join(name);
+        std::fs::write(&program, format!("#!/bin/sh\necho '{name} (PostgreSQL) {major}.0'\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+    };
+    make("pg_dump");
+    let missing = about(&with(folder.path()), "pg_restore");
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert!(
+        missing[0].starts_with(&format!("Problem: no pg_restore for PostgreSQL {major} was found")),
+        "{missing:?}"
     );
-    assert!(about(&findings, "pg_restore")[1].contains("CVE-2026-116314"));
+    assert!(missing[0].contains(&format!("postgresql-client-{major}")), "{missing:?}");
+    make("pg_restore");
+    let unsafe_one = about(&with(folder.path()), "pg_restore");
+    assert_eq!(unsafe_one.len(), 1, "{unsafe_one:?}");
+    assert!(
+        unsafe_one[0].starts_with("Warning") && unsafe_one[0].contains("CVE-2026-116314"),
+        "{unsafe_one:?}"
+    );
+    assert!(unsafe_one[0].contains(&format!("update to {major}.")), "{unsafe_one:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dbkeep_testkit::postgres::{Server, Settings};
+use serde_json::Value;
 
 use super::Shop;
 
@@ -141,7 +142,58 @@ fn programs_that_are_missing_or_too_old_are_named_with_the_package_to_install() 
     fs::remove_file(&program).unwrap();
     let run = shop.environment.run(["backup"]);
     run.expect_failure(1, &format!("no pg_dump for PostgreSQL {major} was found"), "pg-bin-dir");
+    // Alone it would be found out only after all rows were read.
+    pass_on(&shop, &folder, "pg_dump", None);
+    let (code, document) = shop.environment.json(&["backup"]);
+    assert_eq!((code, document["error"]["kind"].as_str()), (Some(1), Some("no-tools")), "{document:#}");
+    let run = shop.environment.run(["--progress=json", "backup"]);
+    let events: Vec<Value> = run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let message = format!("no pg_restore for PostgreSQL {major} was found");
+    let error = events.iter().find(|event| event["event"] == "error").unwrap();
+    assert!(error["message"].as_str().unwrap().ends_with(&message), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains(&format!("postgresql-client-{major}")), "{error}");
+    let is_read = |event: &Value| event["phase"].as_str().is_some_and(|phase| phase.starts_with("backup"));
+    assert!(!events.iter().any(is_read), "nothing is read before that: {events:?}");
     assert_eq!(shop.snapshots(), 0);
+}
+
+/// Makes a program that the real one does the work of, and that says it is of a version where one is given.
+fn pass_on(shop: &Shop, folder: &Path, name: &str, version: Option<&str>) {
+    let real = shop.server.programs().program(name);
+    let says = version.map(|version| {
+        format!("if [ \"$1\" = --version ]; then echo '{name} (PostgreSQL) {version}'; exit; fi\n")
+    });
+    let text = format!("#!/bin/sh\n{}exec '{}' \"$@\"\n", says.unwrap_or_default(), real.display());
+    let program = folder.join(name);
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn programs_that_lack_a_security_fix_are_warned_of_once_and_used() {
+    let Some(shop) = Shop::open() else { return };
+    let major = shop.server.programs().major;
+    let folder = shop.environment.path("programs");
+    fs::create_dir(&folder).unwrap();
+    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"programs\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let warnings = |version: &str| {
+        for name in ["pg_dump", "pg_restore"] {
+            pass_on(&shop, &folder, name, Some(version));
+        }
+        let run = shop.environment.ok(["backup"]);
+        let about = |line: &&str| line.starts_with("warning: ") && line.contains("security fix");
+        run.stderr.lines().filter(about).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told = warnings(&format!("{major}.0"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with(&format!("warning: shop: pg_dump {major}.0 ")), "{told:?}");
+    assert!(
+        told[0].contains("CVE-2026-116314") && told[0].contains(&format!("install {major}.")),
+        "{told:?}"
+    );
+    assert_eq!(warnings(&format!("{major}.99")), [""; 0]);
+    assert_eq!(shop.snapshots(), 2);
 }
 
 /// A session that holds a table until it goes.
