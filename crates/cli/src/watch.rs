@@ -106,10 +106,22 @@ impl Observer for Watch {
         }
     }
 
+    fn tables(&self, done: u64, total: u64) {
+        tracing::trace!(tables_done = done, tables = total);
+        let phase = self.phase();
+        phase.bar.set_message(with_tables(&phase.name, done, total));
+    }
+
     fn warn(&self, message: &str) {
         tracing::warn!(event = "warning", message);
         self.output.warn(message, None);
     }
+}
+
+/// Returns what stands before a bar: what is done, and how many tables of it are.
+fn with_tables(name: &str, done: u64, total: u64) -> String {
+    let tables = if total == 1 { "table" } else { "tables" };
+    format!("{} ({done} of {total} {tables})", human::visible(name))
 }
 
 fn bar(name: &str, total: u64) -> ProgressBar {
@@ -143,6 +155,22 @@ mod tests {
         assert!(!watch.cancelled());
         stop.store(true, Ordering::Relaxed);
         assert!(watch.cancelled());
+    }
+
+    #[test]
+    fn tables_that_are_done_stand_behind_the_name_of_the_phase_until_it_ends() {
+        let watch = Watch::new(Arc::new(Output::new(Choices::default())), Arc::default());
+        let shown = || watch.phase().bar.message();
+        Observer::phase(&watch, "backup a\x1bb", WORTH_A_BAR);
+        assert_eq!(shown(), "backup a\\u{1b}b");
+        watch.tables(0, 12);
+        watch.advance(1);
+        watch.tables(3, 12);
+        assert_eq!(shown(), "backup a\\u{1b}b (3 of 12 tables)");
+        Observer::phase(&watch, "restore shop", WORTH_A_BAR);
+        assert_eq!(shown(), "restore shop");
+        watch.tables(1, 1);
+        assert_eq!(shown(), "restore shop (1 of 1 table)");
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod source;
 mod state;
 pub mod status;
 mod suggest;
+mod tables_done;
 mod trust;
 pub mod verify;
 

@@ -24,6 +24,11 @@ pub trait Observer: Send + Sync {
         let _ = bytes;
     }
 
+    /// So many of the tables that the present phase is about are done.
+    fn tables(&self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
+
     /// Something a person should know that does not stop the operation.
     fn warn(&self, message: &str) {
         let _ = message;

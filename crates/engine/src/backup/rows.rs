@@ -8,13 +8,14 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use dbkeep_postgres::BoxError;
-use dbkeep_postgres::catalog::Table;
+use dbkeep_postgres::catalog::{Catalog, Table};
 use dbkeep_postgres::dump::{PartReceiver, Receiver};
 use dbkeep_postgres::plan::Part;
 use dbkeep_postgres::rows::{RowEnd, RowSum};
 use dbkeep_repo::write::{StoredStream, Stream, Streams};
 
 use crate::context::Watch;
+use crate::tables_done::TablesDone;
 
 /// Rows in a chunk,
 const ROWS: u64 = 16;
@@ -94,6 +95,7 @@ pub(super) struct Rows<'w> {
     streams: Streams<'w>,
     lengths: Lengths,
     watch: &'w Watch,
+    done: TablesDone<'w>,
     tables: Vec<TableRows>,
 }
 
@@ -103,20 +105,30 @@ pub(super) struct TableRows {
     chunk_size: OnceLock<u32>,
     /// The length in the last backup.
     last: Option<u32>,
+    /// Whether it is one of the catalog, and not a part of large objects.
+    counts: bool,
     /// Its parts, as far as they are stored.
     parts: Mutex<Vec<Option<StoredStream>>>,
 }
 
 impl<'w> Rows<'w> {
-    /// Prepares for tables, with the lengths of their chunks in the last backup.
+    /// Prepares for the tables of a catalog and what else there is, with the lengths of their chunks in the last backup.
     pub(super) fn new(
         streams: Streams<'w>,
         lengths: Lengths,
+        catalog: &Catalog,
         last: impl Iterator<Item = Option<u32>>,
         watch: &'w Watch,
     ) -> Self {
-        let table = |last| TableRows { chunk_size: OnceLock::new(), last, parts: Mutex::default() };
-        Self { streams, lengths, watch, tables: last.map(table).collect() }
+        let table = |(place, last)| TableRows {
+            chunk_size: OnceLock::new(),
+            last,
+            counts: place < catalog.tables.len(),
+            parts: Mutex::default(),
+        };
+        let done = TablesDone::new(watch);
+        done.begin(catalog.with_rows().count());
+        Self { streams, lengths, watch, done, tables: last.enumerate().map(table).collect() }
     }
 
     /// Returns the rows of each table in order, with the length of its chunks; `None` where a part did not come, or none
@@ -195,6 +207,9 @@ impl PartReceiver for PartRows<'_> {
         let mut parts = self.table.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let place = parts.get_mut(self.number).ok_or("a part behind the last")?;
         *place = Some(stored);
+        if self.table.counts && parts.iter().all(Option::is_some) {
+            self.rows.done.one_more();
+        }
         Ok(())
     }
 }

@@ -271,7 +271,7 @@ fn take_moment(
     let lengths = Lengths::of(facts.bytes.max(bytes));
     let objects = [large_objects::contents(), large_objects::owners()];
     let known = catalog.tables.iter().chain(&objects).map(|table| past.last_chunk_size(&table.name));
-    let rows = Rows::new(writer.streams()?, lengths, known, watch);
+    let rows = Rows::new(writer.streams()?, lengths, &catalog, known, watch);
     let (sums, of_objects) = capture.read(into, &rows)?;
     let of_objects = (catalog.large_objects > 0).then_some(of_objects);
     let globals = capture.globals()?;

@@ -223,7 +223,8 @@ impl Restore<'_> {
         how: &RestoreOptions,
         rows: &StoredRows<'_>,
     ) -> Result<Proved> {
-        self.watch.phase(&format!("restore {}", served.manifest.database), served.manifest.image.size);
+        let (size, tables) = (served.manifest.image.size, served.facts.tables.len());
+        rows.begin(&format!("restore {}", served.manifest.database), size, tables);
         server.before_rows()?;
         let expected = expected(served)?;
         let tables: Vec<&Table> = expected.iter().map(|(table, _)| *table).collect();

@@ -148,3 +148,25 @@ fn configuration_chooses_what_of_a_database_is_stored() {
     shop.server.sql("shop", "TRUNCATE audit.log");
     shop.expect_same("shop", &shop.server, "again");
 }
+
+#[test]
+fn tables_are_counted_while_they_are_backed_up_and_restored() {
+    let Some(shop) = Shop::open() else { return };
+    shop.server.sql("shop", "CREATE TABLE empty (n int); SELECT lo_from_bytea(0, 'no table')");
+    let counts = |line: &[&str]| -> Vec<(u64, u64)> {
+        let run = shop.environment.ok(["-vvv"].iter().chain(line));
+        let number = |line: &str, field: &str| {
+            let start = line.find(field)? + field.len();
+            line[start..].split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+        };
+        let count = |line: &str| Some((number(line, "tables_done=")?, number(line, "tables=")?));
+        run.stderr.lines().filter_map(count).collect()
+    };
+    let all = [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)];
+    assert_eq!(counts(&["backup", &shop.url()]), all);
+    // Those without rows are known before the phase begins, or while it goes on.
+    let restored = counts(&["restore", "latest", "--to", &shop.server.url("back")]);
+    assert!(restored.is_sorted() && restored.last() == Some(&(4, 4)), "{restored:?}");
+    let one = counts(&["restore", "latest", "--to", &shop.server.url("some"), "--table", "users"]);
+    assert_eq!(one, [(0, 1), (1, 1)]);
+}

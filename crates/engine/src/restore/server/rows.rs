@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -15,6 +15,7 @@ use dbkeep_repo::read::Image;
 use crate::context::Watch;
 use crate::manifest::TableProof;
 use crate::served::Served;
+use crate::tables_done::TablesDone;
 use crate::{Error, Result};
 
 /// Bytes of a table that come in one piece.
@@ -31,6 +32,7 @@ pub(super) struct StoredRows<'s> {
     open: Mutex<BTreeMap<Name, Arc<Mutex<Option<Cut>>>>>,
     failure: Mutex<Option<Error>>,
     watch: &'s Watch,
+    done: TablesDone<'s>,
     /// Whether all rows are compared with their sums when they are in the server.
     compared: bool,
 }
@@ -42,16 +44,26 @@ struct Cut {
     pieces: Vec<Range<usize>>,
     /// For each piece.
     told: Arc<[Told]>,
+    /// How many pieces were not given yet.
+    left: Arc<AtomicUsize>,
 }
 
-/// How many bytes of a piece were told to whoever watches. Rows that are given again are not told again.
+/// What of a piece was told to whoever watches. Rows that are given again are not told again.
 #[derive(Default)]
-struct Told(AtomicU64);
+struct Told {
+    bytes: AtomicU64,
+    is_whole: AtomicBool,
+}
 
 impl Told {
     /// Returns how many bytes are new when so many were given.
     fn new_of(&self, given: u64) -> u64 {
-        given.saturating_sub(self.0.fetch_max(given, Ordering::Relaxed))
+        given.saturating_sub(self.bytes.fetch_max(given, Ordering::Relaxed))
+    }
+
+    /// All of it was given. Returns whether that is so for the first time.
+    fn is_whole_at_last(&self) -> bool {
+        !self.is_whole.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -59,7 +71,14 @@ impl<'s> StoredRows<'s> {
     /// Gives them to somebody who compares all of them afterwards, or does not: then the repository is asked to.
     pub(super) fn new(served: &'s Served<'_>, watch: &'s Watch, compared: bool) -> Self {
         let proofs = served.facts.tables.iter().map(|proof| (proof.table(), proof)).collect();
-        Self { served, proofs, open: Mutex::default(), failure: Mutex::default(), watch, compared }
+        let done = TablesDone::new(watch);
+        Self { served, proofs, open: Mutex::default(), failure: Mutex::default(), watch, done, compared }
+    }
+
+    /// Shows that a phase has begun in which the rows of so many tables are given.
+    pub(super) fn begin(&self, name: &str, bytes: u64, tables: usize) {
+        self.watch.phase(name, bytes);
+        self.done.begin(tables);
     }
 
     /// Returns why rows could not be read, if that is what failed.
@@ -101,7 +120,11 @@ impl<'s> StoredRows<'s> {
         let rows = self.served.rows(proof)?;
         let pieces = pieces(&rows);
         let told = pieces.iter().map(|_| Told::default()).collect();
-        Ok(cut.insert(Cut { rows, pieces, told }).clone())
+        if pieces.is_empty() {
+            self.done.one_more();
+        }
+        let left = Arc::new(AtomicUsize::new(pieces.len()));
+        Ok(cut.insert(Cut { rows, pieces, told, left }).clone())
     }
 
     fn send(&self, table: &Table, piece: usize, into: &mut CopyIn<'_>) -> Result<()> {
@@ -118,6 +141,9 @@ impl<'s> StoredRows<'s> {
             into.write(bytes)?;
             given += bytes.len() as u64;
             self.watch.advance(told.new_of(given));
+        }
+        if told.is_whole_at_last() && cut.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.done.one_more();
         }
         Ok(())
     }
@@ -171,5 +197,6 @@ mod tests {
         let told = Told::default();
         assert_eq!([10, 25, 25].map(|given| told.new_of(given)), [10, 15, 0]);
         assert_eq!([10, 20, 30, 40].map(|given| told.new_of(given)), [0, 0, 5, 10], "from the begin");
+        assert_eq!([told.is_whole_at_last(), told.is_whole_at_last()], [true, false]);
     }
 }

@@ -118,8 +118,9 @@ impl Restore<'_> {
         let expected: Vec<(&Table, RowSum)> = expected(served)?;
         // Tables are compared before anybody else sees them.
         let rows = StoredRows::new(served, self.watch, true);
-        let bytes = restored(served, &names).iter().map(|proof| proof.size).sum();
-        self.watch.phase(&format!("restore {}", served.manifest.database), bytes);
+        let restored = restored(served, &names);
+        let bytes = restored.iter().map(|proof| proof.size).sum();
+        rows.begin(&format!("restore {}", served.manifest.database), bytes, restored.len());
         let wanted = Wanted {
             names: &names,
             catalog: &served.catalog,
