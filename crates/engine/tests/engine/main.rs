@@ -19,3 +19,4 @@ mod keeper;
 mod large;
 mod prune;
 mod restore;
+mod verify_server;
