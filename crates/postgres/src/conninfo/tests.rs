@@ -30,6 +30,10 @@ impl Place {
         self
     }
 
+    fn at_home(&self, name: &str) -> String {
+        self.home.path().join(name).display().to_string()
+    }
+
     fn resolve(&self, text: &str) -> Result<ConnInfo, ConnInfoError> {
         let variable = |name: &str| self.variables.get(name).cloned();
         let surroundings =
@@ -355,4 +359,140 @@ fn nothing_in_a_string_panics() {
             Surroundings { variable: &variable, home: Some(Path::new("/nowhere")), user: Some("ann") };
         let _ = ConnInfo::resolve(&text, &surroundings);
     }
+}
+
+#[test]
+fn variables_of_libpq_say_what_settings_say() {
+    let shown = |info: Result<ConnInfo, ConnInfoError>| info.map(|info| format!("{info:?}"));
+    for (variable, setting, value) in [
+        ("PGHOST", "host", "a,b"),
+        ("PGHOSTADDR", "hostaddr", "10.0.0.1"),
+        ("PGPORT", "port", "7"),
+        ("PGDATABASE", "dbname", "shop"),
+        ("PGUSER", "user", "bob"),
+        ("PGPASSWORD", "password", "secret"),
+        ("PGOPTIONS", "options", "-cgeqo=off"),
+        ("PGAPPNAME", "application_name", "nightly"),
+        ("PGSSLMODE", "sslmode", "verify-full"),
+        ("PGSSLROOTCERT", "sslrootcert", "/etc/root.crt"),
+        ("PGSSLROOTCERT", "sslrootcert", "system"),
+        ("PGSSLCERT", "sslcert", "/etc/own.crt"),
+        ("PGSSLKEY", "sslkey", "/etc/own.key"),
+        ("PGSSLSNI", "sslsni", "0"),
+        ("PGSSLNEGOTIATION", "sslnegotiation", "direct"),
+        ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version", "TLSv1.3"),
+        ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version", "TLSv1.2"),
+        ("PGCHANNELBINDING", "channel_binding", "require"),
+        ("PGCONNECT_TIMEOUT", "connect_timeout", "9"),
+        ("PGTARGETSESSIONATTRS", "target_session_attrs", "standby"),
+        ("PGSSLCRL", "sslcrl", "/etc/revoked.crl"),
+        ("PGREQUIREPEER", "requirepeer", "postgres"),
+        ("PGREQUIREAUTH", "require_auth", "scram-sha-256"),
+        ("PGGSSENCMODE", "gssencmode", "require"),
+    ] {
+        // A certificate says nothing without its key, nor a key without its certificate.
+        let more = match setting {
+            "sslcert" => "sslkey=/k",
+            "sslkey" => "sslcert=/c",
+            _ => "",
+        };
+        let by_variable = Place::new().with(variable, value).resolve(more);
+        let said = Place::new().resolve(&format!("{setting}={value} {more}"));
+        assert_eq!(shown(by_variable), shown(said.clone()), "{variable}");
+        assert_ne!(shown(said), shown(Place::new().resolve(more)), "{setting}");
+        let empty = Place::new().with(variable, "").resolve(more);
+        assert_eq!(shown(empty), shown(Place::new().resolve(more)), "{variable} that is empty is none");
+    }
+}
+
+#[test]
+fn password_of_the_environment_counts_before_password_files_and_behind_what_is_said() {
+    let place = Place::new().file(".pgpass", "*:*:*:*:of the file").with("PGPASSWORD", "of the environment");
+    assert_eq!(password(&place.resolve("host=h").unwrap()), Some("of the environment"));
+    assert_eq!(password(&place.resolve("host=h password=said").unwrap()), Some("said"));
+    let place = place.file(".pg_service.conf", "[shop]\npassword=of the service\n");
+    assert_eq!(password(&place.resolve("service=shop").unwrap()), Some("of the service"));
+    let place = place.with("PGPASSWORD", "");
+    assert_eq!(password(&place.resolve("host=h").unwrap()), Some("of the file"));
+}
+
+#[test]
+fn password_file_that_is_named_is_used_instead_of_the_one_at_home() {
+    let place = Place::new()
+        .file(".pgpass", "*:*:*:*:at home")
+        .file("named", "a:1:*:*:first\nb:2:*:*:second\n")
+        .file("said", "*:*:*:*:said");
+    let (named, said, absent) = (place.at_home("named"), place.at_home("said"), place.at_home("absent"));
+    let passwords = |place: &Place, text: &str| -> Vec<Option<String>> {
+        let hosts = place.resolve(text).unwrap().hosts;
+        hosts.iter().map(|host| host.password.as_ref().map(|it| it.expose().to_owned())).collect()
+    };
+    let some = |password: &str| Some(password.to_owned());
+    assert_eq!(passwords(&place, "host=a port=1"), [some("at home")]);
+    assert_eq!(passwords(&place, &format!("host=a passfile='{said}'")), [some("said")]);
+    assert_eq!(passwords(&place, &format!("host=a passfile='{absent}'")), [None]);
+
+    let place = place.with("PGPASSFILE", &named);
+    assert_eq!(passwords(&place, "host=a,b,c port=1,2,3"), [some("first"), some("second"), None]);
+    assert_eq!(passwords(&place, &format!("host=a port=1 passfile='{said}'")), [some("said")]);
+    let url = format!("postgresql://u@a:1/d?passfile={}", said.replace('/', "%2F"));
+    assert_eq!(passwords(&place, &url), [some("said")]);
+
+    fs::set_permissions(&named, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = place.resolve("host=a").unwrap_err();
+    assert_eq!(error.to_string(), format!("{named} can be read by others, so it is not used"));
+}
+
+#[test]
+fn services_are_looked_for_in_the_file_that_is_named_and_then_in_that_of_the_system() {
+    let place = Place::new();
+    fs::create_dir(place.home.path().join("system")).unwrap();
+    let place = place
+        .file(".pg_service.conf", "[shop]\nhost=at-home\n")
+        .file("named", "[shop]\nhost=named\n")
+        .file("said", "[shop]\nhost=said\n")
+        .file("system/pg_service.conf", "[shop]\nhost=system\n[ours]\nhost=ours\nsslmode=require\n");
+    let (named, said, system) = (place.at_home("named"), place.at_home("said"), place.at_home("system"));
+    let host = |place: &Place, text: &str| place.resolve(text).map(|info| info.hosts[0].name());
+    let place = place.with("PGSYSCONFDIR", &system);
+    assert_eq!(host(&place, "service=shop").unwrap(), "at-home");
+    assert_eq!(host(&place, "service=ours").unwrap(), "ours");
+    assert_eq!(place.resolve("service=ours").unwrap().tls.mode, TlsMode::Require);
+
+    let place = place.with("PGSERVICEFILE", &named).with("PGSERVICE", "shop");
+    assert_eq!(host(&place, "").unwrap(), "named");
+    assert_eq!(host(&place, &format!("servicefile='{said}'")).unwrap(), "said");
+    assert_eq!(host(&place, "service=ours").unwrap(), "ours", "what the named file lacks");
+    assert_eq!(host(&place, "service=absent").unwrap_err().to_string(), "no service \"absent\"");
+    let nothing = place.at_home("nothing");
+    let place = place.with("PGSERVICEFILE", &nothing);
+    assert_eq!(host(&place, "").unwrap(), "system", "never the one at home when another is named");
+}
+
+#[test]
+fn protection_that_the_environment_asks_for_is_asked_for() {
+    let mode = |place: &Place, text: &str| place.resolve(text).map(|info| info.tls.mode);
+    for (word, expected) in [
+        ("disable", TlsMode::Disable),
+        ("allow", TlsMode::Allow),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ] {
+        let place = Place::new().with("PGSSLMODE", word);
+        assert_eq!(mode(&place, "host=h").unwrap(), expected, "{word}");
+        assert_eq!(mode(&place, "postgresql://h/d?sslmode=disable").unwrap(), TlsMode::Disable);
+    }
+    let place = Place::new().with("PGSSLROOTCERT", "/etc/root.crt").with("PGSSLMODE", "require");
+    let info = place.resolve("host=h").unwrap();
+    assert_eq!((info.tls.mode, info.tls.roots), (TlsMode::VerifyCa, Roots::File("/etc/root.crt".into())));
+    let said = place.resolve("host=h sslrootcert=/other.crt").unwrap();
+    assert_eq!(said.tls.roots, Roots::File("/other.crt".into()));
+    let place = Place::new().with("PGSSLROOTCERT", "system");
+    assert_eq!(mode(&place, "host=h").unwrap(), TlsMode::VerifyFull);
+    let error = mode(&place.with("PGSSLMODE", "require"), "host=h").unwrap_err();
+    assert_eq!(error.to_string(), "sslrootcert=system needs sslmode=verify-full");
+    let error = mode(&Place::new().with("PGSSLMODE", "maybe"), "host=h").unwrap_err();
+    assert_eq!(error.to_string(), "sslmode is \"maybe\"");
 }

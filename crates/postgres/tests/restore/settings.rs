@@ -5,20 +5,20 @@ use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use crate::support::{Rows, back_up_by, differing_lines, info_as, stock_dump, tools};
 
-/// Values whose text depends on settings, names that have to be understood as they are, a function that says something
-/// else where `= NULL` means `IS NULL`, and operators of which nothing is true.
+/// Values whose text depends on settings, names that have to be understood as they are, and operators by which nothing
+/// is the same.
 const SHAPED: &str = r#"
 CREATE SCHEMA app; CREATE SCHEMA trap; CREATE TABLE app.thing (n int);
-CREATE FUNCTION app.is_nothing(n int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT n = NULL';
+CREATE FUNCTION app.twice(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * n';
 CREATE TABLE app."shaped \ by settings" (
   n int PRIMARY KEY, f4 float4, f8 float8, d date, ts timestamp, tstz timestamptz, r tstzrange, iv interval, y bytea,
   m money, a int[], ta text[], rc regclass, rp regprocedure, t text DEFAULT 'a\b ü',
-  nothing bool GENERATED ALWAYS AS (app.is_nothing(n)) STORED
+  twice int GENERATED ALWAYS AS (app.twice(n)) STORED
 );
 INSERT INTO app."shaped \ by settings" VALUES (
   1, 1.2345678, 0.1::float8 + 0.2::float8, '2026-02-01', '2026-02-01 03:04:05.678', '2026-02-01 03:04:05+00',
   '[2026-02-01 03:04:05+00,)', '-1 year 2 mons -3 days 04:05:06', '\x00ff5c61', '-1234567.89', '{1,NULL,3}',
-  '{NULL,"NULL",x,"\\"}', 'app.thing', 'app.is_nothing(int)', 'é\x € '
+  '{NULL,"NULL",x,"\\"}', 'app.thing', 'app.twice(int)', 'é\x € '
 );
 INSERT INTO app."shaped \ by settings" (n) VALUES (2);
 CREATE INDEX ON app."shaped \ by settings" (d) WHERE d > '2026-01-02';
