@@ -14,6 +14,7 @@ use super::dress::dress;
 use super::objects::comment_on_database;
 use super::{Loss, Restore};
 use crate::attributes::Attributes;
+use crate::error::Session;
 use crate::snapshot::identifier;
 use crate::wire::Connection;
 use crate::{Error, Result};
@@ -22,6 +23,9 @@ use crate::{Error, Result};
 const TRIES: usize = 3;
 /// So long the server is asked what became of a rename that was cut.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So long a session may take to be gone when it has ended.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// Which name the filled database gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +93,9 @@ impl Restore<'_> {
         let Some(attributes) = Attributes::read(&mut self.admin, name, true)? else {
             return Err(Error::NoDatabase { database: name.to_owned() });
         };
-        let connected = sessions(&mut self.admin, name)?;
-        if !disconnect && !connected.is_empty() {
-            return Err(Error::InUse { database: name.to_owned(), sessions: connected });
+        let staying = if disconnect { Vec::new() } else { self.staying(name)? };
+        if !staying.is_empty() {
+            return Err(Error::InUse { database: name.to_owned(), sessions: staying });
         }
         let before = free_name(&mut self.admin, name, BEFORE, &self.id)?;
         let statements = [
@@ -104,6 +108,19 @@ impl Restore<'_> {
         ];
         self.swap(&Swap { name, statements, attributes, disconnect })?;
         Ok(before)
+    }
+
+    /// Returns who is connected to a database and stays: one that has just ended, as one of ours that read it, is seen for
+    /// a moment.
+    fn staying(&mut self, name: &str) -> Result<Vec<Session>> {
+        let until = Instant::now() + LEAVING;
+        loop {
+            let connected = sessions(&mut self.admin, name)?;
+            if connected.is_empty() || Instant::now() > until {
+                return Ok(connected);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Carries out the renames in one transaction.

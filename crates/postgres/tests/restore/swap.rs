@@ -1,5 +1,8 @@
 //! The name that a restored database gets.
 
+use std::thread;
+use std::time::Duration;
+
 use dbkeep_postgres::Error;
 use dbkeep_postgres::restore::{Place, remove_unfinished, unfinished};
 use dbkeep_postgres::wire::{Connection, Options};
@@ -105,6 +108,27 @@ fn restored_database_takes_the_place_of_another_with_what_that_one_has() {
             assert_eq!(unfinished(&place, &Options::default()).unwrap(), []);
         }
     }
+}
+
+#[test]
+fn session_that_is_about_to_be_gone_is_not_in_the_way() {
+    let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
+    let server = Server::start(&programs, &Settings::default());
+    server.create_database("shop");
+    server.sql("shop", "CREATE TABLE t (n int)");
+    let backup = back_up(&server, "shop", &tools(&programs));
+    let place = info(&server, "shop");
+    let mut restore = backup.begin(&place).unwrap();
+    backup.fill(&mut restore, &backup.rows).unwrap();
+    let leaving = Connection::open(&place, &Options::default()).unwrap();
+    let promoted = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            drop(leaving);
+        });
+        restore.promote(&Place::Over { disconnect: false })
+    });
+    assert!(promoted.unwrap().before.is_some());
 }
 
 #[test]
