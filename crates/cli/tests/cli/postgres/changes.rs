@@ -170,7 +170,8 @@ fn comparison_whose_table_is_rewritten_begins_again_and_gives_up_at_last() {
 }
 
 /// Puts a `pg_dump` first in the PATH that keeps its lock of `orders` when it has written everything, once: until there
-/// is a file `go on`, or somebody ends its session.
+/// is a file `go on`, or somebody ends its session. A backup that neither makes way nor is told to go on does so after a
+/// minute, and the test sees that it did not begin again.
 fn with_pg_dump_that_holds_on(shop: &Shop) -> TestEnvironment {
     let environment = TestEnvironment::new();
     let real = shop.server.programs().program("");
@@ -183,7 +184,10 @@ fn with_pg_dump_that_holds_on(shop: &Shop) -> TestEnvironment {
          [ \"$1\" = --version ] || [ -e {here}/held ] && exit
          touch {here}/held
          {{ echo 'BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE;'
-           while [ ! -e '{here}/go on' ] && [ -e {here}/held ]; do echo 'SELECT 1;'; sleep 0.05; done
+           left=1200
+           while [ ! -e '{here}/go on' ] && [ -e {here}/held ] && [ $left -gt 0 ]; do
+             echo 'SELECT 1;'; sleep 0.05; left=$((left - 1))
+           done
          }} | {real}/psql -X -q -v ON_ERROR_STOP=1 >/dev/null\n",
         here = here.display()
     );
