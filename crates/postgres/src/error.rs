@@ -419,8 +419,8 @@ impl Error {
                 Some("stop what uses it, or end its sessions with --force".to_owned())
             }
             Self::Undecided { staging, name, .. } => Some(format!(
-                "either all of it happened or nothing: when {staging:?} is still listed by `psql -l`, nothing did, \
-                 and {name:?} is what it was"
+                "either all of it happened or nothing: when {staging:?} is still listed by `psql -l` and nobody is \
+                 connected to the server for dbkeep any more, nothing did, and {name:?} is what it was"
             )),
             Self::NoDatabase { .. } => Some("`psql -l` lists the databases of a server".to_owned()),
             Self::Archive { .. } => {

@@ -26,6 +26,7 @@ SET row_security = off;
 SET DateStyle = 'ISO, YMD';
 SET IntervalStyle = 'postgres';
 SET TimeZone = 'UTC';
+SET lc_monetary = 'C';
 SET array_nulls = on;
 ";
 
