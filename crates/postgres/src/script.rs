@@ -147,6 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn values_are_read_as_they_were_written() {
+        let text = begin(&Archive { server: None, entries: Vec::new() }, &[], "key");
+        for (name, value) in [
+            ("client_encoding", "'UTF8'"),
+            ("DateStyle", "'ISO, YMD'"),
+            ("IntervalStyle", "'postgres'"),
+            ("TimeZone", "'UTC'"),
+            ("lc_monetary", "'C'"),
+        ] {
+            assert!(crate::snapshot::SETTINGS.contains(&format!("SET LOCAL {name} = {value};")), "{name}");
+            assert!(text.contains(&format!("\nSET {name} = {value};\n")), "{name}: {text}");
+        }
+    }
+
+    #[test]
     fn statements_of_a_stage_end_and_say_whom_objects_belong_to() {
         let strings = "SET standard_conforming_strings = 'on';\n";
         let mut table = entry("TABLE", "users", Stage::BeforeRows, "CREATE TABLE public.users ();\n");
