@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use serde_json::{Value, json};
@@ -39,6 +40,13 @@ const SHOP: &str = r#"
     CREATE TRIGGER stop BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION stop();
     REFRESH MATERIALIZED VIEW totals;
     SELECT lo_from_bytea(4711, '\x0102'); COMMENT ON LARGE OBJECT 4711 IS 'it''s one';
+"#;
+
+/// Takes the rows of all tables away, and whatever looks at those that come back.
+const EMPTIED: &str = r#"
+    ALTER TABLE users DISABLE TRIGGER ALL; ALTER TABLE orders DISABLE TRIGGER ALL;
+    ALTER TABLE hens DISABLE TRIGGER ALL; ALTER TABLE eggs DISABLE TRIGGER ALL;
+    TRUNCATE users, orders, audit.log, "audit.log", "empty one", hens, eggs;
 "#;
 
 /// A server with a shop, and a repository with a snapshot of it.
@@ -225,6 +233,7 @@ fn ndjson(shop: &Shop, original: &str) {
     };
     assert_eq!(sums(&environment), sums(&shop.environment));
     assert_eq!(shop.contents("from_ndjson"), original);
+    ndjson_by_the_guide(shop, &path, &text, original);
 
     // A value that changed is found without any checksum: by the sum of the table's rows.
     let changed = shop.environment.path("changed.ndjson");
@@ -235,6 +244,42 @@ fn ndjson(shop: &Shop, original: &str) {
     let cut: String = text.split_inclusive('\n').take(5).collect();
     fs::write(&changed, cut).unwrap();
     shop.damaged(&changed, "");
+}
+
+/// Brings every table back with the commands that the guide shows for one, which has no values to be careful with.
+fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
+    const PAGE: &str = include_str!("../../../../docs/guide/export-postgresql.md");
+    let commands: Vec<&str> = PAGE.lines().filter(|line| line.starts_with("jq ")).collect();
+    assert_eq!(commands.len(), 2, "one names the columns, one writes the rows");
+    if Command::new("jq").arg("--version").output().is_err() {
+        eprintln!("left out: jq is not installed");
+        return;
+    }
+    shop.server.sql("postgres", "CREATE DATABASE by_the_guide TEMPLATE shop");
+    shop.server.sql("by_the_guide", EMPTIED);
+    let metadata: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    for table in metadata["metadata"]["tables"].as_array().unwrap() {
+        for command in &commands {
+            let command = command.replace("\"orders\"", &table["name"].to_string());
+            shell(
+                &shop.environment.path(""),
+                &command.replace("exports/shop_*.ndjson", path.to_str().unwrap()),
+            );
+        }
+        let columns = fs::read_to_string(shop.environment.path("columns.txt")).unwrap();
+        assert_eq!(columns.is_empty(), table["rows"] == 0, "{table:#}");
+        if columns.is_empty() {
+            continue;
+        }
+        let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
+        let script = format!(
+            "\\copy \"{schema}\".\"{name}\" ({}) from rows.txt with (encoding 'UTF8')\n",
+            columns.trim_end()
+        );
+        fs::write(shop.environment.path("copy.sql"), script).unwrap();
+        shop.psql("by_the_guide", "psql -f copy.sql");
+    }
+    assert_eq!(shop.contents("by_the_guide"), original);
 }
 
 /// Returns what brings a lossless export back: its objects, and rows as COPY takes them.
@@ -292,12 +337,7 @@ fn csv(shop: &Shop, original: &str) {
 
     // The server takes every file.
     shop.server.sql("postgres", "CREATE DATABASE from_csv TEMPLATE shop");
-    shop.server.sql(
-        "from_csv",
-        "ALTER TABLE users DISABLE TRIGGER ALL; ALTER TABLE orders DISABLE TRIGGER ALL;
-        ALTER TABLE hens DISABLE TRIGGER ALL; ALTER TABLE eggs DISABLE TRIGGER ALL;
-        TRUNCATE users, orders, audit.log, \"audit.log\", \"empty one\", hens, eggs",
-    );
+    shop.server.sql("from_csv", EMPTIED);
     let metadata: Value = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
     for table in metadata["tables"].as_array().unwrap() {
         let text = |key: &str| table[key].as_str().unwrap().to_owned();
