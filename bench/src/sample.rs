@@ -23,6 +23,11 @@ impl Sample {
         }
     }
 
+    /// Returns the value that was added last.
+    pub(crate) fn last(&self) -> Option<f64> {
+        self.0.last().copied()
+    }
+
     /// Returns the largest value.
     pub(crate) fn largest(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::max)

@@ -1,5 +1,6 @@
 //! What applications notice of a backup: their throughput, and how long a change of a table waits.
 
+use std::fs;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,45 +11,127 @@ use crate::report::{Goal, Line};
 use crate::sample::Sample;
 use crate::{Error, Result};
 
-/// How long the load runs without a backup.
-const ALONE: u64 = 15;
-/// How often the load asks, on the average: less than it could, as applications do.
-const RATE: u32 = 400;
+/// How long each load lasts. What runs beside it takes longer, or is begun again.
+const SECONDS: u64 = 15;
+/// How much of what the server can do the applications of a server that is not overloaded ask of it.
+const ASKED: f64 = 0.5;
 
 /// A load of pgbench beside a backup, and an `ALTER TABLE` beside one that makes way.
 pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
-    let (mut share, mut alone, mut beside) = (Sample::default(), Sample::default(), Sample::default());
-    for _ in 0..scene.rounds {
-        let without = run_load(scene, ALONE, &mut || Ok(()))?;
-        let ours = Ours::init(scene.scratch, "postgres-ours")?;
-        let mut backup = || scene.backup(&ours, None).map(drop);
-        let with = run_load(scene, ALONE, &mut backup)?;
-        share.add(with / without * 100.0);
-        alone.add(without);
-        beside.add(with);
+    let (mut full, mut asked) = (Loads::default(), Loads::default());
+    for round in 0..scene.rounds {
+        full.add(scene, None, &Beside::ALL, round)?;
+        let rate = full.alone.last().unwrap_or_default() * ASKED;
+        asked.add(scene, Some(rate), &[Beside::Nobody, Beside::Backup], round)?;
     }
     let mut waits = Sample::default();
     for _ in 0..scene.rounds {
         waits.add(longest_wait(scene)?);
     }
+    let at_full = Line::new(
+        "load at full speed, beside ours against pg_dump -j2",
+        full.backup.over(&full.dump),
+        "x",
+        Goal::AtLeast(1.0),
+    );
+    let percent = |part: f64| part * 100.0;
     Ok(vec![
-        Line::new("load during a backup", share.median(), "%", Goal::AtLeast(90.0))
-            .with("alone per s", &alone)
-            .with("beside per s", &beside),
+        asked.shown(Line::new(
+            "load at half speed during a backup",
+            percent(asked.backup.over(&asked.alone)),
+            "%",
+            Goal::AtLeast(90.0),
+        )),
+        full.shown(at_full),
+        // Rows that change often grow chains of versions for as long as anybody reads one moment.
+        Line::new(
+            "load at full speed, beside ours against a moment that is only held",
+            percent(full.backup.over(&full.moment)),
+            "%",
+            Goal::None,
+        ),
         Line::new("longest wait of a change with --yield", waits.largest(), "s", Goal::AtMost(3.0)),
     ])
 }
 
-/// Runs pgbench, and `beside` again and again meanwhile. Returns transactions a second.
-fn run_load(scene: &Scene<'_>, seconds: u64, beside: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+/// What runs beside a load, again and again.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nobody,
+    /// A transaction that sees one moment, and does nothing: what any consistent backup costs at least.
+    Moment,
+    Backup,
+    Dump,
+}
+
+impl Beside {
+    const ALL: [Self; 4] = [Self::Nobody, Self::Moment, Self::Backup, Self::Dump];
+
+    fn run(self, scene: &Scene<'_>) -> Result<()> {
+        match self {
+            Self::Nobody => Ok(()),
+            Self::Moment => scene.hold_moment(SECONDS),
+            Self::Backup => scene.backup(&Ours::init(scene.scratch, "postgres-ours")?, None).map(drop),
+            Self::Dump => {
+                let folder = scene.scratch.fresh("postgres-dump")?;
+                scene.pg_dump(&folder, None)?;
+                Ok(fs::remove_dir_all(&folder)?)
+            }
+        }
+    }
+}
+
+/// Transactions a second beside each.
+#[derive(Default)]
+struct Loads {
+    alone: Sample,
+    moment: Sample,
+    backup: Sample,
+    dump: Sample,
+}
+
+impl Loads {
+    /// Measures each, beginning with another one each round: none is always the one after the dirtiest.
+    fn add(&mut self, scene: &Scene<'_>, rate: Option<f64>, which: &[Beside], round: usize) -> Result<()> {
+        for place in 0..which.len() {
+            let beside = which[(place + round) % which.len()];
+            let speed = run_load(scene, rate, beside)?;
+            match beside {
+                Beside::Nobody => &mut self.alone,
+                Beside::Moment => &mut self.moment,
+                Beside::Backup => &mut self.backup,
+                Beside::Dump => &mut self.dump,
+            }
+            .add(speed);
+        }
+        Ok(())
+    }
+
+    fn shown(&self, line: Line) -> Line {
+        let all = [
+            ("alone", &self.alone),
+            ("moment", &self.moment),
+            ("ours", &self.backup),
+            ("pg_dump", &self.dump),
+        ];
+        all.iter()
+            .filter(|(_, speeds)| !speeds.0.is_empty())
+            .fold(line, |line, (name, speeds)| line.with(&format!("{name} per s"), speeds))
+    }
+}
+
+/// Runs pgbench as fast as it can, or at a rate, and `beside` again and again meanwhile. Returns transactions a second.
+fn run_load(scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<f64> {
+    // What an earlier load left to write is not this one's.
+    scene.sql("postgres", "CHECKPOINT")?;
     let mut command = scene.command("pgbench");
-    let (seconds_text, rate) = (seconds.to_string(), RATE.to_string());
-    command.args(["--client=4", "--no-vacuum", "--time", &seconds_text, "--rate", &rate, "bench"]);
-    let mut child: Child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    command.args(["--client=4", "--no-vacuum", "--time", &SECONDS.to_string()]);
+    command.args(rate.map(|rate| format!("--rate={rate:.0}")));
+    let mut child: Child = command.arg("bench").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let began = Instant::now();
     while child.try_wait()?.is_none() {
-        beside()?;
-        if began.elapsed() > Duration::from_secs(seconds * 4) {
+        beside.run(scene)?;
+        if began.elapsed() > Duration::from_secs(SECONDS * 10) {
             child.kill()?;
         }
         thread::sleep(Duration::from_millis(50));

@@ -163,6 +163,13 @@ impl<'s> Scene<'s> {
         done(command.args(["-j2", "-d", database]).arg(folder))
     }
 
+    /// Sees one moment for some seconds and does nothing with it.
+    pub(super) fn hold_moment(&self, seconds: u64) -> Result<()> {
+        let sql =
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; SELECT pg_sleep({seconds}); COMMIT");
+        self.sql(DATABASE, &sql)
+    }
+
     pub(super) fn create_database(&self, name: &str) -> Result<()> {
         self.sql("postgres", &format!("CREATE DATABASE {name}"))
     }
