@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -54,18 +55,7 @@ fn database_is_backed_up_however_it_is_named() {
 fn of_several_hosts_the_first_that_answers_is_read_by_us_and_by_pg_dump() {
     let Some(shop) = Shop::open() else { return };
     let (server, environment) = (&shop.server, &shop.environment);
-    // It writes down where it is sent to, and goes there.
-    let folder = environment.path("noted");
-    fs::create_dir(&folder).unwrap();
-    let (program, note) = (folder.join("pg_dump"), environment.path("note"));
-    let script = format!(
-        "#!/bin/sh\n[ \"$1\" = --version ] || echo \"$PGHOST $PGPORT\" >>'{}'\nexec '{}' \"$@\"\n",
-        note.display(),
-        server.programs().program("pg_dump").display()
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    symlink(server.programs().program("pg_restore"), folder.join("pg_restore")).unwrap();
+    let note = with_noting_pg_dump(&shop, "echo \"$PGHOST $PGPORT\"");
     let url = format!("postgresql://postgres@127.0.0.1:1,127.0.0.1:{0},localhost:{0}/shop", server.port());
     let text = format!("[databases.shop]\npostgres = \"{url}\"\npg-bin-dir = \"noted\"\n");
     fs::write(environment.path("dbkeep.toml"), text).unwrap();
@@ -74,6 +64,39 @@ fn of_several_hosts_the_first_that_answers_is_read_by_us_and_by_pg_dump() {
     let to = server.url("restored");
     environment.ok(["restore", "latest", "--to", &to]);
     shop.expect_same("shop", server, "restored");
+}
+
+/// Puts a `pg_dump` into the folder `noted` that does its work and writes down before what a command says. Returns where.
+fn with_noting_pg_dump(shop: &Shop, command: &str) -> PathBuf {
+    let (programs, environment) = (shop.server.programs(), &shop.environment);
+    let folder = environment.path("noted");
+    fs::create_dir(&folder).unwrap();
+    let (program, note) = (folder.join("pg_dump"), environment.path("note"));
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] || {command} >>'{}'\nexec '{}' \"$@\"\n",
+        note.display(),
+        programs.program("pg_dump").display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(programs.program("pg_restore"), folder.join("pg_restore")).unwrap();
+    note
+}
+
+#[test]
+fn applications_of_the_same_machine_come_before_a_backup() {
+    let Some(shop) = Shop::open() else { return };
+    let note = with_noting_pg_dump(&shop, "cat /proc/$$/stat /proc/$PPID/task/*/stat 2>/dev/null");
+    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"noted\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    shop.environment.ok(["backup", "--yield"]);
+    let threads = fs::read_to_string(&note).unwrap();
+    // The name of a thread may have spaces; `nice` is the 17th word behind it.
+    let nice = |line: &str| -> i32 {
+        line.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
+    };
+    assert!(threads.contains("(pg_dump) ") && threads.contains("(dbkeep) "), "{threads}");
+    assert!(threads.lines().all(|line| nice(line) >= 10), "{threads}");
 }
 
 #[test]
