@@ -563,6 +563,8 @@ export type DbkeepEvent =
   event: "progress";
   /** What is done, for people. */
   phase: string;
+  /** How many tables are done, where they are counted. */
+  tables?: TableProgress | null;
   /** How many there are; 0 where nobody knows. */
   total: number;
 } | {
@@ -1658,6 +1660,14 @@ export interface Step {
   exit: number | null;
   /** What it printed with `--json`. */
   report: unknown;
+}
+
+/** How far a phase is by tables. */
+export interface TableProgress {
+  /** How many are done. */
+  done: number;
+  /** How many there are. */
+  total: number;
 }
 
 /** The proof of a table: what a restored one must come to. */

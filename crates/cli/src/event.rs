@@ -22,6 +22,9 @@ pub(crate) enum Event<'e> {
         done: u64,
         /// How many there are; 0 where nobody knows.
         total: u64,
+        /// How many tables are done, where they are counted.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tables: Option<TableProgress>,
     },
     /// The operation reached a step of its own.
     Step {
@@ -51,6 +54,16 @@ pub(crate) enum Event<'e> {
     },
 }
 
+/// How far a phase is by tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct TableProgress {
+    /// How many are done.
+    pub(crate) done: u64,
+    /// How many there are.
+    pub(crate) total: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,8 +73,13 @@ mod tests {
         let warning = Event::Warning { message: "odd", hint: None };
         let written = serde_json::to_string(&warning).unwrap();
         assert_eq!(written, r#"{"event":"warning","message":"odd","hint":null}"#);
-        let progress = Event::Progress { phase: "read app", done: 1, total: 2 };
-        let written = serde_json::to_string(&progress).unwrap();
-        assert_eq!(written, r#"{"event":"progress","phase":"read app","done":1,"total":2}"#);
+        let progress = |tables| {
+            let event = Event::Progress { phase: "read app", done: 1, total: 2, tables };
+            serde_json::to_string(&event).unwrap()
+        };
+        assert_eq!(progress(None), r#"{"event":"progress","phase":"read app","done":1,"total":2}"#);
+        let tables =
+            r#"{"event":"progress","phase":"read app","done":1,"total":2,"tables":{"done":3,"total":4}}"#;
+        assert_eq!(progress(Some(TableProgress { done: 3, total: 4 })), tables);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dbkeep_engine::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::event::Event;
+use crate::event::{Event, TableProgress};
 use crate::human;
 use crate::output::Output;
 
@@ -29,6 +29,7 @@ pub(crate) struct Watch {
 struct Phase {
     name: String,
     total: u64,
+    tables: Option<TableProgress>,
     bar: ProgressBar,
     reported: Instant,
 }
@@ -36,8 +37,8 @@ struct Phase {
 impl Watch {
     /// Watches an operation that stops when `stop` becomes true.
     pub(crate) fn new(output: Arc<Output>, stop: Arc<AtomicBool>) -> Self {
-        let phase =
-            Phase { name: String::new(), total: 0, bar: ProgressBar::hidden(), reported: Instant::now() };
+        let (bar, reported) = (ProgressBar::hidden(), Instant::now());
+        let phase = Phase { name: String::new(), total: 0, tables: None, bar, reported };
         Self { output, stop, phase: Mutex::new(phase), done: AtomicU64::new(0) }
     }
 
@@ -67,7 +68,12 @@ impl Watch {
     fn report(&self, phase: &mut Phase) {
         phase.reported = Instant::now();
         let done = self.done.load(Ordering::Relaxed);
-        self.output.event(&Event::Progress { phase: &phase.name, done, total: phase.total });
+        self.output.event(&Event::Progress {
+            phase: &phase.name,
+            done,
+            total: phase.total,
+            tables: phase.tables,
+        });
     }
 }
 
@@ -91,6 +97,7 @@ impl Observer for Watch {
         self.done.store(0, Ordering::Relaxed);
         phase.name = name.to_owned();
         phase.total = total;
+        phase.tables = None;
         if self.output.events() {
             self.output.event(&Event::Phase { phase: name, total });
         }
@@ -108,8 +115,12 @@ impl Observer for Watch {
 
     fn tables(&self, done: u64, total: u64) {
         tracing::trace!(tables_done = done, tables = total);
-        let phase = self.phase();
+        let mut phase = self.phase();
+        phase.tables = Some(TableProgress { done, total });
         phase.bar.set_message(with_tables(&phase.name, done, total));
+        if self.output.events() && phase.reported.elapsed() >= EVENT_EVERY {
+            self.report(&mut phase);
+        }
     }
 
     fn warn(&self, message: &str) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Shop, keys};
 use crate::environment::restic;
@@ -192,4 +192,10 @@ fn tables_are_counted_while_they_are_backed_up_and_restored() {
     assert!(restored.is_sorted() && restored.last() == Some(&(4, 4)), "{restored:?}");
     let one = counts(&["restore", "latest", "--to", &shop.server.url("some"), "--table", "users"]);
     assert_eq!(one, [(0, 1), (1, 1)]);
+
+    // Programs are told when a phase ends, however fast it was.
+    let run = shop.environment.ok(["--progress=json", "restore", "latest", "--to", &shop.server.url("told")]);
+    let events = run.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<Value> = events.filter_map(|event| event.get("tables").cloned()).collect();
+    assert_eq!(told.last(), Some(&json!({ "done": 4, "total": 4 })), "{}", run.stderr);
 }
