@@ -254,6 +254,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file that is there for a moment only could not be made, written or read.
+    #[error("could not keep a temporary file in {}", folder.display())]
+    Temporary {
+        /// Where it is kept.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The report of a backup has no place; the backup itself is done.
     #[error("could not write the report {}", path.display())]
     ReportUnwritten {
@@ -343,6 +351,11 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Makes an error of what happened to a file in the folder of temporary files.
+    pub(crate) fn temporary(source: io::Error) -> Self {
+        Self::Temporary { folder: std::env::temp_dir(), source }
+    }
+
     /// Returns what went wrong, as a word that programs can rely on.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -361,7 +374,10 @@ impl Error {
             Self::RepositoryGone { .. } => ErrorKind::RepositoryGone,
             Self::NoRepository { .. } => ErrorKind::NoRepository,
             Self::NoPassword { .. } => ErrorKind::NoPassword,
-            Self::NoPasswordFile { .. } | Self::ReportUnwritten { .. } | Self::Io { .. } => ErrorKind::Io,
+            Self::NoPasswordFile { .. }
+            | Self::ReportUnwritten { .. }
+            | Self::Temporary { .. }
+            | Self::Io { .. } => ErrorKind::Io,
             Self::Unacknowledged { .. } => ErrorKind::Unacknowledged,
             Self::PasswordCommand { .. } => ErrorKind::PasswordCommand,
             Self::TargetExists { .. } => ErrorKind::TargetExists,
@@ -503,6 +519,9 @@ impl Error {
             }),
             Self::AllFailed { .. } | Self::Cancelled => None,
             Self::Io { source, .. } => io_hint(source),
+            Self::Temporary { .. } => {
+                Some("free some space there, or name another folder with the variable TMPDIR".to_owned())
+            }
             Self::ReportUnwritten { .. } => Some(
                 "only the report is missing: what the backup stored is safe, and was printed; --report needs a file in a directory that can be written"
                     .to_owned(),

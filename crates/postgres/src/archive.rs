@@ -130,6 +130,18 @@ impl Archive {
         Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.archive()
     }
 
+    /// Returns whether a file that is open has all of a table of contents, as far as it is of a form that is known.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] when it cannot be read.
+    pub(crate) fn is_whole(mut file: &File) -> Result<bool> {
+        file.rewind().map_err(|error| unreadable(&error))?;
+        let size = file.metadata().map_err(|error| unreadable(&error))?.len();
+        let input = BufReader::new(file);
+        let walked = Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.walk(|_| ());
+        Ok(!matches!(walked, Err(Error::Archive { what }) if what == CUT))
+    }
+
     /// Returns the names of all objects of a kind that are in schemas.
     pub(crate) fn named(&self, kind: &str) -> impl Iterator<Item = Name> {
         let of_kind = self.entries.iter().filter(move |entry| entry.kind == kind);
@@ -224,12 +236,22 @@ struct Reader<R> {
     version: (u8, u8),
 }
 
+/// It ends before all is there that it says is in it.
+const CUT: &str = "it is cut off";
+
 fn damaged(what: impl Into<String>) -> Error {
     Error::Archive { what: what.into() }
 }
 
 impl<R: Read> Reader<R> {
-    fn archive(mut self) -> Result<Archive> {
+    fn archive(self) -> Result<Archive> {
+        let mut entries = Vec::new();
+        let server = self.walk(|entry| entries.push(entry))?;
+        Ok(Archive { server, entries })
+    }
+
+    /// Gives one entry after the other. Returns the version of the server.
+    fn walk(mut self, mut take: impl FnMut(Entry)) -> Result<Option<String>> {
         let mut magic = [0; 5];
         self.bytes(&mut magic)?;
         if &magic != b"PGDMP" {
@@ -255,16 +277,11 @@ impl<R: Read> Reader<R> {
         let _database = self.text()?;
         let server = self.text()?;
         let _program = self.text()?;
-        Ok(Archive { server, entries: self.entries()? })
-    }
-
-    fn entries(&mut self) -> Result<Vec<Entry>> {
-        let count = self.number()?;
-        let (mut entries, mut section) = (Vec::new(), Stage::BeforeRows);
+        let (count, mut section) = (self.number()?, Stage::BeforeRows);
         for _ in 0..count {
-            entries.push(self.entry(&mut section)?);
+            take(self.entry(&mut section)?);
         }
-        Ok(entries)
+        Ok(server)
     }
 
     fn entry(&mut self, section: &mut Stage) -> Result<Entry> {
@@ -331,13 +348,13 @@ impl<R: Read> Reader<R> {
         let length = self.number()?;
         let Ok(length) = u64::try_from(length) else { return Ok(None) };
         if length > self.size {
-            return Err(damaged("a text that is longer than the archive"));
+            return Err(damaged(CUT));
         }
         let mut bytes = Vec::new();
         let read = self.input.by_ref().take(length).read_to_end(&mut bytes);
         read.map_err(|error| damaged(error.to_string()))?;
         if bytes.len() as u64 != length {
-            return Err(damaged("it is cut"));
+            return Err(damaged(CUT));
         }
         String::from_utf8(bytes).map(Some).map_err(|_| damaged("a text that is not UTF-8"))
     }
@@ -350,7 +367,7 @@ impl<R: Read> Reader<R> {
 
     fn bytes(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged("it is cut"),
+            io::ErrorKind::UnexpectedEof => damaged(CUT),
             _ => damaged(error.to_string()),
         })
     }
@@ -358,6 +375,8 @@ impl<R: Read> Reader<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::extent::Extent;
     use crate::place::Place;
@@ -424,6 +443,13 @@ mod tests {
         let enough = (0..=bytes.len()).find(|length| !is_refused(&bytes[..*length])).unwrap();
         assert!(enough > bytes.len() / 3, "{enough} of {} bytes", bytes.len());
         assert_eq!(format!("{:?}", read(&bytes[..enough]).unwrap()), format!("{whole:?}"));
+        let file = tempfile::tempfile().unwrap();
+        (&file).write_all(&bytes).unwrap();
+        assert!(Archive::is_whole(&file).unwrap());
+        for length in (0..enough).rev().step_by(97) {
+            file.set_len(length as u64).unwrap();
+            assert!(!Archive::is_whole(&file).unwrap(), "{length} of {enough} bytes");
+        }
         // No byte makes it panic or take memory without end.
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();

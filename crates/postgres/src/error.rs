@@ -221,6 +221,12 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// A program said that it was done, but not all that it wrote is there.
+    #[error("{program} ended as if all was well, but what it wrote is cut off")]
+    CutOff {
+        /// Its name.
+        program: &'static str,
+    },
     /// An object cannot be made.
     #[error("could not restore {object}")]
     Object {
@@ -439,10 +445,12 @@ impl Error {
                  there what is wanted"
                     .to_owned(),
             ),
+            // The programs are asked to speak English.
+            Self::Tool { what, .. } => what.contains("No space left on device").then(room_for_files),
+            Self::CutOff { .. } => Some(room_for_files()),
             Self::Differs { .. } => Some("the server or what is between did this: look into its log".to_owned()),
             Self::Missing { .. }
             | Self::Certificates { .. }
-            | Self::Tool { .. }
             | Self::TooOld { .. }
             | Self::Nothing { .. }
             | Self::Protocol { .. }
@@ -466,6 +474,14 @@ fn some(names: &[String], between: &str) -> String {
 
 fn count(number: usize) -> String {
     if number == 1 { "one object".to_owned() } else { format!("{number} objects") }
+}
+
+fn room_for_files() -> String {
+    let folder = std::env::temp_dir();
+    format!(
+        "it is kept in {} for a moment: free some space there, or name another folder with the variable TMPDIR",
+        folder.display()
+    )
 }
 
 fn connect_hint(error: &io::Error) -> Option<String> {

@@ -5,15 +5,18 @@
 //! functions, tables) and what comes after (indexes, constraints, triggers, policies); nobody ever changes its text.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Result;
+use crate::archive::Archive;
 use crate::catalog::Name;
 use crate::conninfo::{ConnInfo, Host};
 use crate::extent::Extent;
 use crate::tools::{Tools, run};
 use crate::wire::Options;
+use crate::{Error, Result};
 
 /// Which part of a database is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +85,13 @@ pub(crate) fn dump_within(
         .arg("-B")
         .arg(format!("--snapshot={snapshot}"))
         .args(extent.arguments(tools.major));
-    run(command, archive, &options.stop).map(|said| warnings(&said))
+    let written = archive.try_clone().map_err(cannot_keep_open)?;
+    let said = run(command, archive, &options.stop)?;
+    // It does not look whether its last bytes could be written.
+    if !Archive::is_whole(&written)? {
+        return Err(Error::CutOff { program: "pg_dump" });
+    }
+    Ok(warnings(&said))
 }
 
 /// Returns the warnings of `pg_dump`, each with what it adds to it. Other lines are the server's: what that tells
@@ -110,7 +119,29 @@ fn warnings(said: &str) -> Vec<String> {
 pub fn render(tools: &Tools, archive: File, text: File, options: &Options) -> Result<()> {
     let mut command: Command = tools.offline("pg_restore");
     command.arg("--file=-").stdin(archive);
-    run(command, text, &options.stop).map(drop)
+    let written = text.try_clone().map_err(cannot_keep_open)?;
+    run(command, text, &options.stop)?;
+    if !is_whole_text(&written)? {
+        return Err(Error::CutOff { program: "pg_restore" });
+    }
+    Ok(())
+}
+
+/// Returns whether a text has the last lines that `pg_restore` writes.
+fn is_whole_text(text: &File) -> Result<bool> {
+    const LAST: &[u8] = b"-- PostgreSQL database dump complete";
+    // What a newer one has behind it is a line with a random key.
+    const BEHIND: usize = 512;
+    let read = |source| Error::System { what: "read what pg_restore wrote", source };
+    let size = text.metadata().map_err(read)?.len();
+    let start = size.saturating_sub(BEHIND as u64);
+    let mut end = vec![0; usize::try_from(size - start).unwrap_or(BEHIND)];
+    text.read_exact_at(&mut end, start).map_err(read)?;
+    Ok(memchr::memmem::find(&end, LAST).is_some())
+}
+
+fn cannot_keep_open(source: io::Error) -> Error {
+    Error::System { what: "keep a file open", source }
 }
 
 #[cfg(test)]
@@ -132,5 +163,21 @@ mod tests {
             ]
         );
         assert_eq!(warnings(""), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn text_without_its_last_lines_is_cut_off() {
+        let is_whole = |text: &str| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+            is_whole_text(&file).unwrap()
+        };
+        let end = "--\n-- PostgreSQL database dump complete\n--\n\n";
+        assert!(is_whole(end));
+        assert!(is_whole(&format!("{}{end}\\unrestrict {}\n\n", "x\n".repeat(1000), "k".repeat(63))));
+        for text in ["", "CREATE TABLE", &end[..30], &format!("{end}{}", "CREATE TABLE t ();\n".repeat(100))]
+        {
+            assert!(!is_whole(text), "{text}");
+        }
     }
 }

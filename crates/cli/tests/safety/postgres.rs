@@ -541,6 +541,51 @@ fn postgres_full_disk_of_the_server_leaves_no_database_behind() {
 }
 
 #[test]
+fn postgres_full_disk_of_temporary_files_is_told_with_what_to_do() {
+    let Some(bank) = Bank::open() else { return };
+    let snapshot = snapshot_of(&bank.backup().success());
+    let folder = bank.server.socket_folder().join("temporary");
+    let Some(disk) = SmallDisk::mount(&folder, 4) else { return };
+    let url = bank.server.url("bank");
+    let lines: [&[&str]; 4] = [
+        &["backup", &url],
+        &["restore", &snapshot, "--to", "restored"],
+        &["verify", &snapshot],
+        &["compare", &snapshot, "current"],
+    ];
+    for line in lines {
+        let mut full = 0;
+        for pages in 1.. {
+            disk.resize(4 * pages);
+            let outcome = bank.run(line).with("TMPDIR", &folder).go();
+            if outcome.code() == Some(0) {
+                break;
+            }
+            assert_eq!(outcome.code(), Some(1), "{}", outcome.transcript());
+            let error = &outcome.json()["error"];
+            let (message, hint) = (error["message"].as_str().unwrap(), error["hint"].as_str().unwrap());
+            // pg_dump does not notice that its last bytes have no place.
+            assert!(message.contains("No space left on device") || message.contains("is cut off"), "{error}");
+            let named = message.contains(folder.to_str().unwrap()) || hint.contains(folder.to_str().unwrap());
+            assert!(named && hint.contains("TMPDIR"), "{error}");
+            let databases = bank.server.sql("postgres", "SELECT datname FROM pg_database ORDER BY 1");
+            assert_eq!(databases, "bank\npostgres\ntemplate0\ntemplate1", "{line:?}");
+            full += 1;
+        }
+        assert!(full > 0, "{line:?}: no size was too small");
+        assert_eq!(used(&folder), 0, "{line:?} leaves nothing");
+        bank.server.sql("postgres", "DROP DATABASE IF EXISTS restored");
+    }
+    assert_eq!(bank.snapshots().len(), 2, "none but those that were acknowledged");
+    // Nothing is missing from the one that just found room.
+    let objects =
+        |snapshot: &str| bank.run(&["show", snapshot]).success().json()["postgres"]["objects"].clone();
+    assert!(objects("latest").is_string() && objects("latest") == objects(&snapshot));
+    bank.expect_one_moment("latest");
+    bank.world.expect_sound();
+}
+
+#[test]
 fn postgres_full_disk_under_the_repository_loses_nothing() {
     let Some(bank) = Bank::open() else { return };
     let repository = bank.world.repository();

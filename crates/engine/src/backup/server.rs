@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -193,20 +192,19 @@ impl Session<'_> {
         nodes: &mut Vec<Node>,
         total: &mut StoredStream,
     ) -> Result<Id> {
-        let path = &std::env::temp_dir();
-        let text = tempfile::tempfile().map_err(Error::io("make", path))?;
-        let into = text.try_clone().map_err(Error::io("open", path))?;
-        schema::render(&taken.tools, rewound(&taken.archive, path)?, into, &Options::default())?;
+        let text = tempfile::tempfile().map_err(Error::temporary)?;
+        let into = text.try_clone().map_err(Error::temporary)?;
+        schema::render(&taken.tools, rewound(&taken.archive)?, into, &Options::default())?;
         // One after the other: the two share where they are read.
         for (name, file) in [(served::ARCHIVE, &taken.archive), (served::TEXT, &text)] {
-            let file = rewound(file, path)?;
-            let stream = store_text(writer, file, path)?;
+            let file = rewound(file)?;
+            let stream = store_text(writer, file)?;
             nodes.extend(writer.save_stream_nodes(&stream, name, meta)?);
             total.bytes_added += stream.bytes_added;
             total.bytes_stored += stream.bytes_stored;
         }
         let mut hash = ObjectHash::default();
-        each_piece(rewound(&text, path)?, path, |bytes| {
+        each_piece(rewound(&text)?, |bytes| {
             hash.update(bytes);
             Ok(())
         })?;
@@ -265,8 +263,8 @@ fn take_moment(
     watch: &Watch,
 ) -> Result<Taken> {
     let (facts, catalog) = (capture.facts().clone(), capture.catalog().clone());
-    let archive = tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?;
-    let into = archive.try_clone().map_err(Error::io("open", &std::env::temp_dir()))?;
+    let archive = tempfile::tempfile().map_err(Error::temporary)?;
+    let into = archive.try_clone().map_err(Error::temporary)?;
     let bytes = catalog.with_rows().map(|table| table.bytes).sum();
     let lengths = Lengths::of(facts.bytes.max(bytes));
     let objects = [large_objects::contents(), large_objects::owners()];
@@ -435,17 +433,17 @@ fn did_not_come(table: &Name) -> Error {
 }
 
 /// Returns the begin of a file that was written.
-fn rewound(file: &File, path: &Path) -> Result<File> {
-    let mut file = file.try_clone().map_err(Error::io("open", path))?;
-    file.rewind().map_err(Error::io("read", path))?;
+fn rewound(file: &File) -> Result<File> {
+    let mut file = file.try_clone().map_err(Error::temporary)?;
+    file.rewind().map_err(Error::temporary)?;
     Ok(file)
 }
 
 /// Stores what consists of lines, cut at lines.
-fn store_text(writer: &Writer<'_>, file: File, path: &Path) -> Result<StoredStream> {
+fn store_text(writer: &Writer<'_>, file: File) -> Result<StoredStream> {
     let mut stream = writer.streams()?.open();
     let (mut cutter, mut summer) = (Cutter::new(TEXT_CHUNK), RowSummer::default());
-    let stored = each_piece(file, path, |bytes| {
+    let stored = each_piece(file, |bytes| {
         let mut start = 0;
         for end in summer.update(bytes) {
             stream.write(&bytes[start..end.at])?;
@@ -462,10 +460,10 @@ fn store_text(writer: &Writer<'_>, file: File, path: &Path) -> Result<StoredStre
 }
 
 /// Gives a file piece by piece.
-fn each_piece(mut file: File, path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn each_piece(mut file: File, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+        match file.read(&mut buffer).map_err(Error::temporary)? {
             0 => return Ok(()),
             count => take(&buffer[..count])?,
         }

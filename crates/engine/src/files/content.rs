@@ -12,7 +12,7 @@ use dbkeep_sqlite::vfs::{PageSource, open_image};
 use super::collect::{BYTE_ORDER_MARK, Holding};
 use super::json;
 use super::server;
-use super::spool::{FileImage, Unpacked, no_room, unpacked};
+use super::spool::{FileImage, Unpacked, unpacked};
 use crate::export::{JSON_FORMAT, SERVED_JSON_FORMAT};
 use crate::integrity::{Looked, Verify, look, look_at_image};
 use crate::manifest::IntegrityResult;
@@ -200,7 +200,7 @@ pub(super) fn sql(
     text: &mut dyn BufRead,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Holding, Unpacked> {
-    let folder = tempfile::tempdir().map_err(|error| Unpacked::Failed(no_room(error)))?;
+    let folder = tempfile::tempdir().map_err(|error| Unpacked::Failed(Error::temporary(error)))?;
     let path = folder.path().join("loaded.db");
     let loaded = match load(text, &path, cancelled) {
         Ok(loaded) => loaded,
@@ -215,8 +215,8 @@ pub(super) fn sql(
     if !holding.findings.is_empty() {
         return Ok(holding);
     }
-    let file = File::open(&path).map_err(|error| Unpacked::Failed(no_room(error)))?;
-    let size = file.metadata().map_err(|error| Unpacked::Failed(no_room(error)))?.len();
+    let file = File::open(&path).map_err(|error| Unpacked::Failed(Error::temporary(error)))?;
+    let size = file.metadata().map_err(|error| Unpacked::Failed(Error::temporary(error)))?.len();
     if size == 0 {
         holding.findings.extend(nothing(&loaded));
         return Ok(holding);

@@ -20,11 +20,11 @@ pub(super) enum Unpacked {
 
 /// Copies everything into a file without a name.
 pub(super) fn spool(from: &mut dyn Read) -> Result<(File, Sum), Unpacked> {
-    let file = tempfile::tempfile().map_err(|error| Unpacked::Failed(no_room(error)))?;
+    let file = tempfile::tempfile().map_err(|error| Unpacked::Failed(Error::temporary(error)))?;
     let mut out = Spooling { file: Summed::new(&file), failure: None };
     let copied = pump(from, &mut out);
     if let Some(error) = out.failure {
-        return Err(Unpacked::Failed(no_room(error)));
+        return Err(Unpacked::Failed(Error::temporary(error)));
     }
     copied.map_err(unpacked)?;
     let sum = out.file.finish().1;
@@ -42,11 +42,6 @@ pub(super) fn unpacked(error: io::Error) -> Unpacked {
         }
         None => Unpacked::Damaged(error.to_string()),
     }
-}
-
-/// Returns the error of a temporary file.
-pub(super) fn no_room(error: io::Error) -> Error {
-    Error::Io { action: "unpack into", path: std::env::temp_dir(), source: error }
 }
 
 /// Keeps the error of writing apart from that of reading.

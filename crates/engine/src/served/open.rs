@@ -77,16 +77,14 @@ impl<'r> Served<'r> {
     /// Reads the list of objects.
     pub(crate) fn objects(&self) -> Result<Archive> {
         // It has no name: whatever ends this process, nothing is left.
-        let file = tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?;
+        let file = tempfile::tempfile().map_err(Error::temporary)?;
         self.archive(&file)?;
         Ok(Archive::of(&file)?)
     }
 
     /// Writes the archive of objects into a file.
     pub(crate) fn archive(&self, mut into: &File) -> Result<()> {
-        self.each(ARCHIVE, &mut |bytes| {
-            into.write_all(bytes).map_err(Error::io("write", &std::env::temp_dir()))
-        })
+        self.each(ARCHIVE, &mut |bytes| into.write_all(bytes).map_err(Error::temporary))
     }
 
     /// Gives the objects as text, piece by piece.

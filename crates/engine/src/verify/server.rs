@@ -33,7 +33,7 @@ impl Run<'_> {
         if !hash.sum().is(served.facts.objects) {
             findings.damage("its objects have another hash than the manifest says".to_owned());
         }
-        served.archive(&tempfile::tempfile().map_err(Error::io("make", &std::env::temp_dir()))?)?;
+        served.archive(&tempfile::tempfile().map_err(Error::temporary)?)?;
         // Their hashes are compared as they are read.
         for name in [served::GLOBALS, served::SETTINGS, served::README] {
             served.file(name, manifest::LIMIT)?;

@@ -114,9 +114,8 @@ impl Live {
         wish.watch.phase(&format!("read {}", facts.database), bytes);
         wish.watch.step("compare.captured");
         let has_large_objects = !capture.not_covered().iter().any(|gap| gap.why == Gap::NotAskedFor);
-        let temporary = std::env::temp_dir();
-        let file = tempfile::tempfile().map_err(Error::io("make", &temporary))?;
-        capture.objects(file.try_clone().map_err(Error::io("open", &temporary))?)?;
+        let file = tempfile::tempfile().map_err(Error::temporary)?;
+        capture.objects(file.try_clone().map_err(Error::temporary)?)?;
         let archive = Archive::of(&file)?;
         let rows = Kept::new(wish, &catalog);
         let sums = capture.rows(&rows)?;
