@@ -497,6 +497,12 @@ fn connect_hint(error: &io::Error) -> Option<String> {
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
             "the network does not lead there; some hosts have an IPv6 address only"
         }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => {
+            "somebody listens there and hangs up: is it PostgreSQL, and does it let this machine in?"
+        }
         _ => return None,
     };
     Some(hint.to_owned())

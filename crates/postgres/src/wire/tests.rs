@@ -1,6 +1,7 @@
 //! Against real servers: logging in with each method and each protection, questions, COPY both ways.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,6 +200,16 @@ fn refusals_say_why_and_never_the_password() {
     assert!(error.hint().unwrap().starts_with("is the server running"));
     let error = place.open("host=/nowhere").unwrap_err();
     assert!(error.hint().unwrap().starts_with("no socket is there"), "{error}");
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hangs_up = thread::spawn(move || (0..2).for_each(|_| drop(listener.accept().unwrap())));
+    for mode in ["disable", "require"] {
+        let error = place.open(&format!("host=localhost hostaddr=127.0.0.1 port={port} sslmode={mode}"));
+        let error = error.unwrap_err();
+        assert_eq!(error.to_string(), format!("could not connect to localhost:{port}"));
+        assert!(error.hint().unwrap().starts_with("somebody listens there and hangs up"), "{mode}");
+    }
+    hangs_up.join().unwrap();
 }
 
 #[test]
