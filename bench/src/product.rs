@@ -86,10 +86,14 @@ impl Ours {
         self.run(["backup", text(database)?, "--verify", verify])
     }
 
-    /// Backs a database up without waiting for the disk first: its writer is busy.
+    /// Backs a database up while its writer is busy.
     pub(crate) fn backup_under_load(&self, database: &Path, verify: &str) -> Result<Ran> {
-        let arguments = ["--json", "backup", text(database)?, "--verify", verify];
-        let outcome = self.program.run(arguments).measured();
+        self.run_beside(["backup", text(database)?, "--verify", verify])
+    }
+
+    /// Runs a command beside others that work, without waiting for the disk first.
+    pub(crate) fn run_beside<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Ran> {
+        let outcome = self.program.run(["--json"].into_iter().chain(arguments)).measured();
         done("dbkeep", &outcome)?;
         Ok(Ran { cost: cost(&outcome)?, report: serde_json::from_str(&outcome.stdout)? })
     }

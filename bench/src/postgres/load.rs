@@ -1,6 +1,6 @@
 //! What applications notice of a backup: their throughput, and how long a change of a table waits.
 
-use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,47 +9,55 @@ use super::scene::Scene;
 use crate::product::Ours;
 use crate::report::{Goal, Line};
 use crate::sample::Sample;
+use crate::scratch::settle;
 use crate::{Error, Result};
 
 /// How long each load lasts. What runs beside it takes longer, or is begun again.
 const SECONDS: u64 = 15;
 /// How much of what the server can do the applications of a server that is not overloaded ask of it.
 const ASKED: f64 = 0.5;
+/// When an application that asks at its own rate gives up, in milliseconds: what comes later does not count.
+const TOO_LATE: u32 = 1000;
 
 /// A load of pgbench beside a backup, and an `ALTER TABLE` beside one that makes way.
 pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
     let (mut full, mut asked) = (Loads::default(), Loads::default());
     for round in 0..scene.rounds {
-        full.add(scene, None, &Beside::ALL, round)?;
+        for beside in Beside::ORDERS[round % Beside::ORDERS.len()] {
+            full.add(scene, None, beside)?;
+        }
         let rate = full.alone.last().unwrap_or_default() * ASKED;
-        asked.add(scene, Some(rate), &[Beside::Nobody, Beside::Backup], round)?;
+        let pair = [Beside::Nobody, Beside::Backup];
+        for place in [round, round + 1] {
+            asked.add(scene, Some(rate), pair[place % 2])?;
+        }
     }
     let mut waits = Sample::default();
     for _ in 0..scene.rounds {
         waits.add(longest_wait(scene)?);
     }
-    let at_full = Line::new(
-        "load at full speed, beside ours against pg_dump -j2",
-        full.backup.over(&full.dump),
-        "x",
-        Goal::AtLeast(1.0),
-    );
-    let percent = |part: f64| part * 100.0;
+    let during = |loads: &Loads| loads.backup.over(&loads.alone) * 100.0;
+    let of_a_moment = full.backup.over(&full.moment) * 100.0;
     Ok(vec![
-        asked.shown(Line::new(
-            "load at half speed during a backup",
-            percent(asked.backup.over(&asked.alone)),
-            "%",
-            Goal::AtLeast(90.0),
-        )),
-        full.shown(at_full),
+        asked.shown(Line::new("load at half speed, of that alone", during(&asked), "%", Goal::AtLeast(90.0))),
+        full.shown(Line::new("load at full speed, of that alone", during(&full), "%", Goal::None)),
         // Rows that change often grow chains of versions for as long as anybody reads one moment.
+        Line::new("load at full speed, of that beside an idle moment", of_a_moment, "%", Goal::None),
         Line::new(
-            "load at full speed, beside ours against a moment that is only held",
-            percent(full.backup.over(&full.moment)),
-            "%",
-            Goal::None,
+            "load at full speed, against that beside pg_dump -j2",
+            full.backup.over(&full.dump),
+            "x",
+            Goal::AtLeast(1.0),
         ),
+        // A backup that only waits disturbs nobody.
+        Line::new(
+            "backup beside a load at full speed, faster than pg_dump -j2",
+            full.dump_time.over(&full.backup_time),
+            "x",
+            Goal::AtLeast(1.0),
+        )
+        .with("ours s", &full.backup_time)
+        .with("pg_dump s", &full.dump_time),
         Line::new("longest wait of a change with --yield", waits.largest(), "s", Goal::AtMost(3.0)),
     ])
 }
@@ -65,82 +73,139 @@ enum Beside {
 }
 
 impl Beside {
-    const ALL: [Self; 4] = [Self::Nobody, Self::Moment, Self::Backup, Self::Dump];
+    /// In four rounds each comes behind each other one once.
+    const ORDERS: [[Self; 4]; 4] = [
+        [Self::Nobody, Self::Moment, Self::Dump, Self::Backup],
+        [Self::Moment, Self::Backup, Self::Nobody, Self::Dump],
+        [Self::Backup, Self::Dump, Self::Moment, Self::Nobody],
+        [Self::Dump, Self::Nobody, Self::Backup, Self::Moment],
+    ];
 
-    fn run(self, scene: &Scene<'_>) -> Result<()> {
+    /// Runs it once. Returns how long it took, in seconds.
+    fn run(self, scene: &Scene<'_>, place: &Place) -> Result<f64> {
+        let began = Instant::now();
         match self {
-            Self::Nobody => Ok(()),
-            Self::Moment => scene.hold_moment(SECONDS),
-            Self::Backup => scene.backup(&Ours::init(scene.scratch, "postgres-ours")?, None).map(drop),
-            Self::Dump => {
-                let folder = scene.scratch.fresh("postgres-dump")?;
-                scene.pg_dump(&folder, None)?;
-                Ok(fs::remove_dir_all(&folder)?)
-            }
+            Self::Nobody => {}
+            Self::Moment => scene.hold_moment(SECONDS)?,
+            Self::Backup => scene.backup_beside(&place.ours)?,
+            Self::Dump => drop(scene.pg_dump(&place.dump, None)?),
         }
+        Ok(began.elapsed().as_secs_f64())
     }
 }
 
-/// Transactions a second beside each.
+/// Transactions a second beside each, and how long what stood beside them took.
 #[derive(Default)]
 struct Loads {
     alone: Sample,
     moment: Sample,
     backup: Sample,
     dump: Sample,
+    backup_time: Sample,
+    dump_time: Sample,
+    /// The average time of a transaction alone and beside a backup, in milliseconds.
+    alone_wait: Sample,
+    backup_wait: Sample,
 }
 
 impl Loads {
-    /// Measures each, beginning with another one each round: none is always the one after the dirtiest.
-    fn add(&mut self, scene: &Scene<'_>, rate: Option<f64>, which: &[Beside], round: usize) -> Result<()> {
-        for place in 0..which.len() {
-            let beside = which[(place + round) % which.len()];
-            let speed = run_load(scene, rate, beside)?;
-            match beside {
-                Beside::Nobody => &mut self.alone,
-                Beside::Moment => &mut self.moment,
-                Beside::Backup => &mut self.backup,
-                Beside::Dump => &mut self.dump,
+    fn add(&mut self, scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<()> {
+        let ran = run_load(scene, rate, beside)?;
+        match beside {
+            Beside::Nobody => {
+                self.alone.add(ran.per_second);
+                self.alone_wait.add(ran.milliseconds);
             }
-            .add(speed);
+            Beside::Moment => self.moment.add(ran.per_second),
+            Beside::Backup => {
+                self.backup.add(ran.per_second);
+                self.backup_wait.add(ran.milliseconds);
+                self.backup_time.add(ran.beside);
+            }
+            Beside::Dump => {
+                self.dump.add(ran.per_second);
+                self.dump_time.add(ran.beside);
+            }
         }
         Ok(())
     }
 
     fn shown(&self, line: Line) -> Line {
         let all = [
-            ("alone", &self.alone),
-            ("moment", &self.moment),
-            ("ours", &self.backup),
-            ("pg_dump", &self.dump),
+            ("alone per s", &self.alone),
+            ("alone ms", &self.alone_wait),
+            ("moment per s", &self.moment),
+            ("ours per s", &self.backup),
+            ("ours ms", &self.backup_wait),
+            ("pg_dump per s", &self.dump),
         ];
-        all.iter()
-            .filter(|(_, speeds)| !speeds.0.is_empty())
-            .fold(line, |line, (name, speeds)| line.with(&format!("{name} per s"), speeds))
+        let measured = all.iter().filter(|(_, sample)| sample.last().is_some());
+        measured.fold(line, |line, (name, sample)| line.with(name, sample))
     }
 }
 
-/// Runs pgbench as fast as it can, or at a rate, and `beside` again and again meanwhile. Returns transactions a second.
-fn run_load(scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<f64> {
-    // What an earlier load left to write is not this one's.
+/// What a load did.
+struct Ran {
+    per_second: f64,
+    /// The average time of a transaction.
+    milliseconds: f64,
+    /// How long what ran beside it took, the first time.
+    beside: f64,
+}
+
+/// Runs pgbench as fast as it can, or at a rate, and `beside` again and again meanwhile.
+fn run_load(scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<Ran> {
+    // Places are made, and what was written before is written out, when nobody is disturbed.
+    let place = Place::make(scene)?;
     scene.sql("postgres", "CHECKPOINT")?;
+    settle();
     let mut command = scene.command("pgbench");
     command.args(["--client=4", "--no-vacuum", "--time", &SECONDS.to_string()]);
-    command.args(rate.map(|rate| format!("--rate={rate:.0}")));
-    let mut child: Child = command.arg("bench").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let began = Instant::now();
-    while child.try_wait()?.is_none() {
-        beside.run(scene)?;
-        if began.elapsed() > Duration::from_secs(SECONDS * 10) {
-            child.kill()?;
-        }
-        thread::sleep(Duration::from_millis(50));
+    if let Some(rate) = rate {
+        command.args([format!("--rate={rate:.0}"), format!("--latency-limit={TOO_LATE}")]);
     }
+    let mut child: Child = command.arg("bench").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let took = match beside {
+        Beside::Nobody => 0.0,
+        _ => keep_on(scene, beside, place, &mut child)?,
+    };
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
-    let number = line.and_then(|line| line.split(' ').next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| Error::from(format!("pgbench does not say how fast it was: {text}")))
+    let number = |before: &str| -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(before))?.split(' ').next()?.parse().ok()
+    };
+    match (output.status.success(), number("tps = "), number("latency average = ")) {
+        (true, Some(per_second), Some(milliseconds)) => Ok(Ran { per_second, milliseconds, beside: took }),
+        _ => Err(format!("pgbench does not say how fast it was: {text}").into()),
+    }
+}
+
+/// Does it again and again until `load` ends. Returns how long it took the first time, which was beside the load from
+/// its begin on.
+fn keep_on(scene: &Scene<'_>, beside: Beside, mut place: Place, load: &mut Child) -> Result<f64> {
+    let began = Instant::now();
+    let first = beside.run(scene, &place)?;
+    while load.try_wait()?.is_none() {
+        if began.elapsed() > Duration::from_secs(SECONDS * 10) {
+            load.kill()?;
+        }
+        place = Place::make(scene)?;
+        beside.run(scene, &place)?;
+    }
+    Ok(first)
+}
+
+/// Where what runs beside a load writes to.
+struct Place {
+    ours: Ours,
+    dump: PathBuf,
+}
+
+impl Place {
+    fn make(scene: &Scene<'_>) -> Result<Self> {
+        let ours = Ours::init(scene.scratch, "postgres-ours")?;
+        Ok(Self { ours, dump: scene.scratch.fresh("postgres-dump")? })
+    }
 }
 
 /// Changes tables while a backup runs that makes way. Returns the longest wait, in seconds.

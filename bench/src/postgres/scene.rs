@@ -137,6 +137,11 @@ impl<'s> Scene<'s> {
         ours.run(["--config", text(&file)?, "backup", "bench"])
     }
 
+    /// Backs everything up beside others, without waiting for the disk first.
+    pub(super) fn backup_beside(&self, ours: &Ours) -> Result<()> {
+        ours.run_beside(["backup", &self.url(DATABASE)]).map(drop)
+    }
+
     /// Backs the table up that changes. Returns the report.
     pub(super) fn backup_changing(&self, ours: &Ours) -> Result<serde_json::Value> {
         Ok(ours.run(["backup", &self.url("changing")])?.report)
