@@ -24,6 +24,7 @@ const SHOP: &str = r#"
     CREATE TABLE hens (id int PRIMARY KEY, egg int);
     CREATE TABLE eggs (id int PRIMARY KEY, hen int REFERENCES hens);
     ALTER TABLE hens ADD FOREIGN KEY (egg) REFERENCES eggs DEFERRABLE INITIALLY DEFERRED;
+    CREATE TABLE hard ("a ""b""" text, "two	words" interval, amount money, markup xml);
     CREATE VIEW rich AS SELECT * FROM orders WHERE price > 100;
     CREATE MATERIALIZED VIEW totals AS SELECT "user", sum(price) AS sum FROM orders GROUP BY 1;
     CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
@@ -35,6 +36,7 @@ const SHOP: &str = r#"
         (NULL, 'NaN', 'null', NULL, '[3:4]={x,y}', '0044-03-15 00:00:00 BC');
     INSERT INTO audit.log VALUES (E'\\.'), (NULL), ('');
     INSERT INTO "audit.log" VALUES ('public');
+    INSERT INTO hard VALUES ('\N', '-1 day +02:00', 1234.5, 'x<a/>'), (E'a\rb\tc\\d\ne', NULL, NULL, NULL), ('', '-3 years', -1, '');
     INSERT INTO eggs VALUES (1, NULL), (2, NULL); INSERT INTO hens VALUES (1, 1), (2, NULL);
     UPDATE eggs SET hen = 1;
     CREATE TRIGGER stop BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION stop();
@@ -42,11 +44,14 @@ const SHOP: &str = r#"
     SELECT lo_from_bytea(4711, '\x0102'); COMMENT ON LARGE OBJECT 4711 IS 'it''s one';
 "#;
 
+/// How many rows its tables have.
+const ROWS: u64 = 15;
+
 /// Takes the rows of all tables away, and whatever looks at those that come back.
 const EMPTIED: &str = r#"
     ALTER TABLE users DISABLE TRIGGER ALL; ALTER TABLE orders DISABLE TRIGGER ALL;
     ALTER TABLE hens DISABLE TRIGGER ALL; ALTER TABLE eggs DISABLE TRIGGER ALL;
-    TRUNCATE users, orders, audit.log, "audit.log", "empty one", hens, eggs;
+    TRUNCATE users, orders, audit.log, "audit.log", "empty one", hens, eggs, hard;
 "#;
 
 /// A server with a shop, and a repository with a snapshot of it.
@@ -111,8 +116,17 @@ impl Shop {
 
     /// Returns every row of every table, as the server says it.
     fn contents(&self, database: &str) -> String {
-        let tables =
-            ["users", "orders", "audit.log", "\"audit.log\"", "\"empty one\"", "hens", "eggs", "totals"];
+        let tables = [
+            "users",
+            "orders",
+            "audit.log",
+            "\"audit.log\"",
+            "\"empty one\"",
+            "hens",
+            "eggs",
+            "hard",
+            "totals",
+        ];
         let ask = |table: &&str| {
             let rows = self.server.sql(database, &format!("SELECT t FROM {table} t ORDER BY t::text"));
             format!("{table}:\n{rows}\n")
@@ -177,8 +191,8 @@ fn readable_json(shop: &Shop) {
         (&"dbkeep postgres json 1".into(), &"postgres".into())
     );
     assert_eq!(metadata["session"], shop.session);
-    let counts = json!({ "users": 2, "orders": 2, "audit.log": 3, "public.\"audit.log\"": 1, "empty one": 0, "hens": 2, "eggs": 2 });
-    assert_eq!((&metadata["row_counts"], &metadata["rows"]), (&counts, &12.into()));
+    let counts = json!({ "users": 2, "orders": 2, "audit.log": 3, "public.\"audit.log\"": 1, "empty one": 0, "hens": 2, "eggs": 2, "hard": 3 });
+    assert_eq!((&metadata["row_counts"], &metadata["rows"]), (&counts, &ROWS.into()));
     assert_eq!(metadata["cycles"], json!([["eggs", "hens"]]));
     let order: Vec<&str> =
         metadata["tables"].as_array().unwrap().iter().map(|table| table["name"].as_str().unwrap()).collect();
@@ -200,7 +214,7 @@ fn readable_json(shop: &Shop) {
     let checked = shop.verified(&path);
     assert_eq!(
         (&checked["checksum"], &checked["rows"], &checked["form"]),
-        (&"ok".into(), &12.into(), &"json".into())
+        (&"ok".into(), &ROWS.into(), &"json".into())
     );
     assert!(checked["cannot_hold"].to_string().contains("zeros at the end of decimals"), "{checked:#}");
     let short = shop.environment.path("short.json");
@@ -213,11 +227,11 @@ fn ndjson(shop: &Shop, original: &str) {
     let path = shop.path("ndjson", ".ndjson");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("{\"table\":\"audit.log\",\"row\":{\"line\":\"\\\\.\"}}\n"), "{text}");
-    assert!(text.ends_with("{\"end\":{\"tables\":7,\"rows\":12}}\n"), "{text}");
+    assert!(text.ends_with(&format!("{{\"end\":{{\"tables\":8,\"rows\":{ROWS}}}}}\n")), "{text}");
     let checked = shop.verified(&path);
     assert_eq!(
         (&checked["checksum"], &checked["rows"], &checked["integrity"]),
-        (&"ok".into(), &12.into(), &"ok".into())
+        (&"ok".into(), &ROWS.into(), &"ok".into())
     );
     // Through COPY into an empty database, with nothing but the file: every table comes to the same sum.
     let script = shop.environment.path("from-ndjson.sql");
@@ -246,40 +260,48 @@ fn ndjson(shop: &Shop, original: &str) {
     shop.damaged(&changed, "");
 }
 
-/// Brings every table back with the commands that the guide shows for one, which has no values to be careful with.
+/// Brings every table back with the commands that the guide shows for one, which has no values to be careful with, into a
+/// database whose own settings would change some.
 fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     const PAGE: &str = include_str!("../../../../docs/guide/export-postgresql.md");
-    let commands: Vec<&str> = PAGE.lines().filter(|line| line.starts_with("jq ")).collect();
-    assert_eq!(commands.len(), 2, "one names the columns, one writes the rows");
+    let page = PAGE.split("Rows from NDJSON").nth(1).unwrap();
+    let commands: Vec<&str> = page.split("```").nth(1).unwrap().lines().skip(1).collect();
+    let [columns, rows, copy] = commands[..] else { panic!("{commands:?}") };
     if Command::new("jq").arg("--version").output().is_err() {
         eprintln!("left out: jq is not installed");
         return;
     }
     shop.server.sql("postgres", "CREATE DATABASE by_the_guide TEMPLATE shop");
     shop.server.sql("by_the_guide", EMPTIED);
+    let settings = "ALTER DATABASE by_the_guide SET array_nulls = off; ALTER DATABASE by_the_guide SET xmloption = document";
+    shop.server.sql("postgres", settings);
     let metadata: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     for table in metadata["metadata"]["tables"].as_array().unwrap() {
-        for command in &commands {
+        let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
+        for command in [columns, rows] {
             let command = command.replace("\"orders\"", &table["name"].to_string());
             shell(
                 &shop.environment.path(""),
-                &command.replace("exports/shop_*.ndjson", path.to_str().unwrap()),
+                &command.replace("$(ls exports/shop_*.ndjson | tail -n 1)", path.to_str().unwrap()),
             );
         }
-        let columns = fs::read_to_string(shop.environment.path("columns.txt")).unwrap();
-        assert_eq!(columns.is_empty(), table["rows"] == 0, "{table:#}");
-        if columns.is_empty() {
+        if table["rows"] == 0 {
+            assert_eq!(fs::read_to_string(shop.environment.path("columns.txt")).unwrap(), "");
             continue;
         }
-        let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
-        let script = format!(
-            "\\copy \"{schema}\".\"{name}\" ({}) from rows.txt with (encoding 'UTF8')\n",
-            columns.trim_end()
+        let in_a_shell = format!("{}.{}", quoted(schema), quoted(name)).replace('"', "\\\"");
+        let copy = copy.replace("TRUNCATE orders", &format!("DELETE FROM {in_a_shell}"));
+        shop.psql(
+            "by_the_guide",
+            &copy.replace("copy orders", &format!("copy {in_a_shell}")).replace(" --dbname=from_sql", ""),
         );
-        fs::write(shop.environment.path("copy.sql"), script).unwrap();
-        shop.psql("by_the_guide", "psql -f copy.sql");
     }
+    shop.server.sql("postgres", "ALTER DATABASE by_the_guide RESET ALL");
     assert_eq!(shop.contents("by_the_guide"), original);
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Returns what brings a lossless export back: its objects, and rows as COPY takes them.
@@ -299,7 +321,7 @@ fn script_of(text: &str) -> String {
         let columns =
             table["columns"].as_array().unwrap().iter().filter(|column| column["generated"] == false);
         let columns: Vec<&str> = columns.map(|column| column["name"].as_str().unwrap()).collect();
-        let quoted: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
+        let quoted: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
         let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
         script += &format!("COPY \"{schema}\".\"{name}\" ({}) FROM stdin;\n", quoted.join(", "));
         for line in rows.iter().filter(|line| line["table"] == table["name"]) {
@@ -333,7 +355,7 @@ fn csv(shop: &Shop, original: &str) {
     assert!(users.starts_with("\"id\",\"name\",\"seen\",\"flag\",\"mood\"\r\n\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\",\"Ada \"\"the"), "{users}");
     assert!(users.ends_with("\"\",\"infinity\",,\"so so\"\r\n"), "{users}");
     let checked = shop.verified(&folder);
-    assert_eq!((&checked["rows"], &checked["form"]), (&12.into(), &"csv".into()));
+    assert_eq!((&checked["rows"], &checked["form"]), (&ROWS.into(), &"csv".into()));
 
     // The server takes every file.
     shop.server.sql("postgres", "CREATE DATABASE from_csv TEMPLATE shop");
@@ -344,7 +366,7 @@ fn csv(shop: &Shop, original: &str) {
         let columns =
             table["columns"].as_array().unwrap().iter().filter(|column| column["generated"] == false);
         let columns: Vec<String> =
-            columns.map(|column| format!("\\\"{}\\\"", column["name"].as_str().unwrap())).collect();
+            columns.map(|column| quoted(column["name"].as_str().unwrap()).replace('"', "\\\"")).collect();
         let file = folder.join(metadata["files"][text("name")].as_str().unwrap());
         let copy = format!(
             "psql -c \"\\\\copy \\\"{}\\\".\\\"{}\\\" ({}) FROM '{}' WITH (FORMAT csv, HEADER)\"",
@@ -373,7 +395,7 @@ fn sql(shop: &Shop, original: &str) {
     let checked = shop.verified(&path(".sql"));
     assert_eq!(
         (&checked["rows"], &checked["form"], &checked["checksum"]),
-        (&12.into(), &"sql".into(), &"ok".into())
+        (&ROWS.into(), &"sql".into(), &"ok".into())
     );
 
     shop.psql("postgres", &format!("psql -f {}", path("_roles.sql").display()));
@@ -399,7 +421,7 @@ fn sql(shop: &Shop, original: &str) {
     fs::write(&cut, &text[..text.len() - 20]).unwrap();
     shop.damaged(&cut, "it breaks off");
     fs::write(&cut, text.replace("\npublic\n", "\n")).unwrap();
-    shop.damaged(&cut, "11 rows");
+    shop.damaged(&cut, &format!("{} rows", ROWS - 1));
     shop.verified(&shop.environment.path("sql"));
     shop.server.sql("postgres", "DROP DATABASE from_sql");
 }
@@ -432,11 +454,11 @@ fn files(shop: &Shop, original: &str) {
     let manifest: Value =
         serde_json::from_slice(&fs::read(bundle.join("manifests/backup_manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["databases"]["shop"]["engine"], "postgres", "{manifest:#}");
-    assert_eq!(manifest["databases"]["shop"]["total_records"], 12);
+    assert_eq!(manifest["databases"]["shop"]["total_records"], ROWS);
     let checked = shop.verified(&bundle);
     assert_eq!(
         (&checked["rows"], &checked["form"], &checked["integrity"]),
-        (&12.into(), &"postgres".into(), &"ok".into())
+        (&ROWS.into(), &"postgres".into(), &"ok".into())
     );
     shop.verified(&database);
 
@@ -444,7 +466,7 @@ fn files(shop: &Shop, original: &str) {
     let checked = shop.verified(&archive);
     assert_eq!(
         (&checked["rows"], &checked["form"], &checked["integrity"]),
-        (&12.into(), &"postgres".into(), &"ok".into())
+        (&ROWS.into(), &"postgres".into(), &"ok".into())
     );
     shell(
         &shop.environment.path(""),
@@ -480,7 +502,7 @@ fn files(shop: &Shop, original: &str) {
         let columns =
             table["columns"].as_array().unwrap().iter().filter(|column| column.get("generated").is_none());
         let columns: Vec<String> =
-            columns.map(|column| format!("\\\"{}\\\"", column["name"].as_str().unwrap())).collect();
+            columns.map(|column| quoted(column["name"].as_str().unwrap()).replace('"', "\\\"")).collect();
         shop.psql(
             "from_files",
             &format!(
