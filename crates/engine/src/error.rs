@@ -519,9 +519,7 @@ impl Error {
             }),
             Self::AllFailed { .. } | Self::Cancelled => None,
             Self::Io { source, .. } => io_hint(source),
-            Self::Temporary { .. } => {
-                Some("free some space there, or name another folder with the variable TMPDIR".to_owned())
-            }
+            Self::Temporary { source, .. } => temporary_hint(source),
             Self::ReportUnwritten { .. } => Some(
                 "only the report is missing: what the backup stored is safe, and was printed; --report needs a file in a directory that can be written"
                     .to_owned(),
@@ -555,6 +553,21 @@ impl Error {
     }
 }
 
+/// Returns what to do about an error of a temporary file that people meet.
+fn temporary_hint(error: &io::Error) -> Option<String> {
+    let what = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, or name another folder"
+        }
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem => "name a folder that is there and can be written",
+        _ => return None,
+    };
+    Some(format!("{what} with the variable TMPDIR"))
+}
+
 /// Returns what to do about an I/O error that people meet.
 fn io_hint(error: &io::Error) -> Option<String> {
     match error.kind() {
@@ -569,5 +582,18 @@ fn io_hint(error: &io::Error) -> Option<String> {
         }
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a place that can be written".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_of_temporary_files_that_is_not_there_is_told_from_one_that_is_full() {
+        let hint = |kind: io::ErrorKind| Error::temporary(kind.into()).hint();
+        assert!(hint(io::ErrorKind::StorageFull).unwrap().starts_with("free some space"));
+        assert!(hint(io::ErrorKind::NotFound).unwrap().starts_with("name a folder that is there"));
+        assert_eq!(hint(io::ErrorKind::InvalidInput), None);
     }
 }

@@ -130,16 +130,19 @@ impl Archive {
         Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.archive()
     }
 
-    /// Returns whether a file that is open has all of a table of contents, as far as it is of a form that is known.
+    /// Reads the table of contents of a file that is open, from its begin, and keeps nothing of it.
     ///
     /// # Errors
-    /// [`Error::Archive`] when it cannot be read.
-    pub(crate) fn is_whole(mut file: &File) -> Result<bool> {
+    /// [`Error::CutOff`] when it ends too early, [`Error::UnknownArchive`] when it is of a version that is not known,
+    /// [`Error::Archive`] when it is none.
+    pub(crate) fn check(mut file: &File) -> Result<()> {
         file.rewind().map_err(|error| unreadable(&error))?;
         let size = file.metadata().map_err(|error| unreadable(&error))?.len();
         let input = BufReader::new(file);
-        let walked = Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.walk(|_| ());
-        Ok(!matches!(walked, Err(Error::Archive { what }) if what == CUT))
+        match (Reader { input, size, integer: 0, offset: 0, version: (0, 0) }).walk(|_| ()) {
+            Err(Error::Archive { what }) if what == CUT => Err(Error::CutOff { program: "pg_dump" }),
+            walked => walked.map(drop),
+        }
     }
 
     /// Returns the names of all objects of a kind that are in schemas.
@@ -260,8 +263,7 @@ impl<R: Read> Reader<R> {
         self.version = (self.byte()?, self.byte()?);
         let _revision = self.byte()?;
         if !VERSIONS.contains(&self.version) {
-            let (major, minor) = self.version;
-            return Err(damaged(format!("version {major}.{minor} of the format is not known")));
+            return Err(Error::UnknownArchive { major: self.version.0, minor: self.version.1 });
         }
         (self.integer, self.offset) = (self.byte()?, self.byte()?);
         if !(1..=8).contains(&self.integer) || !(1..=8).contains(&self.offset) {
@@ -445,10 +447,11 @@ mod tests {
         assert_eq!(format!("{:?}", read(&bytes[..enough]).unwrap()), format!("{whole:?}"));
         let file = tempfile::tempfile().unwrap();
         (&file).write_all(&bytes).unwrap();
-        assert!(Archive::is_whole(&file).unwrap());
+        Archive::check(&file).unwrap();
         for length in (0..enough).rev().step_by(97) {
             file.set_len(length as u64).unwrap();
-            assert!(!Archive::is_whole(&file).unwrap(), "{length} of {enough} bytes");
+            let error = Archive::check(&file).unwrap_err();
+            assert!(matches!(error, Error::CutOff { .. }), "{length} of {enough} bytes: {error}");
         }
         // No byte makes it panic or take memory without end.
         for place in 0..bytes.len() {

@@ -221,6 +221,14 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// The archive of objects is of a version that is not known here.
+    #[error("could not read the archive of objects: version {major}.{minor} of the format is not known")]
+    UnknownArchive {
+        /// The first number of the version.
+        major: u8,
+        /// The second one.
+        minor: u8,
+    },
     /// A program said that it was done, but not all that it wrote is there.
     #[error("{program} ended as if all was well, but what it wrote is cut off")]
     CutOff {
@@ -445,9 +453,11 @@ impl Error {
                  there what is wanted"
                     .to_owned(),
             ),
-            // The programs are asked to speak English.
-            Self::Tool { what, .. } => what.contains("No space left on device").then(room_for_files),
+            Self::Tool { what, .. } => tool_hint(what),
             Self::CutOff { .. } => Some(room_for_files()),
+            Self::UnknownArchive { .. } => {
+                Some("a newer dbkeep may know it; `pg_restore` of the version that wrote it does".to_owned())
+            }
             Self::Differs { .. } => Some("the server or what is between did this: look into its log".to_owned()),
             Self::Missing { .. }
             | Self::Certificates { .. }
@@ -475,6 +485,20 @@ fn some(names: &[String], between: &str) -> String {
 fn count(number: usize) -> String {
     if number == 1 { "one object".to_owned() } else { format!("{number} objects") }
 }
+
+/// Returns what to do when a program fails, by what it said: it is asked to speak English.
+fn tool_hint(what: &str) -> Option<String> {
+    if !["No space left on device", "Disk quota exceeded"].iter().any(|said| what.contains(said)) {
+        return None;
+    }
+    // It passes on what the server says.
+    match ["ERROR:", "FATAL:", "PANIC:"].iter().any(|said| what.contains(said)) {
+        true => Some(SERVER_IS_FULL.to_owned()),
+        false => Some(room_for_files()),
+    }
+}
+
+const SERVER_IS_FULL: &str = "the disk of the server is full: make room where the message says";
 
 fn room_for_files() -> String {
     let folder = std::env::temp_dir();
@@ -539,7 +563,7 @@ impl ServerError {
                 "the server does not let this user in from here: pg_hba.conf of the server says who may"
             }
             "3D000" => "`psql -l` lists the databases of a server",
-            "53100" => "the disk of the server is full: make room where the message says",
+            "53100" => SERVER_IS_FULL,
             "53300" => "the server has no connection left: fewer jobs need fewer",
             "57P03" => "the server is starting up or shutting down: try again in a moment",
             "55P03" => "other sessions use the table: try again when they are done",
@@ -550,5 +574,20 @@ impl ServerError {
             _ => return self.hint.clone(),
         };
         Some(known.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_disk_of_the_server_is_told_from_one_here() {
+        let hint = |what: &str| Error::Tool { program: "pg_dump".to_owned(), what: what.to_owned() }.hint();
+        let here = "pg_dump: error: could not write to output file: No space left on device";
+        assert!(hint(here).unwrap().ends_with("TMPDIR"));
+        let there = "pg_dump: error: query failed: ERROR:  could not write to file \"base/pgsql_tmp/1\": No space left on device";
+        assert_eq!(hint(there).unwrap(), SERVER_IS_FULL);
+        assert_eq!(hint("pg_dump: error: query failed"), None);
     }
 }

@@ -44,10 +44,10 @@ impl Filter {
 }
 
 /// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to. Returns
-/// what `pg_dump` warned of: it leaves some things out and succeeds.
+/// what `pg_dump` warned of: it leaves some things out and succeeds. The file is read as well, and its position is moved.
 ///
 /// # Errors
-/// When `pg_dump` fails, with what it said.
+/// When `pg_dump` fails, with what it said; [`Error::CutOff`] when not all that it wrote is there.
 pub fn dump(
     tools: &Tools,
     info: &ConnInfo,
@@ -87,11 +87,15 @@ pub(crate) fn dump_within(
         .args(extent.arguments(tools.major));
     let written = archive.try_clone().map_err(cannot_keep_open)?;
     let said = run(command, archive, &options.stop)?;
+    let mut warnings = warnings(&said);
     // It does not look whether its last bytes could be written.
-    if !Archive::is_whole(&written)? {
-        return Err(Error::CutOff { program: "pg_dump" });
+    match Archive::check(&written) {
+        Err(error @ Error::UnknownArchive { .. }) => {
+            warnings.push(format!("{error}: until dbkeep does, only pg_restore can restore its objects"));
+        }
+        checked => checked?,
     }
-    Ok(warnings(&said))
+    Ok(warnings)
 }
 
 /// Returns the warnings of `pg_dump`, each with what it adds to it. Other lines are the server's: what that tells
@@ -112,10 +116,10 @@ fn warnings(said: &str) -> Vec<String> {
     warnings
 }
 
-/// Returns an archive, from where it is read next, as SQL text for people.
+/// Returns an archive, from where it is read next, as SQL text for people. The file for the text is read as well.
 ///
 /// # Errors
-/// When `pg_restore` fails, with what it said.
+/// When `pg_restore` fails, with what it said; [`Error::CutOff`] when not all that it wrote is there.
 pub fn render(tools: &Tools, archive: File, text: File, options: &Options) -> Result<()> {
     let mut command: Command = tools.offline("pg_restore");
     command.arg("--file=-").stdin(archive);
@@ -129,7 +133,8 @@ pub fn render(tools: &Tools, archive: File, text: File, options: &Options) -> Re
 
 /// Returns whether a text has the last lines that `pg_restore` writes.
 fn is_whole_text(text: &File) -> Result<bool> {
-    const LAST: &[u8] = b"-- PostgreSQL database dump complete";
+    // Relatives of PostgreSQL have their own name before it.
+    const LAST: &[u8] = b" database dump complete";
     // What a newer one has behind it is a line with a random key.
     const BEHIND: usize = 512;
     let read = |source| Error::System { what: "read what pg_restore wrote", source };

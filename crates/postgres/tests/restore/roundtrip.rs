@@ -2,7 +2,6 @@
 //! `pg_dump`, by the text of every row, and by the sums that were made on the way.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -261,7 +260,7 @@ fn archive_is_one_that_people_can_read() {
         let archive = tempfile::NamedTempFile::new().unwrap();
         dump(&tools, &info, &host, &options, holder.id(), &extent, archive.reopen().unwrap()).unwrap();
         let text = tempfile::NamedTempFile::new().unwrap();
-        render(&tools, archive.reopen().unwrap(), File::create(text.path()).unwrap(), &options).unwrap();
+        render(&tools, archive.reopen().unwrap(), text.reopen().unwrap(), &options).unwrap();
         let text = std::fs::read_to_string(text.path()).unwrap();
         let made = text.lines().filter_map(|line| line.strip_prefix("CREATE TABLE "));
         made.map(|line| line.trim_end_matches(" (").to_owned()).collect()

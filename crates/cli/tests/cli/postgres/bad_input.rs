@@ -170,6 +170,32 @@ fn pass_on(shop: &Shop, folder: &Path, name: &str, version: Option<&str>) {
 }
 
 #[test]
+fn what_programs_wrote_and_lost_without_a_word_is_missed() {
+    let Some(shop) = Shop::open() else { return };
+    let folder = shop.environment.path("programs");
+    fs::create_dir(&folder).unwrap();
+    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"programs\"\n", shop.url());
+    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    for forgetful in ["pg_dump", "pg_restore"] {
+        for name in ["pg_dump", "pg_restore"] {
+            pass_on(&shop, &folder, name, None);
+        }
+        let real = shop.server.programs().program(forgetful).display().to_string();
+        let text = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && exec {real} \"$@\"\n{real} \"$@\" | head -c 1500\n"
+        );
+        fs::write(folder.join(forgetful), text).unwrap();
+        let run = shop.environment.run(["backup"]);
+        run.expect_failure(
+            1,
+            &format!("{forgetful} ended as if all was well, but what it wrote is cut off"),
+            "TMPDIR",
+        );
+    }
+    assert_eq!(shop.snapshots(), 0);
+}
+
+#[test]
 fn programs_that_lack_a_security_fix_are_warned_of_once_and_used() {
     let Some(shop) = Shop::open() else { return };
     let major = shop.server.programs().major;
