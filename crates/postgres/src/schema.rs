@@ -90,9 +90,9 @@ pub(crate) fn dump_within(
     let mut warnings = warnings(&said);
     // It does not look whether its last bytes could be written.
     match Archive::check(&written) {
-        Err(error @ Error::UnknownArchive { .. }) => {
-            warnings.push(format!("{error}: until dbkeep does, only pg_restore can restore its objects"));
-        }
+        Err(Error::UnknownArchive { major, minor }) => warnings.push(format!(
+            "version {major}.{minor} of its archives is not known here: only pg_restore brings the objects back"
+        )),
         checked => checked?,
     }
     Ok(warnings)

@@ -385,7 +385,7 @@ fn told_gap(gap: &NotCovered) -> String {
         Gap::Withheld => {
             format!("{what}: not in the snapshot, since only a superuser or the owner may read it")
         }
-        Gap::Warning => format!("pg_dump warns: {what}"),
+        Gap::Warning => format!("pg_dump: {what}"),
     }
 }
 

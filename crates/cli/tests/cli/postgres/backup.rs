@@ -100,6 +100,36 @@ fn applications_of_the_same_machine_come_before_a_backup() {
 }
 
 #[test]
+fn archive_of_a_later_version_is_stored_with_a_warning() {
+    let Some(shop) = Shop::open() else { return };
+    let (programs, environment) = (shop.server.programs(), &shop.environment);
+    let folder = environment.path("later");
+    fs::create_dir(&folder).unwrap();
+    // The seventh byte is the second number of the version.
+    let dump = "[ \"$1\" = --version ] && exec $real \"$@\"
+        $real \"$@\" >later/d && dd if=later/d of=later/minor bs=1 skip=6 count=1 2>later/said &&
+        printf '\\143' | dd of=later/d bs=1 seek=6 conv=notrunc 2>later/said && cat later/d";
+    let restore = "[ \"$1\" = --version ] && exec $real \"$@\"
+        cat >later/r && dd if=later/minor of=later/r bs=1 seek=6 conv=notrunc 2>later/said && exec $real \"$@\" later/r";
+    for (name, script) in [("pg_dump", dump), ("pg_restore", restore)] {
+        let path = folder.join(name);
+        let text = format!("#!/bin/sh\nreal='{}'\n{script}\n", programs.program(name).display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"later\"\n", shop.url());
+    fs::write(environment.path("dbkeep.toml"), text).unwrap();
+    let run = environment.ok(["backup"]);
+    let warning = "version 1.99 of its archives is not known here: only pg_restore brings the objects back";
+    assert!(format!("{}{}", run.stdout, run.stderr).contains(warning), "{}{}", run.stdout, run.stderr);
+    environment.run(["restore", "latest", "--to", &shop.server.url("back")]).expect_failure(
+        1,
+        "version 1.99 of the format is not known",
+        "a newer dbkeep",
+    );
+}
+
+#[test]
 fn what_did_not_change_is_not_stored_again_and_every_command_knows_the_database() {
     let Some(shop) = Shop::open() else { return };
     let environment = &shop.environment;
