@@ -13,7 +13,7 @@ use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use dbkeep_testkit::proxy::{Afterwards, Proxy};
 
-use crate::roundtrip::{READ_MEANWHILE, SLOW_INDEX};
+use crate::roundtrip::{Over, READ_MEANWHILE, SLOW_INDEX};
 use crate::support::{Backup, Rows, back_up, info, stock_dump, tools};
 
 const SHOP: &str =
@@ -74,6 +74,7 @@ fn session_that_is_ended_while_others_wait_for_its_index_ends_the_restore() {
     let backup = back_up(&server, "shop", &tools(&programs));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let over = Over(&is_over);
         let killer = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 if server.sql("postgres", READ_MEANWHILE) != "0" {
@@ -85,7 +86,7 @@ fn session_that_is_ended_while_others_wait_for_its_index_ends_the_restore() {
         });
         let mut restore = backup.begin(&info(&server, "shop")).unwrap();
         let error = backup.fill(&mut restore, &backup.rows).unwrap_err();
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(matches!(&error, Error::Lost { .. } | Error::Server(_) | Error::Object { .. }), "{error}");
         assert!(killer.join().unwrap());
     });
