@@ -13,6 +13,10 @@ mod safety_backup;
 mod secrets;
 mod stock;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use serde_json::Value;
 
@@ -41,6 +45,12 @@ const SHOP: &str = "
         FROM generate_series(1, 20000) n;
     INSERT INTO audit.log SELECT '2026-01-02 03:04:05+00', 'event ' || n FROM generate_series(1, 50) n;";
 
+/// Makes a program of a script.
+fn executable(path: &Path, script: &str) {
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 impl Shop {
     /// Starts a server that our programs can read, where there is one.
     pub(crate) fn open() -> Option<Self> {
@@ -61,6 +71,15 @@ impl Shop {
 
     pub(crate) fn url(&self) -> String {
         self.server.url("shop")
+    }
+
+    /// Has the configuration back up what is at `url` with the programs of a folder that is empty yet. Returns the folder.
+    fn with_programs_of_its_own(&self, url: &str) -> PathBuf {
+        let folder = self.environment.path("programs");
+        fs::create_dir(&folder).unwrap();
+        let text = format!("[databases.shop]\npostgres = \"{url}\"\npg-bin-dir = \"programs\"\n");
+        fs::write(self.environment.path("dbkeep.toml"), text).unwrap();
+        folder
     }
 
     /// Backs the shop up. Returns the id of the snapshot.

@@ -1,6 +1,7 @@
 //! What a server refuses and rows do not need is told, and everything else comes back.
 
 use dbkeep_postgres::archive::Archive;
+use dbkeep_postgres::conninfo::ConnInfo;
 use dbkeep_postgres::restore::{Loss, Place, Restore, RestoreOptions, Wanted, restore_tables};
 use dbkeep_postgres::wire::Options;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
@@ -25,8 +26,12 @@ fn restore_as(backup: &Backup, server: &Server, database: &str, user: &str, owne
     let place = info_as(server, database, user);
     let how = RestoreOptions { jobs: 2, owners, privileges: true };
     let archive = Archive::open(backup.archive.path()).unwrap();
-    let mut restore =
-        Restore::begin(&place, &Options::default(), &how, archive, &backup.catalog, "1").unwrap();
+    restore_with(archive, backup, &place, &how)
+}
+
+/// Restores with an archive that may be another one than the backup's. Returns what could not be restored.
+fn restore_with(archive: Archive, backup: &Backup, place: &ConnInfo, how: &RestoreOptions) -> Vec<Loss> {
+    let mut restore = Restore::begin(place, &Options::default(), how, archive, &backup.catalog, "1").unwrap();
     backup.fill(&mut restore, &backup.rows).unwrap();
     restore.promote(&Place::New).unwrap().losses
 }
@@ -90,11 +95,7 @@ fn policies_and_rights_of_what_is_not_there_are_told_one_by_one() {
     right.definition = "GRANT ALL ON FUNCTION pg_catalog.pg_start_backup() TO PUBLIC".to_owned();
     archive.entries.push(right);
     let place = info_as(&target, "shop", "postgres");
-    let how = RestoreOptions::default();
-    let mut restore =
-        Restore::begin(&place, &Options::default(), &how, archive, &backup.catalog, "1").unwrap();
-    backup.fill(&mut restore, &backup.rows).unwrap();
-    let lost = restore.promote(&Place::New).unwrap().losses;
+    let lost = restore_with(archive, &backup, &place, &RestoreOptions::default());
     let expected = [
         "policy public.notes theirs",
         "comment public.POLICY theirs ON notes",
@@ -125,11 +126,7 @@ fn security_label_whose_provider_is_not_loaded_is_told_and_all_else_comes_back()
             .to_owned();
     archive.entries.insert(comment.unwrap(), label);
     let place = info_as(&target, "shop", "postgres");
-    let how = RestoreOptions::default();
-    let mut restore =
-        Restore::begin(&place, &Options::default(), &how, archive, &backup.catalog, "1").unwrap();
-    backup.fill(&mut restore, &backup.rows).unwrap();
-    let lost = restore.promote(&Place::New).unwrap().losses;
+    let lost = restore_with(archive, &backup, &place, &RestoreOptions::default());
     assert_eq!(whats(&lost), ["security label public.TABLE notes"], "{lost:?}");
     assert_eq!(lost[0].why, "security label provider \"selinux\" is not loaded");
     assert_eq!(target.sql("shop", "SELECT t, obj_description('notes'::regclass) FROM seen"), "a|commented");

@@ -1,12 +1,12 @@
 //! Backups: however a database is named, what is chosen of it, what a second one adds.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Shop, keys};
+use super::{Shop, executable, keys};
 use crate::environment::restic;
 
 #[test]
@@ -55,10 +55,8 @@ fn database_is_backed_up_however_it_is_named() {
 fn of_several_hosts_the_first_that_answers_is_read_by_us_and_by_pg_dump() {
     let Some(shop) = Shop::open() else { return };
     let (server, environment) = (&shop.server, &shop.environment);
-    let note = with_noting_pg_dump(&shop, "echo \"$PGHOST $PGPORT\"");
     let url = format!("postgresql://postgres@127.0.0.1:1,127.0.0.1:{0},localhost:{0}/shop", server.port());
-    let text = format!("[databases.shop]\npostgres = \"{url}\"\npg-bin-dir = \"noted\"\n");
-    fs::write(environment.path("dbkeep.toml"), text).unwrap();
+    let note = with_noting_pg_dump(&shop, &url, "echo \"$PGHOST $PGPORT\"");
     environment.ok(["backup"]);
     assert_eq!(fs::read_to_string(&note).unwrap(), format!("127.0.0.1 {}\n", server.port()));
     let to = server.url("restored");
@@ -66,19 +64,17 @@ fn of_several_hosts_the_first_that_answers_is_read_by_us_and_by_pg_dump() {
     shop.expect_same("shop", server, "restored");
 }
 
-/// Puts a `pg_dump` into the folder `noted` that does its work and writes down before what a command says. Returns where.
-fn with_noting_pg_dump(shop: &Shop, command: &str) -> PathBuf {
-    let (programs, environment) = (shop.server.programs(), &shop.environment);
-    let folder = environment.path("noted");
-    fs::create_dir(&folder).unwrap();
-    let (program, note) = (folder.join("pg_dump"), environment.path("note"));
+/// Has what is at `url` backed up with a `pg_dump` that does its work and writes down before what a command says. Returns
+/// where.
+fn with_noting_pg_dump(shop: &Shop, url: &str, command: &str) -> PathBuf {
+    let (programs, note) = (shop.server.programs(), shop.environment.path("note"));
+    let folder = shop.with_programs_of_its_own(url);
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = --version ] || {command} >>'{}'\nexec '{}' \"$@\"\n",
+        "[ \"$1\" = --version ] || {command} >>'{}'\nexec '{}' \"$@\"",
         note.display(),
         programs.program("pg_dump").display()
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&folder.join("pg_dump"), &script);
     symlink(programs.program("pg_restore"), folder.join("pg_restore")).unwrap();
     note
 }
@@ -86,9 +82,8 @@ fn with_noting_pg_dump(shop: &Shop, command: &str) -> PathBuf {
 #[test]
 fn applications_of_the_same_machine_come_before_a_backup() {
     let Some(shop) = Shop::open() else { return };
-    let note = with_noting_pg_dump(&shop, "cat /proc/$$/stat /proc/$PPID/task/*/stat 2>/dev/null");
-    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"noted\"\n", shop.url());
-    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let note =
+        with_noting_pg_dump(&shop, &shop.url(), "cat /proc/$$/stat /proc/$PPID/task/*/stat 2>/dev/null");
     shop.environment.ok(["backup", "--yield"]);
     let threads = fs::read_to_string(&note).unwrap();
     // The name of a thread may have spaces; `nice` is the 17th word behind it.
@@ -103,22 +98,17 @@ fn applications_of_the_same_machine_come_before_a_backup() {
 fn archive_of_a_later_version_is_stored_with_a_warning() {
     let Some(shop) = Shop::open() else { return };
     let (programs, environment) = (shop.server.programs(), &shop.environment);
-    let folder = environment.path("later");
-    fs::create_dir(&folder).unwrap();
+    let folder = shop.with_programs_of_its_own(&shop.url());
     // The seventh byte is the second number of the version.
     let dump = "[ \"$1\" = --version ] && exec $real \"$@\"
-        $real \"$@\" >later/d && dd if=later/d of=later/minor bs=1 skip=6 count=1 2>later/said &&
-        printf '\\143' | dd of=later/d bs=1 seek=6 conv=notrunc 2>later/said && cat later/d";
+        $real \"$@\" >programs/d && dd if=programs/d of=programs/minor bs=1 skip=6 count=1 2>programs/said &&
+        printf '\\143' | dd of=programs/d bs=1 seek=6 conv=notrunc 2>programs/said && cat programs/d";
     let restore = "[ \"$1\" = --version ] && exec $real \"$@\"
-        cat >later/r && dd if=later/minor of=later/r bs=1 seek=6 conv=notrunc 2>later/said && exec $real \"$@\" later/r";
+        cat >programs/r && dd if=programs/minor of=programs/r bs=1 seek=6 conv=notrunc 2>programs/said && exec $real \"$@\" programs/r";
     for (name, script) in [("pg_dump", dump), ("pg_restore", restore)] {
-        let path = folder.join(name);
-        let text = format!("#!/bin/sh\nreal='{}'\n{script}\n", programs.program(name).display());
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("real='{}'\n{script}", programs.program(name).display());
+        executable(&folder.join(name), &script);
     }
-    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"later\"\n", shop.url());
-    fs::write(environment.path("dbkeep.toml"), text).unwrap();
     let run = environment.ok(["backup"]);
     let warning = "version 1.99 of its archives is not known here: only pg_restore brings the objects back";
     assert!(format!("{}{}", run.stdout, run.stderr).contains(warning), "{}{}", run.stdout, run.stderr);

@@ -2,7 +2,6 @@
 //! nothing stored, and no password anywhere.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use dbkeep_testkit::postgres::{Server, Settings};
 use serde_json::Value;
 
-use super::Shop;
+use super::{Shop, executable};
 
 /// What the tests look for wherever it must not be.
 const SECRET: &str = "hunter2secret";
@@ -129,13 +128,9 @@ fn what_cannot_be_backed_up_is_said_in_one_sentence_and_nothing_is_stored() {
 fn programs_that_are_missing_or_too_old_are_named_with_the_package_to_install() {
     let Some(shop) = Shop::open() else { return };
     let major = shop.server.programs().major;
-    let folder = shop.environment.path("old");
-    fs::create_dir(&folder).unwrap();
+    let folder = shop.with_programs_of_its_own(&shop.url());
     let program = folder.join("pg_dump");
-    fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 11.3'\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"old\"\n", shop.url());
-    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    executable(&program, "echo 'pg_dump (PostgreSQL) 11.3'");
     let run = shop.environment.run(["backup"]);
     let message = format!("no pg_dump for PostgreSQL {major} was found: the newest here is 11");
     run.expect_failure(1, &message, &format!("postgresql-client-{major}"));
@@ -163,28 +158,21 @@ fn pass_on(shop: &Shop, folder: &Path, name: &str, version: Option<&str>) {
     let says = version.map(|version| {
         format!("if [ \"$1\" = --version ]; then echo '{name} (PostgreSQL) {version}'; exit; fi\n")
     });
-    let text = format!("#!/bin/sh\n{}exec '{}' \"$@\"\n", says.unwrap_or_default(), real.display());
-    let program = folder.join(name);
-    fs::write(&program, text).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!("{}exec '{}' \"$@\"", says.unwrap_or_default(), real.display());
+    executable(&folder.join(name), &script);
 }
 
 #[test]
 fn what_programs_wrote_and_lost_without_a_word_is_missed() {
     let Some(shop) = Shop::open() else { return };
-    let folder = shop.environment.path("programs");
-    fs::create_dir(&folder).unwrap();
-    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"programs\"\n", shop.url());
-    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let folder = shop.with_programs_of_its_own(&shop.url());
     for forgetful in ["pg_dump", "pg_restore"] {
         for name in ["pg_dump", "pg_restore"] {
             pass_on(&shop, &folder, name, None);
         }
         let real = shop.server.programs().program(forgetful).display().to_string();
-        let text = format!(
-            "#!/bin/sh\n[ \"$1\" = --version ] && exec {real} \"$@\"\n{real} \"$@\" | head -c 1500\n"
-        );
-        fs::write(folder.join(forgetful), text).unwrap();
+        let script = format!("[ \"$1\" = --version ] && exec {real} \"$@\"\n{real} \"$@\" | head -c 1500");
+        executable(&folder.join(forgetful), &script);
         let run = shop.environment.run(["backup"]);
         run.expect_failure(
             1,
@@ -199,10 +187,7 @@ fn what_programs_wrote_and_lost_without_a_word_is_missed() {
 fn programs_that_lack_a_security_fix_are_warned_of_once_and_used() {
     let Some(shop) = Shop::open() else { return };
     let major = shop.server.programs().major;
-    let folder = shop.environment.path("programs");
-    fs::create_dir(&folder).unwrap();
-    let text = format!("[databases.shop]\npostgres = \"{}\"\npg-bin-dir = \"programs\"\n", shop.url());
-    fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+    let folder = shop.with_programs_of_its_own(&shop.url());
     let warnings = |version: &str| {
         for name in ["pg_dump", "pg_restore"] {
             pass_on(&shop, &folder, name, Some(version));

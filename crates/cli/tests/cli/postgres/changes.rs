@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +9,7 @@ use std::time::{Duration, Instant};
 use dbkeep_testkit::postgres::Server;
 use serde_json::json;
 
-use super::Shop;
+use super::{Shop, executable};
 use crate::environment::{Run, TestEnvironment};
 
 /// How a reading says that it begins again.
@@ -179,8 +177,7 @@ fn with_pg_dump_that_holds_on(shop: &Shop) -> TestEnvironment {
     fs::create_dir(&bin).unwrap();
     let here = environment.path("");
     let script = format!(
-        "#!/bin/sh
-         {real}/pg_dump \"$@\" || exit
+        "{real}/pg_dump \"$@\" || exit
          [ \"$1\" = --version ] || [ -e {here}/held ] && exit
          touch {here}/held
          {{ echo 'BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE;'
@@ -192,13 +189,8 @@ fn with_pg_dump_that_holds_on(shop: &Shop) -> TestEnvironment {
         here = here.display()
     );
     executable(&bin.join("pg_dump"), &script);
-    executable(&bin.join("pg_restore"), &format!("#!/bin/sh\nexec {real}/pg_restore \"$@\"\n"));
+    executable(&bin.join("pg_restore"), &format!("exec {real}/pg_restore \"$@\""));
     environment.with("PATH", &format!("{}:/usr/bin:/bin", bin.display()))
-}
-
-fn executable(path: &Path, script: &str) {
-    fs::write(path, script).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Who is in the way of a migration, by what they call themselves.
