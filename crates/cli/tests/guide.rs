@@ -70,7 +70,7 @@ impl Reader {
         }
     }
 
-    /// Runs one line as a reader would type it.
+    /// Runs one command as a reader would type it.
     fn run_at(&self, line: &str, now: Option<&str>) -> Output {
         let path = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
@@ -126,7 +126,7 @@ enum Step {
     Script(String),
 }
 
-/// Returns the lines of all blocks marked `sh`, without comments, and the blocks marked `toml` and `bash`.
+/// Returns the commands of all blocks marked `sh`, without comments, and the blocks marked `toml` and `bash`.
 fn steps(page: &str) -> Vec<Step> {
     let mut block = None;
     let mut steps = Vec::new();
@@ -141,6 +141,10 @@ fn steps(page: &str) -> Vec<Step> {
             continue;
         }
         match (block, steps.last_mut()) {
+            (Some("```sh"), Some(Step::Run(command))) if command.ends_with("&&") => {
+                command.push(' ');
+                command.push_str(line.trim_end());
+            }
             (Some("```sh"), _) if !line.trim().is_empty() => {
                 steps.push(Step::Run(line.split(" # ").next().unwrap_or(line).trim_end().to_owned()));
             }
@@ -154,9 +158,9 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Returns the stock program that `line` calls and that is not here.
+/// Returns the stock program that `line` calls first and that is not here.
 fn missing_program(line: &str) -> Option<&str> {
-    let program = line.split_whitespace().next()?;
+    let program = line.split_whitespace().next().filter(|word| !word.contains('='))?;
     let is_ours = program == "dbkeep";
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
     (!is_ours && !found.status.success()).then_some(program)

@@ -265,8 +265,10 @@ fn ndjson(shop: &Shop, original: &str) {
 fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     const PAGE: &str = include_str!("../../../../docs/guide/export-postgresql.md");
     let page = PAGE.split("Rows from NDJSON").nth(1).unwrap();
-    let commands: Vec<&str> = page.split("```").nth(1).unwrap().lines().skip(1).collect();
-    let [columns, rows, copy] = commands[..] else { panic!("{commands:?}") };
+    let command = page.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    let command = command.replace("dbkeep verify", concat!(env!("CARGO_BIN_EXE_dbkeep"), " verify"));
+    let of =
+        |path: &Path| command.replace("$(ls exports/shop_[0-9]*.ndjson | tail -n 1)", path.to_str().unwrap());
     if Command::new("jq").arg("--version").output().is_err() {
         eprintln!("left out: jq is not installed");
         return;
@@ -278,26 +280,34 @@ fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     let metadata: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     for table in metadata["metadata"]["tables"].as_array().unwrap() {
         let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
-        for command in [columns, rows] {
-            let command = command.replace("\"orders\"", &table["name"].to_string());
-            shell(
-                &shop.environment.path(""),
-                &command.replace("$(ls exports/shop_*.ndjson | tail -n 1)", path.to_str().unwrap()),
-            );
-        }
+        let in_a_shell = format!("{}.{}", quoted(schema), quoted(name)).replace('"', "\\\"");
+        let command = of(path)
+            .replace("\"orders\"", &table["name"].to_string())
+            .replace("TRUNCATE orders", &format!("DELETE FROM {in_a_shell}"))
+            .replace("copy orders", &format!("copy {in_a_shell}"))
+            .replace(" --dbname=from_sql", "");
         if table["rows"] == 0 {
+            let without_psql = command.split(" &&\npsql").next().unwrap();
+            shell(&shop.environment.path(""), without_psql);
             assert_eq!(fs::read_to_string(shop.environment.path("columns.txt")).unwrap(), "");
             continue;
         }
-        let in_a_shell = format!("{}.{}", quoted(schema), quoted(name)).replace('"', "\\\"");
-        let copy = copy.replace("TRUNCATE orders", &format!("DELETE FROM {in_a_shell}"));
-        shop.psql(
-            "by_the_guide",
-            &copy.replace("copy orders", &format!("copy {in_a_shell}")).replace(" --dbname=from_sql", ""),
-        );
+        shop.psql("by_the_guide", &command);
     }
     shop.server.sql("postgres", "ALTER DATABASE by_the_guide RESET ALL");
     assert_eq!(shop.contents("by_the_guide"), original);
+    // A part of an export changes nothing, wherever it ends.
+    let (cut, reached) = (shop.environment.path("part.ndjson"), shop.environment.path("reached"));
+    let line_ends: Vec<usize> = text.match_indices('\n').map(|(place, _)| place + 1).collect();
+    let all_rows = line_ends[line_ends.len() - 2];
+    for length in [text.len() / 2, line_ends[12], all_rows] {
+        fs::write(&cut, &text[..length]).unwrap();
+        let command = of(&cut).replace("psql", &format!("touch {} #", reached.display()));
+        let output =
+            Command::new("sh").args(["-c", &command]).current_dir(shop.environment.path("")).output();
+        let output = output.unwrap();
+        assert!(!output.status.success() && !reached.exists(), "{length}: {output:?}");
+    }
 }
 
 fn quoted(name: &str) -> String {
