@@ -98,11 +98,13 @@ impl Ours {
         Ok(Ran { cost: cost(&outcome)?, report: serde_json::from_str(&outcome.stdout)? })
     }
 
-    /// Runs a command beside others that work; it may fail by giving way.
-    pub(crate) fn run_any<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
-        let outcome = self.program.run(arguments).go();
+    /// Backs up beside others that work; it may fail by giving way, and in no other way.
+    pub(crate) fn run_or_give_way<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let outcome = self.program.run(["--json"].into_iter().chain(arguments)).go();
+        let gave_way = || outcome.json()["databases"][0]["error"]["kind"] == "changed";
         match outcome.code() {
-            Some(0 | 1) => Ok(()),
+            Some(0) => Ok(()),
+            Some(1) if gave_way() => Ok(()),
             _ => Err(outcome.transcript().into()),
         }
     }

@@ -12,11 +12,13 @@ use crate::sample::Sample;
 use crate::scratch::settle;
 use crate::{Error, Result};
 
-/// How long each load lasts. What runs beside it takes longer, or is begun again.
-const SECONDS: u64 = 15;
+/// How long each load lasts. What runs beside it is begun again until then; where once takes longer than this, its end has
+/// no load beside it, and the seconds that are shown say so.
+const SECONDS: u64 = 30;
 /// How much of what the server can do the applications of a server that is not overloaded ask of it.
 const ASKED: f64 = 0.5;
-/// When an application that asks at its own rate gives up, in milliseconds: what comes later does not count.
+/// When an application that asks at its own rate gives up, in milliseconds: a transaction that could only begin later than
+/// that is left out, and counts neither in the throughput nor in the average time.
 const TOO_LATE: u32 = 1000;
 
 /// A load of pgbench beside a backup, and an `ALTER TABLE` beside one that makes way.
@@ -166,10 +168,14 @@ fn run_load(scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<Ran>
     }
     let mut child: Child = command.arg("bench").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let took = match beside {
-        Beside::Nobody => 0.0,
-        _ => keep_on(scene, beside, place, &mut child)?,
+        Beside::Nobody => Ok(0.0),
+        _ => keep_on(scene, beside, place, &mut child),
     };
+    if took.is_err() {
+        child.kill()?;
+    }
     let output = child.wait_with_output()?;
+    let took = took?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = |before: &str| -> Option<f64> {
         text.lines().find_map(|line| line.strip_prefix(before))?.split(' ').next()?.parse().ok()
@@ -180,8 +186,7 @@ fn run_load(scene: &Scene<'_>, rate: Option<f64>, beside: Beside) -> Result<Ran>
     }
 }
 
-/// Does it again and again until `load` ends. Returns how long it took the first time, which was beside the load from
-/// its begin on.
+/// Does it again and again until `load` ends. Returns how long it took the first time.
 fn keep_on(scene: &Scene<'_>, beside: Beside, mut place: Place, load: &mut Child) -> Result<f64> {
     let began = Instant::now();
     let first = beside.run(scene, &place)?;
@@ -213,21 +218,22 @@ fn longest_wait(scene: &Scene<'_>) -> Result<f64> {
     let ours = Ours::init(scene.scratch, "postgres-ours")?;
     let url = scene.url("bench");
     thread::scope(|scope| {
-        let backup =
-            scope.spawn(|| ours.run_any(["backup", &url, "--yield"]).map_err(|error| error.to_string()));
-        let mut longest: f64 = 0.0;
+        let backup = scope
+            .spawn(|| ours.run_or_give_way(["backup", &url, "--yield"]).map_err(|error| error.to_string()));
+        let mut longest = None;
         for number in 0.. {
+            thread::sleep(Duration::from_millis(1500));
             if backup.is_finished() {
                 break;
             }
-            thread::sleep(Duration::from_millis(1500));
             let began = Instant::now();
             // It needs the table for itself, and changes nothing of what is stored.
             let default = format!("ALTER TABLE events ALTER COLUMN note SET DEFAULT '{number}'");
             scene.sql("bench", &default)?;
-            longest = longest.max(began.elapsed().as_secs_f64());
+            longest = longest.max(Some(began.elapsed()));
         }
-        let ended = backup.join().map_err(|_| Error::from("the backup panicked"))?;
-        ended.map(|()| longest).map_err(Error::from)
+        backup.join().map_err(|_| Error::from("the backup panicked"))?.map_err(Error::from)?;
+        let longest = longest.ok_or("the backup was over before a table was changed")?;
+        Ok(longest.as_secs_f64())
     })
 }
