@@ -374,6 +374,7 @@ impl Error {
             Self::RepositoryGone { .. } => ErrorKind::RepositoryGone,
             Self::NoRepository { .. } => ErrorKind::NoRepository,
             Self::NoPassword { .. } => ErrorKind::NoPassword,
+            Self::Temporary { source, .. } if is_full(source) => ErrorKind::NoSpace,
             Self::NoPasswordFile { .. }
             | Self::ReportUnwritten { .. }
             | Self::Temporary { .. }
@@ -553,19 +554,24 @@ impl Error {
     }
 }
 
+/// Says whether there was no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Returns what to do about an error of a temporary file that people meet.
 fn temporary_hint(error: &io::Error) -> Option<String> {
-    let what = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space there, or name another folder"
-        }
+    let hint = match error.kind() {
+        _ if is_full(error) => "free some space there, or let the variable TMPDIR name another folder",
         io::ErrorKind::NotFound
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem => "name a folder that is there and can be written",
+        | io::ErrorKind::ReadOnlyFilesystem => {
+            "let the variable TMPDIR name a folder that is there and can be written"
+        }
         _ => return None,
     };
-    Some(format!("{what} with the variable TMPDIR"))
+    Some(hint.to_owned())
 }
 
 /// Returns what to do about an I/O error that people meet.
@@ -577,9 +583,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
         io::ErrorKind::PermissionDenied => {
             Some("check the permissions, or run as the user that owns it".to_owned())
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("free some space, or choose another place".to_owned())
-        }
+        _ if is_full(error) => Some("free some space, or choose another place".to_owned()),
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a place that can be written".to_owned()),
         _ => None,
     }
@@ -593,7 +597,7 @@ mod tests {
     fn folder_of_temporary_files_that_is_not_there_is_told_from_one_that_is_full() {
         let hint = |kind: io::ErrorKind| Error::temporary(kind.into()).hint();
         assert!(hint(io::ErrorKind::StorageFull).unwrap().starts_with("free some space"));
-        assert!(hint(io::ErrorKind::NotFound).unwrap().starts_with("name a folder that is there"));
+        assert!(hint(io::ErrorKind::NotFound).unwrap().contains("a folder that is there"));
         assert_eq!(hint(io::ErrorKind::InvalidInput), None);
     }
 }

@@ -87,6 +87,9 @@ pub enum Error {
         /// What was not understood.
         what: String,
     },
+    /// The name of an object of the whole server is in another encoding than that of the database.
+    #[error("the server has a name that is not UTF-8")]
+    NotUtf8,
     /// A table is not what it was at the moment that is read: reading another moment may succeed.
     #[error("{table} {what} while it was read")]
     Changed {
@@ -229,6 +232,9 @@ pub enum Error {
         /// The second one.
         minor: u8,
     },
+    /// What `pg_dump` wrote is something else than an archive.
+    #[error("pg_dump ended as if all was well, but what it wrote is no archive")]
+    NoArchive,
     /// A program said that it was done, but not all that it wrote is there.
     #[error("{program} ended as if all was well, but what it wrote is cut off")]
     CutOff {
@@ -365,6 +371,14 @@ impl Error {
         Self::Protocol { what: what.into() }
     }
 
+    /// Says whether it comes of a disk that is full: the server's, or one that a program writes to.
+    pub fn is_of_full_disk(&self) -> bool {
+        match self {
+            Self::Tool { what, .. } | Self::Scratch { what } => says_full(what),
+            error => error.code() == Some(DISK_FULL),
+        }
+    }
+
     /// Returns the code of the server, as `42P01`, when it was the server that refused.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -454,7 +468,17 @@ impl Error {
                     .to_owned(),
             ),
             Self::Tool { what, .. } => tool_hint(what),
+            Self::NotUtf8 => Some(
+                "a role, tablespace or database was named in a database of another encoding: `psql -l` and `psql -c '\\du'` \
+                 show it, and ALTER … RENAME, from a database of that encoding, mends it"
+                    .to_owned(),
+            ),
             Self::CutOff { .. } => Some(room_for_files()),
+            Self::NoArchive => Some(
+                "is it a script that prints more than the archive? `pg-bin-dir` of the configuration says which one is \
+                 used, else PATH does"
+                    .to_owned(),
+            ),
             Self::UnknownArchive { .. } => {
                 Some("a newer dbkeep may know it; `pg_restore` of the version that wrote it does".to_owned())
             }
@@ -488,7 +512,7 @@ fn count(number: usize) -> String {
 
 /// Returns what to do when a program fails, by what it said: it is asked to speak English.
 fn tool_hint(what: &str) -> Option<String> {
-    if !["No space left on device", "Disk quota exceeded"].iter().any(|said| what.contains(said)) {
+    if !says_full(what) {
         return None;
     }
     // It passes on what the server says.
@@ -498,12 +522,19 @@ fn tool_hint(what: &str) -> Option<String> {
     }
 }
 
+/// Says whether a program that was asked to speak English says that a disk is full.
+pub(crate) fn says_full(text: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded"].iter().any(|said| text.contains(said))
+}
+
+/// How a server calls its disk being full.
+const DISK_FULL: &str = "53100";
 const SERVER_IS_FULL: &str = "the disk of the server is full: make room where the message says";
 
 fn room_for_files() -> String {
     let folder = std::env::temp_dir();
     format!(
-        "it is kept in {} for a moment: free some space there, or name another folder with the variable TMPDIR",
+        "it is kept in {} for a moment: free some space there, or let the variable TMPDIR name another folder",
         folder.display()
     )
 }
@@ -563,7 +594,7 @@ impl ServerError {
                 "the server does not let this user in from here: pg_hba.conf of the server says who may"
             }
             "3D000" => "`psql -l` lists the databases of a server",
-            "53100" => SERVER_IS_FULL,
+            DISK_FULL => SERVER_IS_FULL,
             "53300" => "the server has no connection left: fewer jobs need fewer",
             "57P03" => "the server is starting up or shutting down: try again in a moment",
             "55P03" => "other sessions use the table: try again when they are done",
@@ -585,7 +616,7 @@ mod tests {
     fn full_disk_of_the_server_is_told_from_one_here() {
         let hint = |what: &str| Error::Tool { program: "pg_dump".to_owned(), what: what.to_owned() }.hint();
         let here = "pg_dump: error: could not write to output file: No space left on device";
-        assert!(hint(here).unwrap().ends_with("TMPDIR"));
+        assert!(hint(here).unwrap().contains("TMPDIR"));
         let there = "pg_dump: error: query failed: ERROR:  could not write to file \"base/pgsql_tmp/1\": No space left on device";
         assert_eq!(hint(there).unwrap(), SERVER_IS_FULL);
         assert_eq!(hint("pg_dump: error: query failed"), None);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -582,6 +582,38 @@ fn postgres_full_disk_of_temporary_files_is_told_with_what_to_do() {
     assert!(objects("latest").is_string() && objects("latest") == objects(&snapshot));
     bank.expect_one_moment("latest");
     bank.world.expect_sound();
+}
+
+#[test]
+fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() {
+    let Some(bank) = Bank::open() else { return };
+    let snapshot = snapshot_of(&bank.backup().success());
+    let folder = bank.server.socket_folder().join("temporary");
+    let Some(disk) = SmallDisk::mount(&folder, 4) else { return };
+    // The server of a drill does not belong to root.
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    // Without a folder, without a server, without a database, without its rows.
+    let sizes = [4, 12, 12 << 10, 30 << 10].into_iter().chain((40 << 10..400 << 10).step_by(6 << 10));
+    let mut full = 0;
+    for size in sizes {
+        disk.resize(size);
+        let outcome = bank.run(&["drill"]).with("TMPDIR", &folder).go();
+        assert_eq!(used(&folder), 0, "{size} KiB leave nothing");
+        let drilled = &outcome.json()["drills"][0];
+        if outcome.code() == Some(0) {
+            break;
+        }
+        full += 1;
+        let error = &drilled["error"];
+        assert_eq!(error["kind"], "no-space", "{size} KiB: {}", outcome.transcript());
+        assert!(error["message"].as_str().unwrap().contains(folder.to_str().unwrap()), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("TMPDIR"), "{error}");
+        assert_eq!(drilled["findings"], serde_json::json!([]), "{drilled}");
+    }
+    assert!(full > 4, "only {full} sizes were too small");
+    disk.resize(400 << 10);
+    bank.run(&["drill"]).with("TMPDIR", &folder).success();
+    bank.expect_one_moment(&snapshot);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A full disk: in the repository, and where a restore should go. Exit code 1, a sentence with the path and the
+//! A full disk: in the repository, where a restore should go, and where a drill works. Exit code 1, a sentence with the path and the
 //! bytes that are needed, old backups as they were, no panic.
 
 use std::fs;
@@ -94,6 +94,43 @@ fn full_disk_under_the_repository_loses_nothing() {
     disk.resize(64 << 10);
     let second = world.backup();
     world.expect_restores(&oracle, &second, 3_000);
+    world.expect_sound();
+}
+
+#[test]
+fn drill_on_a_full_disk_of_temporary_files_has_not_passed() {
+    let world = World::new();
+    let folder = world.path("temporary");
+    let Some(disk) = SmallDisk::mount(&folder, 64 << 10) else { return };
+    world.write_until(6, JournalMode::Wal, 500);
+    world.backup();
+    let drill = || world.dbkeep.run(["drill", "--json"]).with("TMPDIR", &folder).go();
+    let rows = drill().success().json()["drills"][0]["rows"].as_u64().unwrap();
+    assert!(rows > 500, "{rows}");
+    // Room for the file is not yet room for what SQLite keeps beside it.
+    let size = fs::metadata(world.database()).unwrap().len() >> 10;
+    let mut full = 0;
+    for size in [4, 12, size / 2].into_iter().chain((size..size + 256).step_by(4)) {
+        disk.resize(size);
+        let outcome = drill();
+        assert_eq!(used(&folder), 0, "{size} KiB leave nothing");
+        let drilled = &outcome.json()["drills"][0];
+        if outcome.code() == Some(0) {
+            assert_eq!(drilled["rows"], rows, "{size} KiB: {}", outcome.transcript());
+            continue;
+        }
+        let error = &drilled["error"];
+        assert_eq!(
+            (outcome.code(), &error["kind"]),
+            (Some(1), &"no-space".into()),
+            "{}",
+            outcome.transcript()
+        );
+        assert!(error["message"].as_str().unwrap().contains(folder.to_str().unwrap()), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("TMPDIR"), "{error}");
+        full += 1;
+    }
+    assert!(full > 6, "only {full} sizes were too small");
     world.expect_sound();
 }
 

@@ -1,11 +1,12 @@
 //! The drill of a SQLite database: a file that is opened as an application opens it.
 
+use std::io;
 use std::path::Path;
 
 use dbkeep_sqlite::inspect::with_interrupt;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::assertion::{Answer, Assertion};
 use super::scratch::Scratch;
@@ -31,7 +32,7 @@ impl Run<'_> {
                 hint: Some("`dbkeep verify` compares its hashes".to_owned()),
             });
         }
-        let scratch = Scratch::make(&std::env::temp_dir())?;
+        let scratch = Scratch::make()?;
         let path = scratch.path().join("drill.db");
         let request = RestoreRequest {
             snapshot: Some(entry.id.to_string()),
@@ -42,7 +43,8 @@ impl Run<'_> {
             verify: Verify::Full,
             ..RestoreRequest::default()
         };
-        let restored = restore::to_scratch(self.store, &request, self.clock.now(), self.watch)?;
+        let restored = restore::to_scratch(self.store, &request, self.clock.now(), self.watch);
+        let restored = restored.map_err(|error| scratch.told(error, None))?;
         self.watch.step("drill.restored");
         findings.notes.extend(restored.notes);
         match restored.integrity.as_str() {
@@ -63,14 +65,9 @@ impl Run<'_> {
             }
         };
         with_interrupt(&connection, &|| self.watch.cancelled(), || {
-            count(&connection, manifest, findings);
-            for assertion in assertions {
-                let answer = ask(&connection, &assertion.sql);
-                let answer = answer.unwrap_or_else(|error| Answer::Not(error.to_string()));
-                findings.assertions.push(assertion.judge(answer));
-            }
-            Ok(())
-        })?;
+            Ok(count(&connection, manifest, findings)
+                .and_then(|()| try_assertions(&connection, assertions, findings)))
+        })??;
         self.watch.step("drill.asked");
         Ok(())
     }
@@ -85,8 +82,22 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Returns what says nothing of a database, but of where it lies: no room for what SQLite keeps beside it, a disk that
+/// cannot be read.
+fn of_the_machine(error: &rusqlite::Error) -> Option<Error> {
+    let failure = error.sqlite_error()?;
+    let kind = match (failure.code, failure.extended_code) {
+        (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => io::ErrorKind::StorageFull,
+        (ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::OutOfMemory, _) => {
+            io::ErrorKind::Other
+        }
+        _ => return None,
+    };
+    Some(Error::temporary(io::Error::new(kind, error.to_string())))
+}
+
 /// Compares the number of rows in each table with the manifest.
-fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) {
+fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) -> Result<()> {
     for table in &manifest.tables {
         let sql = format!("SELECT count(*) FROM \"{}\"", table.name.replace('"', "\"\""));
         match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {
@@ -102,6 +113,9 @@ fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) 
                 }
             }
             Err(error) => {
+                if let Some(error) = of_the_machine(&error) {
+                    return Err(error);
+                }
                 let what = format!("the rows of {:?} cannot be counted: {error}", table.name);
                 match error.sqlite_error_code() {
                     Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => findings.damage(what),
@@ -111,6 +125,21 @@ fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) 
             }
         }
     }
+    Ok(())
+}
+
+fn try_assertions(connection: &Connection, assertions: &[Assertion], findings: &mut Findings) -> Result<()> {
+    for assertion in assertions {
+        let answer = match ask(connection, &assertion.sql) {
+            Ok(answer) => answer,
+            Err(error) => match of_the_machine(&error) {
+                Some(error) => return Err(error),
+                None => Answer::Not(error.to_string()),
+            },
+        };
+        findings.assertions.push(assertion.judge(answer));
+    }
+    Ok(())
 }
 
 /// Asks for one value.

@@ -3,10 +3,14 @@
 //! It is locked as long as its drill lives. The next drill removes folders whose lock can be had.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use dbkeep_postgres::Error as PostgresError;
+
+use crate::error::is_full;
 use crate::{Error, Result};
 
 /// How the names of such folders begin.
@@ -23,17 +27,39 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Removes what killed drills left below `parent`, and makes a folder there.
-    pub(super) fn make(parent: &Path) -> Result<Self> {
+    /// Makes one among temporary files, and removes what killed drills left there.
+    pub(super) fn make() -> Result<Self> {
+        Self::make_in(&std::env::temp_dir()).map_err(Error::temporary)
+    }
+
+    fn make_in(parent: &Path) -> io::Result<Self> {
         remove_abandoned(parent);
-        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
-        let folder = made.map_err(Error::io("make a directory in", parent))?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))
-            .map_err(Error::io("set the mode of", folder.path()))?;
-        let path = folder.path().join(LOCK);
-        let lock = File::create_new(&path).map_err(Error::io("write", &path))?;
-        lock.lock().map_err(Error::io("lock", &path))?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))?;
+        let lock = File::create_new(folder.path().join(LOCK))?;
+        lock.lock()?;
         Ok(Self { folder, _lock: lock })
+    }
+
+    /// Returns what an error of a drill in it says for people: one that comes of a full disk is one of temporary files.
+    /// `said` is what a server of the drill's own said of such a disk, when it did.
+    pub(super) fn told(&self, error: Error, said: Option<String>) -> Error {
+        let full = |why: String| Error::temporary(io::Error::new(io::ErrorKind::StorageFull, why));
+        match error {
+            Error::NoSpace { path, needed, free } if path.starts_with(self.path()) => {
+                full(format!("{needed} bytes are needed, {free} are free"))
+            }
+            Error::Io { path, source, .. } if path.starts_with(self.path()) && is_full(&source) => {
+                Error::temporary(source)
+            }
+            Error::Postgres(PostgresError::Stopped) => error,
+            Error::Postgres(ref of_server) if of_server.is_of_full_disk() => {
+                // Programs go on to say what they remove.
+                full(error.full_message().lines().next().unwrap_or_default().to_owned())
+            }
+            Error::Postgres(_) => said.map_or(error, full),
+            error => error,
+        }
     }
 
     /// Returns where it is.
@@ -78,11 +104,12 @@ fn is_abandoned(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn folders_of_the_dead_are_removed_and_those_of_the_living_stay() {
         let parent = tempfile::tempdir().unwrap();
-        let living = Scratch::make(parent.path()).unwrap();
+        let living = Scratch::make_in(parent.path()).unwrap();
         assert_eq!(fs::metadata(living.path()).unwrap().mode() & 0o777, 0o700);
         let dead = parent.path().join(format!("{PREFIX}dead"));
         let newborn = parent.path().join(format!("{PREFIX}newborn"));
@@ -93,11 +120,53 @@ mod tests {
         }
         fs::write(dead.join(LOCK), "").unwrap();
         fs::write(other.join(LOCK), "").unwrap();
-        let next = Scratch::make(parent.path()).unwrap();
+        let next = Scratch::make_in(parent.path()).unwrap();
         assert!(!dead.exists());
         assert!(living.path().exists() && next.path().exists() && newborn.exists() && other.exists());
         let gone = living.path().to_owned();
         drop(living);
         assert!(!gone.exists());
+    }
+    #[test]
+    fn what_comes_of_a_full_disk_names_the_folder_and_the_rest_stays_as_it_is() {
+        let scratch = Scratch::make().unwrap();
+        let inside = scratch.path().join("drill.db");
+        let postgres = |error: PostgresError| Error::Postgres(error);
+        let io = |path: &Path, kind: io::ErrorKind| Error::io("write", path)(kind.into());
+        let tool = |what: &str| PostgresError::Tool { program: "initdb".to_owned(), what: what.to_owned() };
+        let lost = || PostgresError::Protocol { what: "lost".to_owned() };
+        let said = || Some("PANIC: No space left on device".to_owned());
+        let full = [
+            (
+                Error::NoSpace { path: inside.clone(), needed: 2, free: 1 },
+                None,
+                "2 bytes are needed, 1 are free",
+            ),
+            (io(&inside, io::ErrorKind::StorageFull), None, "no storage space"),
+            (
+                postgres(tool("No space left on device\nremoving")),
+                None,
+                "initdb failed: No space left on device",
+            ),
+            (postgres(lost()), said(), "PANIC: No space left on device"),
+        ];
+        for (error, said, why) in full {
+            let told = scratch.told(error, said);
+            assert_eq!(told.kind(), ErrorKind::NoSpace);
+            assert!(told.full_message().ends_with(why), "{}", told.full_message());
+            assert!(told.hint().unwrap().contains("TMPDIR"));
+        }
+        let others = [
+            (Error::NoSpace { path: "/elsewhere".into(), needed: 2, free: 1 }, None),
+            (io(Path::new("/elsewhere"), io::ErrorKind::StorageFull), None),
+            (io(&inside, io::ErrorKind::PermissionDenied), None),
+            (postgres(tool("no such locale")), None),
+            (postgres(lost()), None),
+            (postgres(PostgresError::Stopped), said()),
+        ];
+        for (error, said) in others {
+            let before = error.full_message();
+            assert_eq!(scratch.told(error, said).full_message(), before);
+        }
     }
 }

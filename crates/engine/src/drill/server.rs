@@ -19,13 +19,6 @@ use crate::served::Served;
 use crate::source::{self, Place as SourcePlace};
 use crate::{Error, Result, restore, show, verify};
 
-/// A server for a drill.
-struct Server {
-    info: ConnInfo,
-    /// One of our own, which ends before its folder goes.
-    _own: Option<(Cluster, Scratch)>,
-}
-
 impl Run<'_> {
     /// Restores to a database that is thrown away, where every row is read again and summed up, and asks.
     pub(super) fn attempt_server(
@@ -41,23 +34,40 @@ impl Run<'_> {
             Arc::new(move || watch.cancelled())
         };
         let options = Options { stop, ..Options::default() };
-        let server = match self.named_server() {
-            Ok(Some(info)) => Ok(Server { info, _own: None }),
-            Ok(None) => self.own_server(manifest, roles, &options),
-            Err(error) => Err(error),
+        let tried = match self.named_server()? {
+            Some(info) => self.attempt_on_server(entry, &info, assertions, findings, &options),
+            None => self.attempt_on_own_server(entry, (manifest, roles), assertions, findings, &options),
         };
-        let tried =
-            server.and_then(|server| self.attempt_on_server(entry, &server, assertions, findings, &options));
         tried.map_err(|error| match error {
             Error::Postgres(dbkeep_postgres::Error::Stopped) => Error::Cancelled,
             error => error,
         })
     }
 
+    fn attempt_on_own_server(
+        &self,
+        entry: &Entry,
+        (manifest, roles): (&Manifest, &[String]),
+        assertions: &[Assertion],
+        findings: &mut Findings,
+        options: &Options,
+    ) -> Result<()> {
+        let scratch = Scratch::make()?;
+        let cluster =
+            self.own_server(&scratch, manifest, options).map_err(|error| scratch.told(error, None))?;
+        // Those that the other one had, by name only: policies are not without them.
+        let tried = cluster
+            .make_roles(roles, options)
+            .map_err(Error::from)
+            .and_then(|()| self.attempt_on_server(entry, cluster.info(), assertions, findings, options));
+        // The folder goes with the server.
+        tried.map_err(|error| scratch.told(error, cluster.full_disk()))
+    }
+
     fn attempt_on_server(
         &self,
         entry: &Entry,
-        server: &Server,
+        server: &ConnInfo,
         assertions: &[Assertion],
         findings: &mut Findings,
         options: &Options,
@@ -65,7 +75,7 @@ impl Run<'_> {
         self.watch.step("drill.server-started");
         let unique = format!("{} {} {}", std::process::id(), self.clock.now(), entry.id);
         let unique = Id::of(unique.as_bytes()).to_string();
-        let place = Place::begin(&server.info, options, &unique[..16])?;
+        let place = Place::begin(server, options, &unique[..16])?;
         let restored =
             restore::to_scratch_server(self.store, entry, place.info(), self.clock.now(), self.watch);
         let restored = match restored {
@@ -85,7 +95,9 @@ impl Run<'_> {
                 Ok(scratch::Answer::Value(value)) => Answer::Value(value),
                 Ok(scratch::Answer::Nothing) => Answer::Not("no row".to_owned()),
                 Ok(scratch::Answer::Several) => Answer::Not("several rows or columns".to_owned()),
-                Err(error @ dbkeep_postgres::Error::Server(_)) => Answer::Not(error.to_string()),
+                Err(error @ dbkeep_postgres::Error::Server(_)) if !error.is_of_full_disk() => {
+                    Answer::Not(error.to_string())
+                }
                 Err(error) => return Err(error.into()),
             };
             findings.assertions.push(assertion.judge(answer));
@@ -134,9 +146,8 @@ impl Run<'_> {
         }
     }
 
-    /// Starts a server of our own, of the version that was backed up or the next newer one. It has the roles that the
-    /// other one had, by name only: policies are not without them.
-    fn own_server(&self, manifest: &Manifest, roles: &[String], options: &Options) -> Result<Server> {
+    /// Starts a server of our own, of the version that was backed up or the next newer one.
+    fn own_server(&self, scratch: &Scratch, manifest: &Manifest, options: &Options) -> Result<Cluster> {
         let context = self.store.context();
         let major = manifest.postgres.as_ref().map_or(0, |facts| facts.server.major());
         let configured = context.config.databases.get(&manifest.database);
@@ -145,13 +156,10 @@ impl Run<'_> {
         let path = context.environment.variable("PATH").map(std::ffi::OsString::from);
         let tools = Tools::find_server(major, folder.as_deref(), path.as_ref())?;
         let owner = scratch::owner(rustix::process::geteuid().is_root())?;
-        let scratch = Scratch::make(&std::env::temp_dir())?;
         if let Some((user, group)) = owner {
             give(scratch.path(), user, group)?;
         }
-        let cluster = Cluster::start(&tools, scratch.path(), owner, options)?;
-        cluster.make_roles(roles, options)?;
-        Ok(Server { info: cluster.info().clone(), _own: Some((cluster, scratch)) })
+        Ok(Cluster::start(&tools, scratch.path(), owner, options)?)
     }
 }
 

@@ -5,14 +5,15 @@
 //! no superuser: such a one may not run programs or read files of this machine.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::conninfo::{ConnInfo, Surroundings};
+use crate::error::says_full;
 use crate::snapshot::identifier;
 use crate::tools::{self, Tools};
 use crate::wire::{Connection, Options};
@@ -28,12 +29,17 @@ const SUPERUSER: &str = "dbkeep_owner";
 const ROLE: &str = "dbkeep_drill";
 /// Names the socket; no network port is opened.
 const PORT: u16 = 5432;
+/// The file that it writes what it says to.
+const LOG: &str = "log";
+/// How much of that is looked at, in bytes.
+const LAST_SAID: u64 = 64 << 10;
 /// The longest path of a socket that systems take.
 const LONGEST_SOCKET: usize = 100;
 
 /// A server of our own. It ends when this goes.
 #[derive(Debug)]
 pub struct Cluster {
+    folder: PathBuf,
     info: ConnInfo,
     server: Child,
     watchdog: Child,
@@ -78,9 +84,11 @@ impl Cluster {
         initdb.arg(&data);
         tools::run(initdb, temporary()?, &options.stop)?;
         let (watchdog, pipe) = start_watchdog(folder, owner)?;
-        let log = folder.join("log");
+        let log = folder.join(LOG);
         let server = start_server(tools, &data, folder, &log, owner)?;
-        let mut cluster = Self { info: info(folder, SUPERUSER)?, server, watchdog, pipe: Some(pipe) };
+        let folder = folder.to_owned();
+        let mut cluster =
+            Self { info: info(&folder, SUPERUSER)?, folder, server, watchdog, pipe: Some(pipe) };
         let id = cluster.server.id();
         cluster.tell(&format!("{id}\n"));
         cluster.wait(&log, options)?;
@@ -90,6 +98,16 @@ impl Cluster {
     /// Returns the way to it, for a role that may make databases, sees all rows in them, and may do nothing else.
     pub fn info(&self) -> &ConnInfo {
         &self.info
+    }
+
+    /// Returns what it said last of a disk that is full, if it did.
+    pub fn full_disk(&self) -> Option<String> {
+        let mut log = fs::File::open(self.folder.join(LOG)).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(LAST_SAID))).ok()?;
+        let mut said = Vec::new();
+        log.take(LAST_SAID).read_to_end(&mut said).ok()?;
+        String::from_utf8_lossy(&said).lines().rev().find(|line| says_full(line)).map(str::to_owned)
     }
 
     /// Makes roles that policies may name. Nobody logs in as one, nobody is a member of one, and none may do anything.
@@ -280,6 +298,9 @@ mod tests {
         assert_eq!(ask("SELECT NULL").unwrap(), Answer::Value(None));
         assert_eq!(ask("SELECT 1 WHERE false").unwrap(), Answer::Nothing);
         assert_eq!(ask("SELECT 1, 2").unwrap(), Answer::Several);
+        assert_eq!(cluster.full_disk(), None);
+        connection.execute("DO $$ BEGIN RAISE WARNING 'No space left on device'; END $$").unwrap();
+        assert!(cluster.full_disk().unwrap().ends_with("WARNING:  No space left on device"));
         let refused = ask("COPY pg_class TO PROGRAM 'true'").unwrap_err();
         assert_eq!(refused.code(), Some("42501"));
         place.finish().unwrap();
