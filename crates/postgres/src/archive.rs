@@ -99,49 +99,80 @@ pub enum Stage {
     Last,
 }
 
-fn unreadable(error: &io::Error) -> Error {
-    Error::Archive { what: error.to_string() }
+/// Why an archive cannot be read.
+enum Fault {
+    /// It ends before all is there that it says is in it.
+    Cut,
+    /// It is something else.
+    Foreign,
+    /// It is of a version that is not known here.
+    Unknown(u8, u8),
+    /// A text in it is not UTF-8.
+    Encoding,
+    Damaged(String),
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        let what = match fault {
+            Fault::Unknown(major, minor) => return Self::UnknownArchive { major, minor },
+            Fault::Cut => "it is cut off".to_owned(),
+            Fault::Foreign => "it is no archive of pg_dump".to_owned(),
+            Fault::Encoding => "a text that is not UTF-8".to_owned(),
+            Fault::Damaged(what) => what,
+        };
+        Self::Archive { what }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Cut,
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
 }
 
 impl Archive {
     /// Reads the table of contents of a file.
     ///
     /// # Errors
-    /// [`Error::Archive`] when it is none, or of a version that is not known.
+    /// [`Error::Archive`] when it is none, [`Error::UnknownArchive`] when it is of a version that is not known.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(&File::open(path).map_err(|error| unreadable(&error))?)
+        Self::of(&File::open(path).map_err(Fault::from)?)
     }
 
     /// Reads the table of contents of a file that is open, from its begin.
     ///
     /// # Errors
-    /// [`Error::Archive`] when it is none, or of a version that is not known.
-    pub fn of(mut file: &File) -> Result<Self> {
-        file.rewind().map_err(|error| unreadable(&error))?;
-        let size = file.metadata().map_err(|error| unreadable(&error))?.len();
-        Self::read(BufReader::new(file), size)
+    /// As [`Self::open`].
+    pub fn of(file: &File) -> Result<Self> {
+        Ok(Reader::of(file)?.archive()?)
     }
 
     /// Reads the table of contents. No text in it is longer than `size`.
     ///
     /// # Errors
-    /// [`Error::Archive`] when it is none, or of a version that is not known.
+    /// As [`Self::open`].
     pub fn read(input: impl Read, size: u64) -> Result<Self> {
-        Reader { input, size, integer: 0, offset: 0, version: (0, 0) }.archive()
+        Ok(Reader::new(input, size).archive()?)
     }
 
-    /// Reads the table of contents of a file that is open, from its begin, and keeps nothing of it.
+    /// Reads the table of contents of what `pg_dump` has just written, from its begin, and keeps nothing of it. Returns
+    /// the version of the format when it is not known: then nothing can be said of the rest.
     ///
     /// # Errors
-    /// [`Error::CutOff`] when it ends too early, [`Error::UnknownArchive`] when it is of a version that is not known,
-    /// [`Error::Archive`] when it is none.
-    pub(crate) fn check(mut file: &File) -> Result<()> {
-        file.rewind().map_err(|error| unreadable(&error))?;
-        let size = file.metadata().map_err(|error| unreadable(&error))?.len();
-        let input = BufReader::new(file);
-        match (Reader { input, size, integer: 0, offset: 0, version: (0, 0) }).walk(|_| ()) {
-            Err(Error::Archive { what }) if what == CUT => Err(Error::CutOff { program: "pg_dump" }),
-            walked => walked.map(drop),
+    /// [`Error::CutOff`] when it ends too early, [`Error::NoArchive`] when it is something else, [`Error::NotUtf8`] when a
+    /// name in it is in another encoding, [`Error::Archive`] when it contradicts itself.
+    pub(crate) fn check(file: &File) -> Result<Option<(u8, u8)>> {
+        match Reader::of(file)?.walk(|_| ()) {
+            Ok(_) => Ok(None),
+            Err(Fault::Unknown(major, minor)) => Ok(Some((major, minor))),
+            Err(Fault::Cut) => Err(Error::CutOff { program: "pg_dump" }),
+            Err(Fault::Foreign) => Err(Error::NoArchive),
+            Err(Fault::Encoding) => Err(Error::NotUtf8),
+            Err(fault) => Err(fault.into()),
         }
     }
 
@@ -239,31 +270,41 @@ struct Reader<R> {
     version: (u8, u8),
 }
 
-/// It ends before all is there that it says is in it.
-const CUT: &str = "it is cut off";
+fn damaged(what: impl Into<String>) -> Fault {
+    Fault::Damaged(what.into())
+}
 
-fn damaged(what: impl Into<String>) -> Error {
-    Error::Archive { what: what.into() }
+impl<'f> Reader<BufReader<&'f File>> {
+    /// Reads a file from its begin.
+    fn of(mut file: &'f File) -> Result<Self, Fault> {
+        file.rewind()?;
+        let size = file.metadata()?.len();
+        Ok(Self::new(BufReader::new(file), size))
+    }
 }
 
 impl<R: Read> Reader<R> {
-    fn archive(self) -> Result<Archive> {
+    fn new(input: R, size: u64) -> Self {
+        Self { input, size, integer: 0, offset: 0, version: (0, 0) }
+    }
+
+    fn archive(self) -> Result<Archive, Fault> {
         let mut entries = Vec::new();
         let server = self.walk(|entry| entries.push(entry))?;
         Ok(Archive { server, entries })
     }
 
     /// Gives one entry after the other. Returns the version of the server.
-    fn walk(mut self, mut take: impl FnMut(Entry)) -> Result<Option<String>> {
+    fn walk(mut self, mut take: impl FnMut(Entry)) -> Result<Option<String>, Fault> {
         let mut magic = [0; 5];
         self.bytes(&mut magic)?;
         if &magic != b"PGDMP" {
-            return Err(damaged("it is no archive of pg_dump"));
+            return Err(Fault::Foreign);
         }
         self.version = (self.byte()?, self.byte()?);
         let _revision = self.byte()?;
         if !VERSIONS.contains(&self.version) {
-            return Err(Error::UnknownArchive { major: self.version.0, minor: self.version.1 });
+            return Err(Fault::Unknown(self.version.0, self.version.1));
         }
         (self.integer, self.offset) = (self.byte()?, self.byte()?);
         if !(1..=8).contains(&self.integer) || !(1..=8).contains(&self.offset) {
@@ -286,7 +327,7 @@ impl<R: Read> Reader<R> {
         Ok(server)
     }
 
-    fn entry(&mut self, section: &mut Stage) -> Result<Entry> {
+    fn entry(&mut self, section: &mut Stage) -> Result<Entry, Fault> {
         let id = self.small()?;
         let _has_rows = self.number()?;
         let _catalog = (self.text()?, self.text()?);
@@ -315,7 +356,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads numbers that are written as texts, up to a text that is absent.
-    fn needs(&mut self) -> Result<Vec<i32>> {
+    fn needs(&mut self) -> Result<Vec<i32>, Fault> {
         let mut needs = Vec::new();
         while let Some(text) = self.text()? {
             needs.push(text.parse().map_err(|_| damaged(format!("{text:?} is no number")))?);
@@ -323,20 +364,20 @@ impl<R: Read> Reader<R> {
         Ok(needs)
     }
 
-    fn skip_offset(&mut self) -> Result<()> {
+    fn skip_offset(&mut self) -> Result<(), Fault> {
         for _ in 0..=self.offset {
             self.byte()?;
         }
         Ok(())
     }
 
-    fn small(&mut self) -> Result<i32> {
+    fn small(&mut self) -> Result<i32, Fault> {
         let number = self.number()?;
         i32::try_from(number).map_err(|_| damaged(format!("{number} is no number of an object")))
     }
 
     /// Reads a number: its sign, then its bytes, the lowest first.
-    fn number(&mut self) -> Result<i64> {
+    fn number(&mut self) -> Result<i64, Fault> {
         let negative = self.byte()? != 0;
         let mut number: u64 = 0;
         for place in 0..u32::from(self.integer) {
@@ -346,32 +387,28 @@ impl<R: Read> Reader<R> {
         Ok(if negative { -number } else { number })
     }
 
-    fn text(&mut self) -> Result<Option<String>> {
+    fn text(&mut self) -> Result<Option<String>, Fault> {
         let length = self.number()?;
         let Ok(length) = u64::try_from(length) else { return Ok(None) };
         if length > self.size {
-            return Err(damaged(CUT));
+            return Err(Fault::Cut);
         }
         let mut bytes = Vec::new();
-        let read = self.input.by_ref().take(length).read_to_end(&mut bytes);
-        read.map_err(|error| damaged(error.to_string()))?;
+        self.input.by_ref().take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {
-            return Err(damaged(CUT));
+            return Err(Fault::Cut);
         }
-        String::from_utf8(bytes).map(Some).map_err(|_| damaged("a text that is not UTF-8"))
+        String::from_utf8(bytes).map(Some).map_err(|_| Fault::Encoding)
     }
 
-    fn byte(&mut self) -> Result<u8> {
+    fn byte(&mut self) -> Result<u8, Fault> {
         let mut byte = [0];
         self.bytes(&mut byte)?;
         Ok(byte[0])
     }
 
-    fn bytes(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged(CUT),
-            _ => damaged(error.to_string()),
-        })
+    fn bytes(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
+        Ok(self.input.read_exact(bytes)?)
     }
 }
 
@@ -447,12 +484,15 @@ mod tests {
         assert_eq!(format!("{:?}", read(&bytes[..enough]).unwrap()), format!("{whole:?}"));
         let file = tempfile::tempfile().unwrap();
         (&file).write_all(&bytes).unwrap();
-        Archive::check(&file).unwrap();
+        assert_eq!(Archive::check(&file).unwrap(), None);
         for length in (0..enough).rev().step_by(97) {
             file.set_len(length as u64).unwrap();
             let error = Archive::check(&file).unwrap_err();
             assert!(matches!(error, Error::CutOff { .. }), "{length} of {enough} bytes: {error}");
         }
+        (&file).rewind().unwrap();
+        (&file).write_all(b"Welcome to this machine").unwrap();
+        assert!(matches!(Archive::check(&file), Err(Error::NoArchive)));
         // No byte makes it panic or take memory without end.
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
@@ -461,6 +501,10 @@ mod tests {
         }
         let mut newer = bytes;
         newer[6] = 99;
+        file.set_len(0).unwrap();
+        (&file).rewind().unwrap();
+        (&file).write_all(&newer).unwrap();
+        assert_eq!(Archive::check(&file).unwrap(), Some((1, 99)));
         let error = read(&newer).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::locks::{Locks, lock_all, patiently};
 use crate::marks::Marks;
 use crate::plan::Part;
 use crate::rows::RowSum;
-use crate::schema::{self, Filter};
+use crate::schema::{self, Dumped, Filter};
 use crate::snapshot::{Holder, begin};
 use crate::tools::Tools;
 use crate::watch::Watch;
@@ -136,6 +136,7 @@ pub struct Capture {
     marks: Marks,
     missing: Vec<String>,
     not_covered: Mutex<Vec<NotCovered>>,
+    unknown_archive: OnceLock<(u8, u8)>,
     tools: Tools,
     watch: Option<Watch>,
     keeper: Keeper,
@@ -195,6 +196,7 @@ impl Capture {
             marks: seen.marks,
             missing: seen.missing,
             not_covered: Mutex::new(seen.not_covered),
+            unknown_archive: OnceLock::new(),
             tools,
             watch,
             keeper,
@@ -273,6 +275,12 @@ impl Capture {
     /// [`Self::read`] or [`Self::objects`] has returned.
     pub fn not_covered(&self) -> Vec<NotCovered> {
         self.not_covered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the version of the archive's format when it is not known here, so that only `pg_restore` reads it: when
+    /// [`Self::read`] or [`Self::objects`] has returned.
+    pub fn unknown_archive(&self) -> Option<(u8, u8)> {
+        self.unknown_archive.get().copied()
     }
 
     /// Returns the programs that are used.
@@ -354,7 +362,7 @@ impl Capture {
             &self.extent,
             archive,
         );
-        let dumped = dumped.map(|warnings| self.left_out_by_pg_dump(warnings));
+        let dumped = dumped.map(|dumped| self.note_dump(dumped));
         // What was dropped under its hands is the reason for whatever it said.
         match (dumped, self.check_marks()) {
             (Ok(()), same) => same.and_then(|()| self.lock_at_last()),
@@ -371,8 +379,9 @@ impl Capture {
         }
     }
 
-    fn left_out_by_pg_dump(&self, warnings: Vec<String>) {
-        let gaps = warnings.into_iter().map(|what| NotCovered { what, why: Gap::Warning });
+    fn note_dump(&self, dumped: Dumped) {
+        let _ = dumped.unknown.map(|version| self.unknown_archive.set(version));
+        let gaps = dumped.warnings.into_iter().map(|what| NotCovered { what, why: Gap::Warning });
         self.not_covered.lock().unwrap_or_else(PoisonError::into_inner).extend(gaps);
     }
 

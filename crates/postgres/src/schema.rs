@@ -43,11 +43,21 @@ impl Filter {
     }
 }
 
+/// What is to be told of an archive that was written.
+#[derive(Debug)]
+pub struct Dumped {
+    /// What `pg_dump` warned of: it leaves some things out and succeeds.
+    pub warnings: Vec<String>,
+    /// The version of the archive's format, where it is not known here.
+    pub unknown: Option<(u8, u8)>,
+}
+
 /// Writes the archive of what a moment looks like into a file. `host` is the one that the snapshot belongs to. Returns
-/// what `pg_dump` warned of: it leaves some things out and succeeds. The file is read as well, and its position is moved.
+/// what is to be told of it. The file is read as well, and its position is moved.
 ///
 /// # Errors
-/// When `pg_dump` fails, with what it said; [`Error::CutOff`] when not all that it wrote is there.
+/// When `pg_dump` fails, with what it said; [`Error::CutOff`] when not all that it wrote is there, [`Error::NoArchive`] when
+/// that is something else.
 pub fn dump(
     tools: &Tools,
     info: &ConnInfo,
@@ -56,7 +66,7 @@ pub fn dump(
     snapshot: &str,
     extent: &Extent,
     archive: File,
-) -> Result<Vec<String>> {
+) -> Result<Dumped> {
     dump_within(LOCK_TIMEOUT, tools, info, host, options, snapshot, extent, archive)
 }
 
@@ -74,7 +84,7 @@ pub(crate) fn dump_within(
     snapshot: &str,
     extent: &Extent,
     archive: File,
-) -> Result<Vec<String>> {
+) -> Result<Dumped> {
     let mut command = tools.command("pg_dump", info, host, options);
     command
         .args(["--format=custom", "--compress=0", "--section=pre-data", "--section=post-data"])
@@ -87,15 +97,9 @@ pub(crate) fn dump_within(
         .args(extent.arguments(tools.major));
     let written = archive.try_clone().map_err(cannot_keep_open)?;
     let said = run(command, archive, &options.stop)?;
-    let mut warnings = warnings(&said);
     // It does not look whether its last bytes could be written.
-    match Archive::check(&written) {
-        Err(Error::UnknownArchive { major, minor }) => warnings.push(format!(
-            "version {major}.{minor} of its archives is not known here: only pg_restore brings the objects back"
-        )),
-        checked => checked?,
-    }
-    Ok(warnings)
+    let unknown = Archive::check(&written)?;
+    Ok(Dumped { warnings: warnings(&said), unknown })
 }
 
 /// Returns the warnings of `pg_dump`, each with what it adds to it. Other lines are the server's: what that tells

@@ -272,18 +272,15 @@ impl Connection {
         loop {
             match self.message()? {
                 Message::DataRow(row) => {
-                    let text = |range| -> io::Result<Option<String>> {
-                        let range: Option<std::ops::Range<usize>> = range;
-                        let text =
-                            range.map(|range| std::str::from_utf8(&row.buffer()[range]).map(str::to_owned));
-                        text.transpose().map_err(io::Error::other)
-                    };
-                    rows.push(
-                        row.ranges()
-                            .map(text)
-                            .collect()
-                            .map_err(|error| Error::protocol(error.to_string()))?,
-                    );
+                    let (buffer, mut ranges) = (row.buffer(), row.ranges());
+                    let mut values = Vec::new();
+                    while let Some(range) =
+                        ranges.next().map_err(|error| Error::protocol(error.to_string()))?
+                    {
+                        let text = range.map(|range| std::str::from_utf8(&buffer[range]).map(str::to_owned));
+                        values.push(text.transpose().map_err(|_| Error::NotUtf8)?);
+                    }
+                    rows.push(values);
                 }
                 Message::ErrorResponse(error) => {
                     let error = server_error(error.fields())?;

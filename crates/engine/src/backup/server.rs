@@ -274,7 +274,8 @@ fn take_moment(
     let of_objects = (catalog.large_objects > 0).then_some(of_objects);
     let globals = capture.globals()?;
     let tools = capture.tools().clone();
-    let missing = capture.missing().iter().map(|what| told_missing(what)).collect();
+    let missing = capture.missing().iter().map(|what| told_missing(what));
+    let notes = missing.chain(capture.unknown_archive().map(told_unknown)).collect();
     let not_covered = capture.not_covered();
     capture.finish()?;
 
@@ -305,7 +306,7 @@ fn take_moment(
         archive,
         globals,
         tools,
-        notes: missing,
+        notes,
         not_covered,
         selection,
     })
@@ -385,8 +386,14 @@ fn told_gap(gap: &NotCovered) -> String {
         Gap::Withheld => {
             format!("{what}: not in the snapshot, since only a superuser or the owner may read it")
         }
-        Gap::Warning => format!("pg_dump: {what}"),
+        Gap::Warning => format!("pg_dump warns: {what}"),
     }
+}
+
+fn told_unknown((major, minor): (u8, u8)) -> String {
+    format!(
+        "the archive of objects is of version {major}.{minor}, which is not known here: only pg_restore brings the objects back"
+    )
 }
 
 /// Says whether the rows of a table are left out, and that is told.

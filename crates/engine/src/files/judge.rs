@@ -325,7 +325,10 @@ impl<'f> Judge<'f> {
             let mut looked_at = BTreeSet::new();
             let (tables, findings) = server::compare(path, manifest, &find, &mut looked_at);
             for path in &looked_at {
-                checked.findings.extend(find(path).into_iter().flat_map(|item| self.row(item).findings));
+                let Some(item) = find(path) else { continue };
+                checked.findings.extend(self.row(item).findings);
+                let notes = item.holding.iter().flat_map(|holding| &holding.notes);
+                checked.notes.extend(notes.map(|note| format!("{path}: {note}")));
             }
             met.extend(looked_at);
             checked.rows = tables.iter().map(|table| table.rows).sum();

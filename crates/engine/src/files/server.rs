@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, Read};
 
+use dbkeep_postgres::Error as PostgresError;
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Catalog, Name};
 use dbkeep_postgres::rows::{RowSum, RowSummer};
@@ -31,7 +32,7 @@ pub(super) enum Proof {
     Rows(Option<RowSum>),
     /// The hash of objects as text.
     Objects(ObjectSum),
-    /// An archive of objects that can be read.
+    /// An archive of objects that can be read, here or by a newer `pg_restore`.
     Archive,
     /// The tables of a catalog of ours.
     Catalog(BTreeSet<Name>),
@@ -63,10 +64,14 @@ pub(super) fn copy(text: &mut dyn BufRead) -> Result<Holding, Unpacked> {
 /// be that of other bytes.
 pub(super) fn archive(from: &mut dyn BufRead) -> Result<Holding, Unpacked> {
     let (file, _) = spool(from)?;
-    match Archive::of(&file) {
-        Ok(_) => Ok(Holding { proof: Some(Proof::Archive), ..Holding::new(Form::Other) }),
-        Err(error) => Err(Unpacked::Damaged(error.to_string())),
-    }
+    let notes = match Archive::of(&file) {
+        Ok(_) => Vec::new(),
+        Err(PostgresError::UnknownArchive { major, minor }) => {
+            vec![format!("version {major}.{minor} of its format is not known here: only pg_restore reads it")]
+        }
+        Err(error) => return Err(Unpacked::Damaged(error.to_string())),
+    };
+    Ok(Holding { proof: Some(Proof::Archive), notes, ..Holding::new(Form::Other) })
 }
 
 /// Reads the catalog of a snapshot; other JSON of that name is looked at as such.

@@ -110,13 +110,22 @@ fn archive_of_a_later_version_is_stored_with_a_warning() {
         executable(&folder.join(name), &script);
     }
     let run = environment.ok(["backup"]);
-    let warning = "version 1.99 of its archives is not known here: only pg_restore brings the objects back";
-    assert!(format!("{}{}", run.stdout, run.stderr).contains(warning), "{}{}", run.stdout, run.stderr);
-    environment.run(["restore", "latest", "--to", &shop.server.url("back")]).expect_failure(
-        1,
-        "version 1.99 of the format is not known",
-        "a newer dbkeep",
+    let note = "the archive of objects is of version 1.99, which is not known here: only pg_restore brings the objects back";
+    assert!(run.stderr.contains(&format!("shop: {note}")), "{}{}", run.stdout, run.stderr);
+    let shown = environment.ok_json(&["show", "latest"]);
+    assert_eq!(shown["postgres"]["not_covered"], Value::Null, "they are in the snapshot: {shown:#}");
+    environment.ok(["verify", "latest"]);
+    environment.ok(["export", "latest", "--format", "tar.gz", "--out", "out"]);
+    let verified = environment.ok_json(&["verify", environment.path("out").to_str().unwrap()]);
+    let notes = verified["checked"][0]["notes"].to_string();
+    assert!(
+        notes.contains(note) && notes.contains("version 1.99 of its format is not known here"),
+        "{notes}"
     );
+    let back = shop.server.url("back");
+    for line in [&["restore", "latest", "--to", &back][..], &["drill"], &["compare", "latest", "current"]] {
+        environment.run(line).expect_failure(1, "version 1.99 of the format is not known", "a newer dbkeep");
+    }
 }
 
 #[test]

@@ -125,6 +125,23 @@ fn what_cannot_be_backed_up_is_said_in_one_sentence_and_nothing_is_stored() {
 }
 
 #[test]
+fn name_in_another_encoding_is_told_with_what_mends_it() {
+    let Some(shop) = Shop::open() else { return };
+    let server = &shop.server;
+    server.sql("postgres", "CREATE DATABASE older ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'");
+    server.sql("older", "CREATE ROLE U&\"m\\00fcller\"");
+    let what = "the server has a name that is not UTF-8";
+    shop.environment.run(["backup", &shop.url()]).expect_failure(1, what, "ALTER … RENAME");
+    // Where something in the database is theirs, pg_dump writes the name first.
+    let number = server.sql("older", "SELECT oid FROM pg_roles WHERE rolname ~ '^m.ller$'");
+    server.sql("shop", &format!("SET allow_system_table_mods = on; UPDATE pg_class SET relowner = {number} WHERE relname = 'users'"));
+    shop.environment.run(["backup", &shop.url()]).expect_failure(1, what, "ALTER … RENAME");
+    assert_eq!(shop.snapshots(), 0);
+    server.sql("older", "ALTER ROLE U&\"m\\00fcller\" RENAME TO mueller");
+    shop.environment.ok(["backup", &shop.url()]);
+}
+
+#[test]
 fn programs_that_are_missing_or_too_old_are_named_with_the_package_to_install() {
     let Some(shop) = Shop::open() else { return };
     let major = shop.server.programs().major;
@@ -163,7 +180,7 @@ fn pass_on(shop: &Shop, folder: &Path, name: &str, version: Option<&str>) {
 }
 
 #[test]
-fn what_programs_wrote_and_lost_without_a_word_is_missed() {
+fn what_programs_wrote_that_is_no_archive_or_lost_without_a_word_is_noticed() {
     let Some(shop) = Shop::open() else { return };
     let folder = shop.with_programs_of_its_own(&shop.url());
     for forgetful in ["pg_dump", "pg_restore"] {
@@ -180,6 +197,14 @@ fn what_programs_wrote_and_lost_without_a_word_is_missed() {
             "TMPDIR",
         );
     }
+    pass_on(&shop, &folder, "pg_restore", None);
+    let real = shop.server.programs().program("pg_dump").display().to_string();
+    executable(
+        &folder.join("pg_dump"),
+        &format!("[ \"$1\" = --version ] || echo Welcome\nexec {real} \"$@\""),
+    );
+    let what = "pg_dump ended as if all was well, but what it wrote is no archive";
+    shop.environment.run(["backup"]).expect_failure(1, what, "pg-bin-dir");
     assert_eq!(shop.snapshots(), 0);
 }
 
