@@ -129,8 +129,8 @@ impl Run<'_> {
         }
         let duration_ms = self.clock.milliseconds_since(began);
         let passed = error.is_none() && findings.passed();
-        // What could not be tried says nothing about the snapshot.
-        if error.is_none() {
+        // What could not be tried says nothing about the snapshot; damage that was found before that does.
+        if error.is_none() || findings.damaged {
             self.note(entry, &findings, duration_ms);
         }
         tracing::info!(job = "drill", event = "drilled", snapshot = %entry.id.short(), passed, duration_ms, "drilled");

@@ -105,7 +105,7 @@ enum Fault {
     Cut,
     /// It is something else.
     Foreign,
-    /// It is of a version that is not known here.
+    /// It is of a later version than is known here.
     Unknown(u8, u8),
     /// A text in it is not UTF-8.
     Encoding,
@@ -303,8 +303,11 @@ impl<R: Read> Reader<R> {
         }
         self.version = (self.byte()?, self.byte()?);
         let _revision = self.byte()?;
-        if !VERSIONS.contains(&self.version) {
+        if self.version > *VERSIONS.end() {
             return Err(Fault::Unknown(self.version.0, self.version.1));
+        }
+        if self.version < *VERSIONS.start() {
+            return Err(damaged("it is of a version that no server of today writes"));
         }
         (self.integer, self.offset) = (self.byte()?, self.byte()?);
         if !(1..=8).contains(&self.integer) || !(1..=8).contains(&self.offset) {
@@ -505,6 +508,9 @@ mod tests {
         (&file).rewind().unwrap();
         (&file).write_all(&newer).unwrap();
         assert_eq!(Archive::check(&file).unwrap(), Some((1, 99)));
+        let mut older = newer.clone();
+        older[6] = 3;
+        assert!(is_refused(&older));
         let error = read(&newer).unwrap_err();
         assert_eq!(
             error.to_string(),

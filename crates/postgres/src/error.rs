@@ -87,8 +87,8 @@ pub enum Error {
         /// What was not understood.
         what: String,
     },
-    /// The name of an object of the whole server is in another encoding than that of the database.
-    #[error("the server has a name that is not UTF-8")]
+    /// Something of the whole server is in another encoding than that of the database.
+    #[error("the server has a name, a comment or a setting that is not UTF-8")]
     NotUtf8,
     /// A table is not what it was at the moment that is read: reading another moment may succeed.
     #[error("{table} {what} while it was read")]
@@ -201,6 +201,14 @@ pub enum Error {
     Scratch {
         /// Why not.
         what: String,
+    },
+    /// A server of our own is gone, and there is no room for one.
+    #[error("{what}; {free} bytes are free")]
+    NoRoom {
+        /// What was noticed of it.
+        what: String,
+        /// The bytes that are free where it was.
+        free: u64,
     },
     /// A program of PostgreSQL failed.
     #[error("{program} failed: {what}")]
@@ -374,7 +382,11 @@ impl Error {
     /// Says whether it comes of a disk that is full: the server's, or one that a program writes to.
     pub fn is_of_full_disk(&self) -> bool {
         match self {
-            Self::Tool { what, .. } | Self::Scratch { what } => says_full(what),
+            Self::NoRoom { .. } => true,
+            Self::Tool { what, .. } => says_full(what),
+            Self::System { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             error => error.code() == Some(DISK_FULL),
         }
     }
@@ -469,11 +481,11 @@ impl Error {
             ),
             Self::Tool { what, .. } => tool_hint(what),
             Self::NotUtf8 => Some(
-                "a role, tablespace or database was named in a database of another encoding: `psql -l` and `psql -c '\\du'` \
-                 show it, and ALTER … RENAME, from a database of that encoding, mends it"
+                "somebody gave it to a role, a tablespace or a database from a database of another encoding; `\\du+`, \
+                 `\\db+`, `\\l+` and `\\drds` of psql show all: rename it, or write it anew, from that database"
                     .to_owned(),
             ),
-            Self::CutOff { .. } => Some(room_for_files()),
+            Self::CutOff { .. } | Self::NoRoom { .. } => Some(room_for_files()),
             Self::NoArchive => Some(
                 "is it a script that prints more than the archive? `pg-bin-dir` of the configuration says which one is \
                  used, else PATH does"
@@ -523,7 +535,7 @@ fn tool_hint(what: &str) -> Option<String> {
 }
 
 /// Says whether a program that was asked to speak English says that a disk is full.
-pub(crate) fn says_full(text: &str) -> bool {
+fn says_full(text: &str) -> bool {
     ["No space left on device", "Disk quota exceeded"].iter().any(|said| text.contains(said))
 }
 

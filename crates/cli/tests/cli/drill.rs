@@ -64,8 +64,13 @@ fn answer_that_is_wrong_fails_the_drill_and_leaves_the_snapshot_good() {
     environment.ok(["backup", "app.db"]);
     let text = "[databases.app]\nsqlite = \"app.db\"\nassert = [\"SELECT count(*) FROM users = 11\"]\n";
     fs::write(environment.path("dbkeep.toml"), text).unwrap();
-    let more =
-        ["drill", "--sql", "SELECT name FROM users WHERE id = 1=nobody", "--sql", "SELECT * FROM absent=1"];
+    let asked = [
+        "SELECT name FROM users WHERE id = 1=nobody",
+        "SELECT * FROM absent=1",
+        "ATTACH '/nonexistent/other.db' AS other=1",
+    ];
+    let more: Vec<&str> =
+        ["drill"].into_iter().chain(asked.into_iter().flat_map(|sql| ["--sql", sql])).collect();
     let (code, report) = environment.json(&more);
     assert_eq!((code, &report["failed"], &report["error"]), (Some(4), &json!(1), &Value::Null), "{report:#}");
     let drill = &report["drills"][0];
@@ -77,7 +82,9 @@ fn answer_that_is_wrong_fails_the_drill_and_leaves_the_snapshot_good() {
             json!({"sql": "SELECT name FROM users WHERE id = 1", "expected": "nobody", "found": "user 1", "ok": false})
         ]
     );
-    assert!(drill["assertions"][2]["found"].as_str().unwrap().contains("no such table"), "{drill:#}");
+    for (place, found) in [(2, "no such table"), (3, "unable to open database")] {
+        assert!(drill["assertions"][place]["found"].as_str().unwrap().contains(found), "{drill:#}");
+    }
     let run = environment.run(more);
     run.expect(4);
     assert!(

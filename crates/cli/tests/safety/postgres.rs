@@ -592,8 +592,10 @@ fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() 
     let Some(disk) = SmallDisk::mount(&folder, 4) else { return };
     // The server of a drill does not belong to root.
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
-    // Without a folder, without a server, without a database, without its rows.
-    let sizes = [4, 12, 12 << 10, 30 << 10].into_iter().chain((40 << 10..400 << 10).step_by(6 << 10));
+    // Too little for a folder, for a server, for one that starts, for a database, for its rows.
+    let starting = (36 << 10..44 << 10).step_by(8192 / times(16, 100));
+    let sizes = [4, 12, 12 << 10, 30 << 10].into_iter().chain(starting);
+    let sizes = sizes.chain((44 << 10..400 << 10).step_by(4 << 10));
     let mut full = 0;
     for size in sizes {
         disk.resize(size);
@@ -610,7 +612,7 @@ fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() 
         assert!(error["hint"].as_str().unwrap().contains("TMPDIR"), "{error}");
         assert_eq!(drilled["findings"], serde_json::json!([]), "{drilled}");
     }
-    assert!(full > 4, "only {full} sizes were too small");
+    assert!(full > 3, "only {full} sizes were too small");
     disk.resize(400 << 10);
     bank.run(&["drill"]).with("TMPDIR", &folder).success();
     bank.expect_one_moment(&snapshot);

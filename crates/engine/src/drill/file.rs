@@ -44,7 +44,7 @@ impl Run<'_> {
             ..RestoreRequest::default()
         };
         let restored = restore::to_scratch(self.store, &request, self.clock.now(), self.watch);
-        let restored = restored.map_err(|error| scratch.told(error, None))?;
+        let restored = restored.map_err(|error| scratch.told(error))?;
         self.watch.step("drill.restored");
         findings.notes.extend(restored.notes);
         match restored.integrity.as_str() {
@@ -57,19 +57,34 @@ impl Run<'_> {
             }
             problem => findings.damage(format!("the database is damaged: {problem}")),
         }
-        let connection = match open(&path) {
+        let asked = self.ask_file(&path, manifest, assertions, findings);
+        asked.map_err(|error| scratch.told(error))?;
+        self.watch.step("drill.asked");
+        Ok(())
+    }
+
+    /// Opens a restored file, counts its rows, and asks.
+    fn ask_file(
+        &self,
+        path: &Path,
+        manifest: &Manifest,
+        assertions: &[Assertion],
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let connection = match open(path) {
             Ok(connection) => connection,
             Err(error) => {
+                if let Some(error) = of_the_machine(&error, path) {
+                    return Err(error);
+                }
                 findings.damage(format!("the restored database cannot be opened: {error}"));
                 return Ok(());
             }
         };
         with_interrupt(&connection, &|| self.watch.cancelled(), || {
-            Ok(count(&connection, manifest, findings)
-                .and_then(|()| try_assertions(&connection, assertions, findings)))
-        })??;
-        self.watch.step("drill.asked");
-        Ok(())
+            Ok(count(&connection, path, manifest, findings)
+                .and_then(|()| try_assertions(&connection, path, assertions, findings)))
+        })?
     }
 }
 
@@ -83,21 +98,20 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Returns what says nothing of a database, but of where it lies: no room for what SQLite keeps beside it, a disk that
-/// cannot be read.
-fn of_the_machine(error: &rusqlite::Error) -> Option<Error> {
+/// cannot be read, no memory.
+fn of_the_machine(error: &rusqlite::Error, path: &Path) -> Option<Error> {
     let failure = error.sqlite_error()?;
     let kind = match (failure.code, failure.extended_code) {
         (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => io::ErrorKind::StorageFull,
-        (ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::OutOfMemory, _) => {
-            io::ErrorKind::Other
-        }
+        (ErrorCode::OutOfMemory, _) => io::ErrorKind::OutOfMemory,
+        (ErrorCode::SystemIoFailure | ErrorCode::CannotOpen, _) => io::ErrorKind::Other,
         _ => return None,
     };
-    Some(Error::temporary(io::Error::new(kind, error.to_string())))
+    Some(Error::io("read", path)(io::Error::new(kind, error.to_string())))
 }
 
 /// Compares the number of rows in each table with the manifest.
-fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) -> Result<()> {
+fn count(connection: &Connection, path: &Path, manifest: &Manifest, findings: &mut Findings) -> Result<()> {
     for table in &manifest.tables {
         let sql = format!("SELECT count(*) FROM \"{}\"", table.name.replace('"', "\"\""));
         match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {
@@ -113,7 +127,7 @@ fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) 
                 }
             }
             Err(error) => {
-                if let Some(error) = of_the_machine(&error) {
+                if let Some(error) = of_the_machine(&error, path) {
                     return Err(error);
                 }
                 let what = format!("the rows of {:?} cannot be counted: {error}", table.name);
@@ -128,11 +142,20 @@ fn count(connection: &Connection, manifest: &Manifest, findings: &mut Findings) 
     Ok(())
 }
 
-fn try_assertions(connection: &Connection, assertions: &[Assertion], findings: &mut Findings) -> Result<()> {
+fn try_assertions(
+    connection: &Connection,
+    path: &Path,
+    assertions: &[Assertion],
+    findings: &mut Findings,
+) -> Result<()> {
     for assertion in assertions {
         let answer = match ask(connection, &assertion.sql) {
             Ok(answer) => answer,
-            Err(error) => match of_the_machine(&error) {
+            // They may name files that are not there.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+                Answer::Not(error.to_string())
+            }
+            Err(error) => match of_the_machine(&error, path) {
                 Some(error) => return Err(error),
                 None => Answer::Not(error.to_string()),
             },

@@ -8,8 +8,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use dbkeep_postgres::Error as PostgresError;
-
 use crate::error::is_full;
 use crate::{Error, Result};
 
@@ -42,8 +40,7 @@ impl Scratch {
     }
 
     /// Returns what an error of a drill in it says for people: one that comes of a full disk is one of temporary files.
-    /// `said` is what a server of the drill's own said of such a disk, when it did.
-    pub(super) fn told(&self, error: Error, said: Option<String>) -> Error {
+    pub(super) fn told(&self, error: Error) -> Error {
         let full = |why: String| Error::temporary(io::Error::new(io::ErrorKind::StorageFull, why));
         match error {
             Error::NoSpace { path, needed, free } if path.starts_with(self.path()) => {
@@ -52,12 +49,10 @@ impl Scratch {
             Error::Io { path, source, .. } if path.starts_with(self.path()) && is_full(&source) => {
                 Error::temporary(source)
             }
-            Error::Postgres(PostgresError::Stopped) => error,
             Error::Postgres(ref of_server) if of_server.is_of_full_disk() => {
                 // Programs go on to say what they remove.
                 full(error.full_message().lines().next().unwrap_or_default().to_owned())
             }
-            Error::Postgres(_) => said.map_or(error, full),
             error => error,
         }
     }
@@ -103,6 +98,8 @@ fn is_abandoned(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dbkeep_postgres::Error as PostgresError;
+
     use super::*;
     use crate::error::ErrorKind;
 
@@ -127,46 +124,38 @@ mod tests {
         drop(living);
         assert!(!gone.exists());
     }
+
     #[test]
     fn what_comes_of_a_full_disk_names_the_folder_and_the_rest_stays_as_it_is() {
         let scratch = Scratch::make().unwrap();
         let inside = scratch.path().join("drill.db");
-        let postgres = |error: PostgresError| Error::Postgres(error);
         let io = |path: &Path, kind: io::ErrorKind| Error::io("write", path)(kind.into());
-        let tool = |what: &str| PostgresError::Tool { program: "initdb".to_owned(), what: what.to_owned() };
-        let lost = || PostgresError::Protocol { what: "lost".to_owned() };
-        let said = || Some("PANIC: No space left on device".to_owned());
+        let tool = |what: &str| {
+            Error::Postgres(PostgresError::Tool { program: "initdb".to_owned(), what: what.to_owned() })
+        };
+        let no_room = PostgresError::NoRoom { what: "it is gone".to_owned(), free: 1 };
         let full = [
-            (
-                Error::NoSpace { path: inside.clone(), needed: 2, free: 1 },
-                None,
-                "2 bytes are needed, 1 are free",
-            ),
-            (io(&inside, io::ErrorKind::StorageFull), None, "no storage space"),
-            (
-                postgres(tool("No space left on device\nremoving")),
-                None,
-                "initdb failed: No space left on device",
-            ),
-            (postgres(lost()), said(), "PANIC: No space left on device"),
+            (Error::NoSpace { path: inside.clone(), needed: 2, free: 1 }, "2 bytes are needed, 1 are free"),
+            (io(&inside, io::ErrorKind::StorageFull), "no storage space"),
+            (tool("No space left on device\nremoving"), "initdb failed: No space left on device"),
+            (no_room.into(), "it is gone; 1 bytes are free"),
         ];
-        for (error, said, why) in full {
-            let told = scratch.told(error, said);
+        for (error, why) in full {
+            let told = scratch.told(error);
             assert_eq!(told.kind(), ErrorKind::NoSpace);
             assert!(told.full_message().ends_with(why), "{}", told.full_message());
             assert!(told.hint().unwrap().contains("TMPDIR"));
         }
         let others = [
-            (Error::NoSpace { path: "/elsewhere".into(), needed: 2, free: 1 }, None),
-            (io(Path::new("/elsewhere"), io::ErrorKind::StorageFull), None),
-            (io(&inside, io::ErrorKind::PermissionDenied), None),
-            (postgres(tool("no such locale")), None),
-            (postgres(lost()), None),
-            (postgres(PostgresError::Stopped), said()),
+            Error::NoSpace { path: "/elsewhere".into(), needed: 2, free: 1 },
+            io(Path::new("/elsewhere"), io::ErrorKind::StorageFull),
+            io(&inside, io::ErrorKind::PermissionDenied),
+            tool("no such locale"),
+            PostgresError::Stopped.into(),
         ];
-        for (error, said) in others {
+        for error in others {
             let before = error.full_message();
-            assert_eq!(scratch.told(error, said).full_message(), before);
+            assert_eq!(scratch.told(error).full_message(), before);
         }
     }
 }

@@ -53,15 +53,16 @@ impl Run<'_> {
         options: &Options,
     ) -> Result<()> {
         let scratch = Scratch::make()?;
-        let cluster =
-            self.own_server(&scratch, manifest, options).map_err(|error| scratch.told(error, None))?;
+        let cluster = self.own_server(&scratch, manifest, options).map_err(|error| scratch.told(error))?;
         // Those that the other one had, by name only: policies are not without them.
         let tried = cluster
             .make_roles(roles, options)
             .map_err(Error::from)
             .and_then(|()| self.attempt_on_server(entry, cluster.info(), assertions, findings, options));
-        // The folder goes with the server.
-        tried.map_err(|error| scratch.told(error, cluster.full_disk()))
+        tried.map_err(|error| match error {
+            Error::Postgres(error) => scratch.told(cluster.explained(error).into()),
+            error => error,
+        })
     }
 
     fn attempt_on_server(

@@ -12,6 +12,7 @@ use dbkeep_repo::durable::{self, STAGED_ENDING, Staged};
 
 use super::written::Sum;
 use crate::context::Watch;
+use crate::error::is_full;
 use crate::report::ExportedFile;
 use crate::state::private_directory;
 use crate::{Error, Result, session};
@@ -219,11 +220,9 @@ impl Place {
 
     /// Turns what a writer said into ours.
     pub(super) fn write_failed(&self, error: io::Error) -> Error {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                self.no_space(self.free.unwrap_or(0))
-            }
-            _ => Error::io("write to", &self.out)(error),
+        match is_full(&error) {
+            true => self.no_space(self.free.unwrap_or(0)),
+            false => Error::io("write to", &self.out)(error),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn judge(path: &Path, found: &Collected) -> (FileFacts, Vec<CheckedFi
         let Some(holding) = &item.holding else { continue };
         // Rows alone are of no database that is known.
         let is_alone = matches!(holding.form, Form::Copy | Form::Gzip("copy.gz"))
-            || matches!(holding.proof, Some(server::Proof::Archive | server::Proof::Catalog(_)));
+            || matches!(holding.proof, Some(server::Proof::Archive { .. } | server::Proof::Catalog(_)));
         if judge.is_part_of_csv(item) || server::is_part(found, item) || is_alone {
             continue;
         }
@@ -327,8 +327,11 @@ impl<'f> Judge<'f> {
             for path in &looked_at {
                 let Some(item) = find(path) else { continue };
                 checked.findings.extend(self.row(item).findings);
-                let notes = item.holding.iter().flat_map(|holding| &holding.notes);
-                checked.notes.extend(notes.map(|note| format!("{path}: {note}")));
+                let Some(note) = server::of_unknown_archive(item) else { continue };
+                checked.notes.push(note);
+                if !self.sums.contains_key(&item.path) {
+                    checked.integrity = "not run".to_owned();
+                }
             }
             met.extend(looked_at);
             checked.rows = tables.iter().map(|table| table.rows).sum();

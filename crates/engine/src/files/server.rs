@@ -32,8 +32,11 @@ pub(super) enum Proof {
     Rows(Option<RowSum>),
     /// The hash of objects as text.
     Objects(ObjectSum),
-    /// An archive of objects that can be read, here or by a newer `pg_restore`.
-    Archive,
+    /// An archive of objects.
+    Archive {
+        /// Its version, where that is not known here, so that nothing of it was read.
+        unknown: Option<(u8, u8)>,
+    },
     /// The tables of a catalog of ours.
     Catalog(BTreeSet<Name>),
 }
@@ -64,14 +67,12 @@ pub(super) fn copy(text: &mut dyn BufRead) -> Result<Holding, Unpacked> {
 /// be that of other bytes.
 pub(super) fn archive(from: &mut dyn BufRead) -> Result<Holding, Unpacked> {
     let (file, _) = spool(from)?;
-    let notes = match Archive::of(&file) {
-        Ok(_) => Vec::new(),
-        Err(PostgresError::UnknownArchive { major, minor }) => {
-            vec![format!("version {major}.{minor} of its format is not known here: only pg_restore reads it")]
-        }
+    let unknown = match Archive::of(&file) {
+        Ok(_) => None,
+        Err(PostgresError::UnknownArchive { major, minor }) => Some((major, minor)),
         Err(error) => return Err(Unpacked::Damaged(error.to_string())),
     };
-    Ok(Holding { proof: Some(Proof::Archive), notes, ..Holding::new(Form::Other) })
+    Ok(Holding { proof: Some(Proof::Archive { unknown }), ..Holding::new(Form::Other) })
 }
 
 /// Reads the catalog of a snapshot; other JSON of that name is looked at as such.
@@ -234,6 +235,17 @@ pub(super) fn snapshots(found: &Collected) -> impl Iterator<Item = (&str, &Manif
 /// Says whether a file is part of the files of a snapshot, which is judged as a whole.
 pub(super) fn is_part(found: &Collected, item: &Item) -> bool {
     snapshots(found).any(|(path, _)| item.path.starts_with(directory(path)))
+}
+
+/// Returns what is to be told of an archive that nothing was read of.
+pub(super) fn of_unknown_archive(item: &Item) -> Option<String> {
+    match item.holding.as_ref()?.proof {
+        Some(Proof::Archive { unknown: Some((major, minor)) }) => Some(format!(
+            "{} was not read: version {major}.{minor} of its format is not known here, only pg_restore reads it",
+            item.path
+        )),
+        _ => None,
+    }
 }
 
 /// Compares the files of a snapshot with its manifest. Returns the tables and what is wrong; the paths of the files that

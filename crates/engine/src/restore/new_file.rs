@@ -21,6 +21,7 @@ use jiff::tz::TimeZone;
 use super::plan::refuse_existing;
 use super::sink;
 use super::{PlannedRestore, Restore, Restored, Subject, directory_of};
+use crate::error::is_full;
 use crate::integrity::{Verify, look_at_image};
 use crate::manifest::{Integrity, IntegrityResult};
 use crate::state::private_directory;
@@ -133,7 +134,7 @@ impl Restore<'_> {
     }
 
     fn no_space_or(&self, error: io::Error, directory: &Path, needed: u64) -> Error {
-        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let full = is_full(&error);
         match full {
             true => Error::NoSpace { path: directory.to_owned(), needed, free: 0 },
             false => Error::io("write to", directory)(error),

@@ -5,7 +5,7 @@
 //! no superuser: such a one may not run programs or read files of this machine.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::conninfo::{ConnInfo, Surroundings};
-use crate::error::says_full;
 use crate::snapshot::identifier;
 use crate::tools::{self, Tools};
 use crate::wire::{Connection, Options};
@@ -29,10 +28,10 @@ const SUPERUSER: &str = "dbkeep_owner";
 const ROLE: &str = "dbkeep_drill";
 /// Names the socket; no network port is opened.
 const PORT: u16 = 5432;
-/// The file that it writes what it says to.
-const LOG: &str = "log";
-/// How much of that is looked at, in bytes.
-const LAST_SAID: u64 = 64 << 10;
+/// What it takes at a time for its write-ahead log, in bytes: where less is free it cannot go on.
+const SEGMENT: u64 = 16 << 20;
+/// How a server says that it is not ready yet.
+const STARTING_UP: &str = "57P03";
 /// The longest path of a socket that systems take.
 const LONGEST_SOCKET: usize = 100;
 
@@ -84,14 +83,14 @@ impl Cluster {
         initdb.arg(&data);
         tools::run(initdb, temporary()?, &options.stop)?;
         let (watchdog, pipe) = start_watchdog(folder, owner)?;
-        let log = folder.join(LOG);
+        let log = folder.join("log");
         let server = start_server(tools, &data, folder, &log, owner)?;
         let folder = folder.to_owned();
         let mut cluster =
             Self { info: info(&folder, SUPERUSER)?, folder, server, watchdog, pipe: Some(pipe) };
         let id = cluster.server.id();
         cluster.tell(&format!("{id}\n"));
-        cluster.wait(&log, options)?;
+        cluster.wait(&log, options).map_err(|error| cluster.explained(error))?;
         Ok(cluster)
     }
 
@@ -100,14 +99,21 @@ impl Cluster {
         &self.info
     }
 
-    /// Returns what it said last of a disk that is full, if it did.
-    pub fn full_disk(&self) -> Option<String> {
-        let mut log = fs::File::open(self.folder.join(LOG)).ok()?;
-        let length = log.metadata().ok()?.len();
-        log.seek(SeekFrom::Start(length.saturating_sub(LAST_SAID))).ok()?;
-        let mut said = Vec::new();
-        log.take(LAST_SAID).read_to_end(&mut said).ok()?;
-        String::from_utf8_lossy(&said).lines().rev().find(|line| says_full(line)).map(str::to_owned)
+    /// Returns why something on it failed: for want of room, where the server is gone and little of that is left. Its
+    /// folder goes with it, so this is asked before.
+    pub fn explained(&self, error: Error) -> Error {
+        let is_gone = match &error {
+            Error::Lost { .. } | Error::Connect { .. } | Error::TimedOut { .. } | Error::Scratch { .. } => {
+                true
+            }
+            // It shuts down or crashes; the system fails it.
+            error => error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("58")),
+        };
+        let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        match is_gone && free < SEGMENT {
+            true => Error::NoRoom { what: error.to_string(), free },
+            false => error,
+        }
     }
 
     /// Makes roles that policies may name. Nobody logs in as one, nobody is a member of one, and none may do anything.
@@ -143,6 +149,9 @@ impl Cluster {
                     return Ok(());
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(error) if error.code().is_some_and(|code| code != STARTING_UP) => {
+                    return Err(Error::Scratch { what: error.to_string() });
+                }
                 Err(_) if !ended && Instant::now() < until => thread::sleep(Duration::from_millis(50)),
                 Err(error) => {
                     let said = fs::read_to_string(log).unwrap_or_default();
@@ -298,9 +307,6 @@ mod tests {
         assert_eq!(ask("SELECT NULL").unwrap(), Answer::Value(None));
         assert_eq!(ask("SELECT 1 WHERE false").unwrap(), Answer::Nothing);
         assert_eq!(ask("SELECT 1, 2").unwrap(), Answer::Several);
-        assert_eq!(cluster.full_disk(), None);
-        connection.execute("DO $$ BEGIN RAISE WARNING 'No space left on device'; END $$").unwrap();
-        assert!(cluster.full_disk().unwrap().ends_with("WARNING:  No space left on device"));
         let refused = ask("COPY pg_class TO PROGRAM 'true'").unwrap_err();
         assert_eq!(refused.code(), Some("42501"));
         place.finish().unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Shop, executable, keys};
 use crate::environment::restic;
+use crate::export::shell;
 
 #[test]
 fn database_is_backed_up_however_it_is_named() {
@@ -122,6 +123,13 @@ fn archive_of_a_later_version_is_stored_with_a_warning() {
         notes.contains(note) && notes.contains("version 1.99 of its format is not known here"),
         "{notes}"
     );
+    // Without its checksum nothing is known of an archive that cannot be read.
+    environment.ok(["export", "latest", "--format", "bundle", "--out", "files"]);
+    let folders = environment.path("files/backup_");
+    let copied = format!("cp -r {}*/databases/shop_* alone && rm alone/SHA256SUMS", folders.display());
+    shell(&environment.path(""), &copied);
+    let alone = environment.ok_json(&["verify", environment.path("alone").to_str().unwrap()]);
+    assert_eq!(alone["checked"][0]["integrity"], "not run", "{alone:#}");
     let back = shop.server.url("back");
     for line in [&["restore", "latest", "--to", &back][..], &["drill"], &["compare", "latest", "current"]] {
         environment.run(line).expect_failure(1, "version 1.99 of the format is not known", "a newer dbkeep");

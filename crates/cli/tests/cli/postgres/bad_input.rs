@@ -130,12 +130,20 @@ fn name_in_another_encoding_is_told_with_what_mends_it() {
     let server = &shop.server;
     server.sql("postgres", "CREATE DATABASE older ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'");
     server.sql("older", "CREATE ROLE U&\"m\\00fcller\"");
-    let what = "the server has a name that is not UTF-8";
-    shop.environment.run(["backup", &shop.url()]).expect_failure(1, what, "ALTER … RENAME");
+    let what = "the server has a name, a comment or a setting that is not UTF-8";
+    shop.environment.run(["backup", &shop.url()]).expect_failure(
+        1,
+        what,
+        "rename it, or write it anew, from that database",
+    );
     // Where something in the database is theirs, pg_dump writes the name first.
     let number = server.sql("older", "SELECT oid FROM pg_roles WHERE rolname ~ '^m.ller$'");
     server.sql("shop", &format!("SET allow_system_table_mods = on; UPDATE pg_class SET relowner = {number} WHERE relname = 'users'"));
-    shop.environment.run(["backup", &shop.url()]).expect_failure(1, what, "ALTER … RENAME");
+    shop.environment.run(["backup", &shop.url()]).expect_failure(
+        1,
+        what,
+        "rename it, or write it anew, from that database",
+    );
     assert_eq!(shop.snapshots(), 0);
     server.sql("older", "ALTER ROLE U&\"m\\00fcller\" RENAME TO mueller");
     shop.environment.ok(["backup", &shop.url()]);
