@@ -40,20 +40,21 @@ pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
     }
     let during = |loads: &Loads| loads.backup.over(&loads.alone) * 100.0;
     let of_a_moment = full.backup.over(&full.moment) * 100.0;
+    let pg_dump = scene.dump_name(None);
     Ok(vec![
         asked.shown(Line::new("load at half speed, of that alone", during(&asked), "%", Goal::AtLeast(90.0))),
         full.shown(Line::new("load at full speed, of that alone", during(&full), "%", Goal::None)),
         // Rows that change often grow chains of versions for as long as anybody reads one moment.
         Line::new("load at full speed, of that beside an idle moment", of_a_moment, "%", Goal::None),
         Line::new(
-            "load at full speed, against that beside pg_dump -j2",
+            format!("load at full speed, against that beside {pg_dump}"),
             full.backup.over(&full.dump),
             "x",
             Goal::None,
         ),
         // A backup that only waits disturbs nobody; one of low priority takes longer.
         Line::new(
-            "backup beside a load at full speed, faster than pg_dump -j2",
+            format!("backup beside a load at full speed, faster than {pg_dump}"),
             full.dump_time.over(&full.backup_time),
             "x",
             Goal::None,
