@@ -5,6 +5,7 @@
 
 mod load;
 mod scene;
+mod wait;
 
 use std::fs;
 
@@ -21,13 +22,14 @@ const DOMINATING: &str = "events";
 type Figure = fn(&Scene<'_>) -> Result<Vec<Line>>;
 
 /// Names for `--only`, in the order of the table.
-const FIGURES: [(&str, Figure); 6] = [
+const FIGURES: [(&str, Figure); 7] = [
     ("backup", backup),
     ("dominating", dominating),
     ("restore", restore),
     ("second", second),
     ("memory", memory),
     ("load", load::load),
+    ("wait", wait::wait),
 ];
 
 /// Runs the figures and returns whether all goals were met. `size` is that of the dominating table.

@@ -1,16 +1,15 @@
-//! What applications notice of a backup: their throughput, and how long a change of a table waits.
+//! What applications notice of a backup: their throughput.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::scene::Scene;
+use crate::Result;
 use crate::product::Ours;
 use crate::report::{Goal, Line};
 use crate::sample::Sample;
 use crate::scratch::settle;
-use crate::{Error, Result};
 
 /// How long each load lasts. What runs beside it is begun again until then; where once takes longer than this, its end has
 /// no load beside it, and the seconds that are shown say so.
@@ -21,7 +20,7 @@ const ASKED: f64 = 0.5;
 /// that is left out, and counts neither in the throughput nor in the average time.
 const TOO_LATE: u32 = 1000;
 
-/// A load of pgbench beside a backup, and an `ALTER TABLE` beside one that makes way.
+/// A load of pgbench beside a backup, and beside what else can stand there.
 pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
     let (mut full, mut asked) = (Loads::default(), Loads::default());
     for round in 0..scene.rounds {
@@ -33,10 +32,6 @@ pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
         for place in [round, round + 1] {
             asked.add(scene, Some(rate), pair[place % 2])?;
         }
-    }
-    let mut waits = Sample::default();
-    for _ in 0..scene.rounds {
-        waits.add(longest_wait(scene)?);
     }
     let during = |loads: &Loads| loads.backup.over(&loads.alone) * 100.0;
     let of_a_moment = full.backup.over(&full.moment) * 100.0;
@@ -61,7 +56,6 @@ pub(super) fn load(scene: &Scene<'_>) -> Result<Vec<Line>> {
         )
         .with("ours s", &full.backup_time)
         .with("pg_dump s", &full.dump_time),
-        Line::new("longest wait of a change with --yield", waits.largest(), "s", Goal::AtMost(3.0)),
     ])
 }
 
@@ -212,29 +206,4 @@ impl Place {
         let ours = Ours::init(scene.scratch, "postgres-ours")?;
         Ok(Self { ours, dump: scene.scratch.fresh("postgres-dump")? })
     }
-}
-
-/// Changes tables while a backup runs that makes way. Returns the longest wait, in seconds.
-fn longest_wait(scene: &Scene<'_>) -> Result<f64> {
-    let ours = Ours::init(scene.scratch, "postgres-ours")?;
-    let url = scene.url("bench");
-    thread::scope(|scope| {
-        let backup = scope
-            .spawn(|| ours.run_or_give_way(["backup", &url, "--yield"]).map_err(|error| error.to_string()));
-        let mut longest = None;
-        for number in 0.. {
-            thread::sleep(Duration::from_millis(1500));
-            if backup.is_finished() {
-                break;
-            }
-            let began = Instant::now();
-            // It needs the table for itself, and changes nothing of what is stored.
-            let default = format!("ALTER TABLE events ALTER COLUMN note SET DEFAULT '{number}'");
-            scene.sql("bench", &default)?;
-            longest = longest.max(Some(began.elapsed()));
-        }
-        backup.join().map_err(|_| Error::from("the backup panicked"))?.map_err(Error::from)?;
-        let longest = longest.ok_or("the backup was over before a table was changed")?;
-        Ok(longest.as_secs_f64())
-    })
 }

@@ -129,6 +129,19 @@ impl<'s> Scene<'s> {
             INSERT INTO long VALUES (2, 'short')")
     }
 
+    /// Large objects, which are read after all tables: a mebibyte for sixteen of the dominating table.
+    pub(super) fn make_large_objects(&self) -> Result<()> {
+        let count = (self.rows * ROW).div_ceil(16 << 20);
+        let bytes = "string_agg(sha512(format('%s %s', n, piece)::bytea), '')";
+        let sql = format!(
+            "SELECT count(lo_from_bytea(0, body)) FROM (
+                 SELECT {bytes} AS body FROM generate_series(1, {count}) n, generate_series(1, {}) piece GROUP BY n
+             ) AS objects",
+            (1 << 20) / 64
+        );
+        self.sql(DATABASE, &sql)
+    }
+
     /// Returns the URL of a database.
     pub(super) fn url(&self, database: &str) -> String {
         self.server.url(database)
