@@ -101,6 +101,8 @@ pub struct DatabaseConfig {
     pub exclude_data: Option<Vec<String>>,
     /// How long a backup may take.
     pub timeout: Option<String>,
+    /// How long a backup waits for a table that somebody has locked; a minute by default.
+    pub lock_timeout: Option<String>,
     /// The folder of `pg_dump` and `pg_restore`; relative to the directory of the configuration.
     pub pg_bin_dir: Option<PathBuf>,
     /// What a restored one answers in a drill, as `SELECT count(*) FROM users = 11`.

@@ -28,9 +28,10 @@ that fails does not fail the backup: it is told, and the next backup catches up.
 --verify quick runs SQLite's quick_check on the image that was stored, full
 runs its integrity_check, none runs nothing and the report says \"not run\".
 
-Of a PostgreSQL database every row is read at one moment and summed up. Its tables
-are locked against being changed or dropped meanwhile; with --yield they are not:
-the backup makes way for who waits, and begins again at a new moment.
+Of a PostgreSQL database every row is read at one moment and summed up, whatever
+--verify says. Its tables are locked against being changed or dropped meanwhile;
+with --yield they are not: the backup makes way for who waits, and begins again at
+a new moment.
 
 Examples:
   dbkeep backup data/app.db

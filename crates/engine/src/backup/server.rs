@@ -337,9 +337,10 @@ pub(crate) fn capture_options(server: &Server) -> CaptureOptions {
     CaptureOptions {
         filter: server.filter.clone(),
         exclude_data: server.exclude_data.clone(),
+        lock_timeout: server.lock_timeout.unwrap_or(default.lock_timeout),
         jobs: jobs(),
         tools: server.tools.clone(),
-        ..CaptureOptions::default()
+        ..default
     }
 }
 

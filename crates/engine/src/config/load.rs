@@ -143,6 +143,7 @@ fn validate(config: &Config, warnings: &mut Vec<String>) -> Result<(), Complaint
             ));
         }
         fixed_duration(database.timeout.as_deref(), &format!("databases.{name}.timeout"))?;
+        fixed_duration(database.lock_timeout.as_deref(), &format!("databases.{name}.lock-timeout"))?;
         for text in database.assertions.iter().flatten() {
             if let Err(error) = text.parse::<Assertion>() {
                 return Err((format!("`databases.{name}.assert`: {error}"), error.hint()));
@@ -235,7 +236,7 @@ fn fixed_duration(text: Option<&str>, place: &str) -> Result<(), Complaint> {
     match text {
         Some(text) if crate::source::server::duration(text).is_none() => Err((
             format!("`{place}` has no fixed length"),
-            Some("write it in days at most, as \"30m\", \"26h\" or \"14d\"".to_owned()),
+            Some("write it in days at most, as \"10s\", \"26h\" or \"14d\"".to_owned()),
         )),
         _ => Ok(()),
     }

@@ -28,6 +28,8 @@ pub(crate) struct Server {
     pub(crate) exclude_data: Vec<Name>,
     /// How long a backup may take.
     pub(crate) timeout: Option<Duration>,
+    /// How long it waits for a table that somebody has locked.
+    pub(crate) lock_timeout: Option<Duration>,
     /// The folder of `pg_dump`, where it is in none of the usual ones.
     pub(crate) tools: Option<PathBuf>,
 }
@@ -39,6 +41,11 @@ pub(crate) fn jobs() -> usize {
 }
 
 impl Server {
+    /// Returns a database of which nothing more is said.
+    pub(crate) fn of(info: ConnInfo, filter: Filter) -> Self {
+        Self { info, filter, exclude_data: Vec::new(), timeout: None, lock_timeout: None, tools: None }
+    }
+
     /// Adds what the configuration says of the database.
     pub(super) fn configure(&mut self, context: &Context, database: &DatabaseConfig) -> Result<()> {
         let schemas =
@@ -60,6 +67,12 @@ impl Server {
         };
         self.exclude_data = names("exclude-data", &database.exclude_data)?;
         self.timeout = database.timeout.as_deref().and_then(duration);
+        // To a server, no time is for ever.
+        self.lock_timeout = database
+            .lock_timeout
+            .as_deref()
+            .and_then(duration)
+            .map(|time| time.max(Duration::from_millis(1)));
         let folder = |folder: &PathBuf| context.environment.resolve(folder, &context.config_base());
         self.tools = database.pg_bin_dir.as_ref().map(folder);
         Ok(())
@@ -140,7 +153,7 @@ pub(super) fn from_text(context: &Context, text: &str, shown: &str) -> Result<So
             let schemas = info.schema.iter().cloned().collect();
             let name = info.database.clone();
             let filter = Filter { schemas, ..Filter::default() };
-            let server = Server { info, filter, exclude_data: vec![], timeout: None, tools: None };
+            let server = Server::of(info, filter);
             let place = Place::Server(Box::new(server));
             Ok(Source { name, place, shown: name::printable(&shown), environment: None })
         }

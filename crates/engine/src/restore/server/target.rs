@@ -33,7 +33,7 @@ impl ServerTarget {
     pub(in crate::restore) fn of(info: dbkeep_postgres::conninfo::ConnInfo) -> Self {
         let shown = info.shown().to_owned();
         let filter = Filter::default();
-        let server = Server { info, filter, exclude_data: Vec::new(), timeout: None, tools: None };
+        let server = Server::of(info, filter);
         Self { server, shown }
     }
 }
