@@ -122,6 +122,11 @@ impl Run<'_> {
                 findings.damage(format!("the restored database is not sound: {problem}"));
                 None
             }
+            // What was found before is a result.
+            Err(error) if findings.damaged => {
+                findings.notes.push(format!("not all of it was tried: {}", error.full_message()));
+                None
+            }
             Err(error) => Some(error),
         };
         if self.watch.cancelled() {
@@ -129,8 +134,8 @@ impl Run<'_> {
         }
         let duration_ms = self.clock.milliseconds_since(began);
         let passed = error.is_none() && findings.passed();
-        // What could not be tried says nothing about the snapshot; damage that was found before that does.
-        if error.is_none() || findings.damaged {
+        // What could not be tried says nothing about the snapshot.
+        if error.is_none() {
             self.note(entry, &findings, duration_ms);
         }
         tracing::info!(job = "drill", event = "drilled", snapshot = %entry.id.short(), passed, duration_ms, "drilled");

@@ -111,6 +111,9 @@ pub struct RestorePlan {
     pub(crate) verify: Verify,
     #[serde(skip)]
     pub(crate) request: RestoreRequest,
+    /// Whether it is thrown away afterwards, as by a drill.
+    #[serde(skip)]
+    pub(crate) trial: bool,
 }
 
 /// What a restore will do with one database.
@@ -312,8 +315,14 @@ pub(crate) fn to_scratch_server(
         from: None,
         meant: None,
     };
-    let plan =
-        RestorePlan { session: None, restores: vec![planned], force: false, verify: Verify::Full, request };
+    let plan = RestorePlan {
+        session: None,
+        restores: vec![planned],
+        force: false,
+        verify: Verify::Full,
+        request,
+        trial: true,
+    };
     one_of(run_from(store, &plan, &|| Ok(()), now, watch)?)
 }
 

@@ -202,6 +202,12 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// A server of our own has ended.
+    #[error("the server of our own has ended: {said}")]
+    Ended {
+        /// The last line of its log.
+        said: String,
+    },
     /// A server of our own is gone, and there is no room for one.
     #[error("{what}; {free} bytes are free")]
     NoRoom {
@@ -391,6 +397,12 @@ impl Error {
         }
     }
 
+    /// Says whether it is no answer of the server to a statement, but says that it cannot carry out any: its room, its
+    /// memory, its disk, somebody who ends sessions, its own end.
+    pub fn is_of_the_server(&self) -> bool {
+        self.code().is_some_and(is_of_the_server)
+    }
+
     /// Returns the code of the server, as `42P01`, when it was the server that refused.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -444,7 +456,7 @@ impl Error {
                 "install postgresql-{server} (Debian, Ubuntu) or postgresql{server}-server (Red Hat), or name a server \
                  for scratch databases with --server or `[drill] server`"
             )),
-            Self::Scratch { .. } => {
+            Self::Scratch { .. } | Self::Ended { .. } => {
                 Some("name a server for scratch databases with --server or `[drill] server`".to_owned())
             }
             Self::Object { source, hint, .. } => hint.clone().or_else(|| source.advice()),
@@ -520,6 +532,11 @@ fn some(names: &[String], between: &str) -> String {
 
 fn count(number: usize) -> String {
     if number == 1 { "one object".to_owned() } else { format!("{number} objects") }
+}
+
+/// Returns whether a code says that the server cannot carry out any statement.
+pub(crate) fn is_of_the_server(code: &str) -> bool {
+    matches!(code.get(..2), Some("53" | "57")) || matches!(code, "58000" | "58030" | "XX001" | "XX002")
 }
 
 /// Returns what to do when a program fails, by what it said: it is asked to speak English.

@@ -55,11 +55,14 @@ pub struct RestoreOptions {
     pub owners: bool,
     /// Whether the same roles may use them again.
     pub privileges: bool,
+    /// Whether it is only tried, as by a drill: then a server that cannot go on ends it even where everything but the rows
+    /// of a view would come back.
+    pub trial: bool,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { jobs: 4, owners: true, privileges: true }
+        Self { jobs: 4, owners: true, privileges: true, trial: false }
     }
 }
 

@@ -587,6 +587,12 @@ fn postgres_full_disk_of_temporary_files_is_told_with_what_to_do() {
 #[test]
 fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() {
     let Some(bank) = Bank::open() else { return };
+    // More than all rows, and made last.
+    bank.server.sql(
+        "bank",
+        "CREATE MATERIALIZED VIEW wide AS SELECT n, (SELECT string_agg(md5(n::text || i), '') FROM generate_series(1, 250) i)
+            FROM generate_series(1, 3000) n",
+    );
     let snapshot = snapshot_of(&bank.backup().success());
     let folder = bank.server.socket_folder().join("temporary");
     let Some(disk) = SmallDisk::mount(&folder, 4) else { return };
@@ -603,6 +609,7 @@ fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() 
         assert_eq!(used(&folder), 0, "{size} KiB leave nothing");
         let drilled = &outcome.json()["drills"][0];
         if outcome.code() == Some(0) {
+            assert_eq!(drilled["left_out"], 0, "{size} KiB: {}", outcome.transcript());
             break;
         }
         full += 1;

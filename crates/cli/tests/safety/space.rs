@@ -10,7 +10,7 @@ use dbkeep_testkit::process::Outcome;
 use dbkeep_testkit::workload::JournalMode;
 
 use crate::prune::{IN_YEARS, let_marks_age};
-use crate::{World, times};
+use crate::{World, snapshot_of, times};
 
 /// A file system of its own with few bytes; gone when dropped.
 pub(crate) struct SmallDisk {
@@ -132,6 +132,49 @@ fn drill_on_a_full_disk_of_temporary_files_has_not_passed() {
     }
     assert!(full > 6, "only {full} sizes were too small");
     world.expect_sound();
+}
+
+#[test]
+fn drill_that_found_damage_says_so_though_the_disk_is_full_later() {
+    let world = World::new();
+    let folder = world.path("temporary");
+    let Some(disk) = SmallDisk::mount(&folder, 64 << 10) else { return };
+    world.write_until(7, JournalMode::Wal, 500);
+    let connection = rusqlite::Connection::open(world.database()).unwrap();
+    // An index of other values than its table has: a quick check passes, a full one does not.
+    connection
+        .execute_batch(
+            "CREATE TABLE words (word); INSERT INTO words VALUES ('one'), ('two');
+             CREATE INDEX by_word ON words (word); PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = 'CREATE INDEX by_word ON words (upper(word))' WHERE name = 'by_word';
+             PRAGMA writable_schema = RESET; PRAGMA wal_checkpoint(TRUNCATE)",
+        )
+        .unwrap();
+    drop(connection);
+    let database = world.database();
+    let line =
+        [Path::new("backup"), &database, Path::new("--verify"), Path::new("full"), Path::new("--json")];
+    let backup = world.dbkeep.run(line).go();
+    assert_eq!(backup.code(), Some(4), "{}", backup.transcript());
+    let snapshot = snapshot_of(&backup);
+    let drill =
+        || world.dbkeep.run(["drill", "--snapshot", &snapshot, "--json"]).with("TMPDIR", &folder).go();
+    let size = fs::metadata(&database).unwrap().len() >> 10;
+    let mut untried = 0;
+    for size in (size..size + 256).step_by(4) {
+        disk.resize(size);
+        let outcome = drill();
+        let drilled = &outcome.json()["drills"][0];
+        if drilled["error"]["kind"] == "no-space" {
+            // There was no room for the file.
+            assert_eq!((outcome.code(), &drilled["findings"]), (Some(1), &serde_json::json!([])));
+            continue;
+        }
+        assert_eq!((outcome.code(), &drilled["status"]), (Some(4), &"failed".into()), "{drilled}");
+        assert!(drilled["findings"][0].as_str().unwrap().contains("damaged"), "{drilled}");
+        untried += usize::from(drilled["notes"].to_string().contains("not all of it was tried"));
+    }
+    assert!(untried > 0, "there was always room beside the database");
 }
 
 /// Writes a file until not one byte more fits.

@@ -6,7 +6,7 @@ use std::path::Path;
 use dbkeep_sqlite::inspect::with_interrupt;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::assertion::{Answer, Assertion};
 use super::scratch::Scratch;
@@ -16,6 +16,9 @@ use crate::integrity::Verify;
 use crate::manifest::{IntegrityResult, Manifest};
 use crate::restore::{self, RestoreRequest};
 use crate::{Error, Result};
+
+/// What SQLite takes beside a database before it reads a row in WAL mode, in bytes: the index of a log.
+const ROOM_BESIDE: u64 = 32 << 10;
 
 impl Run<'_> {
     /// Restores to a file, which gets the full integrity check, counts its rows, and asks.
@@ -100,14 +103,27 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 /// Returns what says nothing of a database, but of where it lies: no room for what SQLite keeps beside it, a disk that
 /// cannot be read, no memory.
 fn of_the_machine(error: &rusqlite::Error, path: &Path) -> Option<Error> {
-    let failure = error.sqlite_error()?;
-    let kind = match (failure.code, failure.extended_code) {
-        (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => io::ErrorKind::StorageFull,
-        (ErrorCode::OutOfMemory, _) => io::ErrorKind::OutOfMemory,
-        (ErrorCode::SystemIoFailure | ErrorCode::CannotOpen, _) => io::ErrorKind::Other,
+    let kind = match error.sqlite_error_code()? {
+        ErrorCode::DiskFull => io::ErrorKind::StorageFull,
+        ErrorCode::OutOfMemory => io::ErrorKind::OutOfMemory,
+        // SQLite says the same of a file that cannot be made for want of room and of one that cannot be read.
+        ErrorCode::SystemIoFailure | ErrorCode::CannotOpen if has_no_room(path) => io::ErrorKind::StorageFull,
+        ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => io::ErrorKind::Other,
         _ => return None,
     };
-    Some(Error::io("read", path)(io::Error::new(kind, error.to_string())))
+    Some(untried(error, kind, path))
+}
+
+/// Returns the error of a database that was not tried.
+fn untried(error: &rusqlite::Error, kind: io::ErrorKind, path: &Path) -> Error {
+    Error::io("read", path)(io::Error::new(kind, error.to_string()))
+}
+
+/// Says whether SQLite finds no room for another file beside a database: bytes, or names.
+fn has_no_room(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|disk| {
+        disk.f_bavail * disk.f_frsize < ROOM_BESIDE || (disk.f_files > 0 && disk.f_ffree == 0)
+    })
 }
 
 /// Compares the number of rows in each table with the manifest.
@@ -134,7 +150,8 @@ fn count(connection: &Connection, path: &Path, manifest: &Manifest, findings: &m
                 match error.sqlite_error_code() {
                     Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => findings.damage(what),
                     // An order of text that only the application knows, a name that is no text.
-                    _ => findings.notes.push(what),
+                    Some(ErrorCode::Unknown) | None => findings.notes.push(what),
+                    Some(_) => return Err(untried(&error, io::ErrorKind::Other, path)),
                 }
             }
         }

@@ -96,7 +96,7 @@ impl Run<'_> {
                 Ok(scratch::Answer::Value(value)) => Answer::Value(value),
                 Ok(scratch::Answer::Nothing) => Answer::Not("no row".to_owned()),
                 Ok(scratch::Answer::Several) => Answer::Not("several rows or columns".to_owned()),
-                Err(error @ dbkeep_postgres::Error::Server(_)) if !error.is_of_full_disk() => {
+                Err(error @ dbkeep_postgres::Error::Server(_)) if !error.is_of_the_server() => {
                     Answer::Not(error.to_string())
                 }
                 Err(error) => return Err(error.into()),

@@ -223,6 +223,7 @@ pub(super) fn of_sqlite(error: &dbkeep_sqlite::Error) -> ErrorKind {
 pub(super) fn of_postgres(error: &dbkeep_postgres::Error) -> ErrorKind {
     use dbkeep_postgres::Error as Postgres;
     match error {
+        error if error.is_of_full_disk() => ErrorKind::NoSpace,
         Postgres::ConnInfo(_) => ErrorKind::ConnectionString,
         Postgres::Connect { .. } | Postgres::TimedOut { .. } | Postgres::Target { .. } => {
             ErrorKind::Unreachable

@@ -82,7 +82,7 @@ fn draw_noting(
         });
     }
     let (force, verify) = (request.force, request.verify);
-    Ok(RestorePlan { session, restores, force, verify, request: request.clone() })
+    Ok(RestorePlan { session, restores, force, verify, request: request.clone(), trial: false })
 }
 
 /// Returns the snapshots that should be there and are not, or cannot be read.

@@ -109,7 +109,12 @@ impl Restore<'_> {
         };
         let options = Options { stop, ..Options::default() };
         let request = &self.plan.request;
-        let how = RestoreOptions { jobs: jobs(), owners: request.owners, privileges: request.privileges };
+        let how = RestoreOptions {
+            jobs: jobs(),
+            owners: request.owners,
+            privileges: request.privileges,
+            trial: self.plan.trial,
+        };
         if matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
             return self.fill_new(planned, target, served, (&options, &how), archive);
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::archive::{Archive, Entry};
+use crate::error::is_of_the_server;
 
 /// The objects that rows cannot be without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,12 +43,11 @@ impl Essential {
     }
 }
 
-/// Returns whether a code is no answer to a statement, but says that this server cannot go on with any: other sessions,
-/// its room, its end, its disk.
+/// Returns whether a code is no answer to a statement, but says that it cannot be carried out now: because of other
+/// sessions, or of the server itself.
 pub(crate) fn is_from_outside(code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
-    matches!(class, "25" | "40" | "53" | "57")
-        || matches!(code, "55P03" | "58000" | "58030" | "XX001" | "XX002")
+    is_of_the_server(code) || matches!(class, "25" | "40") || code == "55P03"
 }
 
 /// Returns whether a code says that a table or its schema is not there.

@@ -30,6 +30,8 @@ const ROLE: &str = "dbkeep_drill";
 const PORT: u16 = 5432;
 /// What it takes at a time for its write-ahead log, in bytes: where less is free it cannot go on.
 const SEGMENT: u64 = 16 << 20;
+/// The file of its folder that it says everything to.
+const LOG: &str = "log";
 /// How a server says that it is not ready yet.
 const STARTING_UP: &str = "57P03";
 /// The longest path of a socket that systems take.
@@ -83,7 +85,7 @@ impl Cluster {
         initdb.arg(&data);
         tools::run(initdb, temporary()?, &options.stop)?;
         let (watchdog, pipe) = start_watchdog(folder, owner)?;
-        let log = folder.join("log");
+        let log = folder.join(LOG);
         let server = start_server(tools, &data, folder, &log, owner)?;
         let folder = folder.to_owned();
         let mut cluster =
@@ -99,21 +101,11 @@ impl Cluster {
         &self.info
     }
 
-    /// Returns why something on it failed: for want of room, where the server is gone and little of that is left. Its
-    /// folder goes with it, so this is asked before.
+    /// Returns why something on it failed: for want of room, where the server is gone and little of that is left, else what
+    /// its log says last. Its folder goes with it, so this is asked before.
     pub fn explained(&self, error: Error) -> Error {
-        let is_gone = match &error {
-            Error::Lost { .. } | Error::Connect { .. } | Error::TimedOut { .. } | Error::Scratch { .. } => {
-                true
-            }
-            // It shuts down or crashes; the system fails it.
-            error => error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("58")),
-        };
         let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-        match is_gone && free < SEGMENT {
-            true => Error::NoRoom { what: error.to_string(), free },
-            false => error,
-        }
+        explained(error, free, || last_line(&self.folder.join(LOG)))
     }
 
     /// Makes roles that policies may name. Nobody logs in as one, nobody is a member of one, and none may do anything.
@@ -150,13 +142,14 @@ impl Cluster {
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if error.code().is_some_and(|code| code != STARTING_UP) => {
-                    return Err(Error::Scratch { what: error.to_string() });
+                    return Err(match error.is_of_the_server() {
+                        true => error,
+                        false => Error::Scratch { what: error.to_string() },
+                    });
                 }
                 Err(_) if !ended && Instant::now() < until => thread::sleep(Duration::from_millis(50)),
                 Err(error) => {
-                    let said = fs::read_to_string(log).unwrap_or_default();
-                    let last = said.lines().last().map_or_else(|| error.to_string(), str::to_owned);
-                    return Err(Error::Scratch { what: last });
+                    return Err(Error::Scratch { what: last_line(log).unwrap_or_else(|| error.to_string()) });
                 }
             }
         }
@@ -191,6 +184,22 @@ impl Drop for Cluster {
         let _ = self.server.wait();
         let _ = self.watchdog.wait();
     }
+}
+
+/// Returns why something failed on a server beside which so many bytes are free, and whose log says something last.
+fn explained(error: Error, free: u64, said: impl FnOnce() -> Option<String>) -> Error {
+    let is_lost = matches!(error, Error::Lost { .. } | Error::Connect { .. } | Error::TimedOut { .. });
+    let is_gone = is_lost || matches!(error, Error::Scratch { .. }) || error.is_of_the_server();
+    match is_gone && free < SEGMENT {
+        true => Error::NoRoom { what: error.to_string(), free },
+        false if is_lost => said().map_or(error, |said| Error::Ended { said }),
+        false => error,
+    }
+}
+
+/// Returns what a log says last.
+fn last_line(log: &Path) -> Option<String> {
+    fs::read_to_string(log).ok()?.lines().last().map(str::to_owned)
 }
 
 /// Starts what ends the server and removes the folder when this process is killed.
@@ -236,6 +245,8 @@ fn start_server(
         "maintenance_work_mem=64MB",
         "max_wal_size=1GB",
         "logging_collector=off",
+        // In its folder, where it is as large as that allows and is removed with it.
+        "dynamic_shared_memory_type=mmap",
         "jit=off",
     ];
     for setting in settings {
@@ -278,6 +289,7 @@ mod tests {
 
     use super::super::{Answer, Place};
     use super::*;
+    use crate::ServerError;
 
     fn folder() -> (tempfile::TempDir, Option<(u32, u32)>) {
         let folder = tempfile::Builder::new().prefix("dbkeep-drill-").tempdir().unwrap();
@@ -315,6 +327,33 @@ mod tests {
         let process = cluster.server.id();
         drop(cluster);
         assert!(!Path::new(&format!("/proc/{process}")).exists());
+    }
+
+    #[test]
+    fn server_that_is_gone_is_told_by_the_room_there_is_or_by_its_log() {
+        let lost = || Error::Lost { source: std::io::ErrorKind::UnexpectedEof.into() };
+        let server = |code: &str| {
+            let error =
+                ServerError { code: code.to_owned(), message: code.to_owned(), ..ServerError::default() };
+            Error::Server(Box::new(error))
+        };
+        let told = |error: Error, free: u64, said: Option<&str>| {
+            explained(error, free, || said.map(str::to_owned)).to_string()
+        };
+        let lost_text = "the connection to the server is lost";
+        let killed = Some("LOG:  server process was terminated by signal 9");
+        assert_eq!(told(lost(), SEGMENT - 1, killed), format!("{lost_text}; {} bytes are free", SEGMENT - 1));
+        assert_eq!(
+            told(lost(), SEGMENT, killed),
+            "the server of our own has ended: LOG:  server process was terminated by signal 9"
+        );
+        assert_eq!(told(lost(), SEGMENT, None), lost_text);
+        for code in ["57P01", "57P02", "58030", "53200"] {
+            assert_eq!(told(server(code), 0, killed), format!("{code}; 0 bytes are free"));
+            assert_eq!(told(server(code), SEGMENT, killed), code);
+        }
+        assert_eq!(told(server("42P01"), 0, killed), "42P01", "it answers");
+        assert_eq!(told(Error::Stopped, 0, killed), "stopped");
     }
 
     #[test]

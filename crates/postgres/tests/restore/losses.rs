@@ -24,7 +24,7 @@ fn back_up_all(server: &Server, database: &str, sql: &str) -> Backup {
 /// Restores as a user who may make databases and nothing else.
 fn restore_as(backup: &Backup, server: &Server, database: &str, user: &str, owners: bool) -> Vec<Loss> {
     let place = info_as(server, database, user);
-    let how = RestoreOptions { jobs: 2, owners, privileges: true };
+    let how = RestoreOptions { jobs: 2, owners, ..RestoreOptions::default() };
     let archive = Archive::open(backup.archive.path()).unwrap();
     restore_with(archive, backup, &place, &how)
 }
@@ -69,7 +69,7 @@ fn rows_that_policies_hide_from_their_owner_are_verified_before_they_are_hidden(
         before: &|_| Ok(()),
     };
     let archive = Archive::open(backup.archive.path()).unwrap();
-    let how = RestoreOptions { jobs: 1, owners: false, privileges: true };
+    let how = RestoreOptions { jobs: 1, owners: false, ..RestoreOptions::default() };
     let place = info_as(&target, "live", "modest");
     target.sql("live", "GRANT ALL ON SCHEMA public TO modest");
     let lost = restore_tables(&place, &Options::default(), &how, &archive, &wanted).unwrap();

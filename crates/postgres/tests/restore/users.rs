@@ -20,7 +20,7 @@ fn user_who_may_only_make_databases_restores_all_but_what_is_listed() {
         server.sql("postgres", "CREATE ROLE modest LOGIN CREATEDB");
         let backup = back_up(&server, "origin", &tools(programs));
         let place = info_as(&server, "brought back", "modest");
-        let how = RestoreOptions { jobs: 2, owners: false, privileges: true };
+        let how = RestoreOptions { jobs: 2, owners: false, ..RestoreOptions::default() };
         let archive = || Archive::open(backup.archive.path()).unwrap();
         let mut restore =
             Restore::begin(&place, &Options::default(), &how, archive(), &backup.catalog, "1").unwrap();
