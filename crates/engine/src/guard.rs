@@ -265,11 +265,17 @@ fn verified(
     // The source itself was checked by the backup; here every stored byte is read back and compared.
     let request = VerifyRequest { snapshots, level: Verify::Quick, ..VerifyRequest::default() };
     let checked = verify::run(&store, &request, clock.now(), watch)?;
-    match checked.checked.iter().find(|one| one.status != VerifyStatus::Ok) {
-        None => Ok(Some(store)),
+    let proved = match checked.checked.iter().find(|one| one.status != VerifyStatus::Ok) {
+        None => server::prove_way_back(&store, backup, clock.now(), watch),
         Some(bad) => {
             let finding = bad.findings.first().cloned().unwrap_or_default();
-            let error = Error::Damaged { what: format!("the backup of {}", bad.database), finding };
+            Err(Error::Damaged { what: format!("the backup of {}", bad.database), finding })
+        }
+    };
+    match proved {
+        Ok(()) => Ok(Some(store)),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+        Err(error) => {
             report.error = Some(ErrorReport::from(&error));
             Ok(None)
         }

@@ -103,6 +103,14 @@ pub(crate) fn encode_catalog(catalog: &Catalog, proofs: &[TableProof], database:
     text
 }
 
+/// Tells of an archive of objects that is of a version that is not known here.
+pub(crate) fn told_unknown((major, minor): (u8, u8)) -> String {
+    format!(
+        "the archive of objects is of version {major}.{minor}, which is not known here: only pg_restore brings the \
+         objects back"
+    )
+}
+
 /// Tells somebody with stock tools only how the database is put together.
 pub(crate) fn readme(source: &Source, moment: Timestamp, contents: &Contents) -> String {
     let version = contents.postgres.as_ref().map_or("", |facts| &facts.server.version);

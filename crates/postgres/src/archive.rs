@@ -110,12 +110,15 @@ enum Fault {
     /// A text in it is not UTF-8.
     Encoding,
     Damaged(String),
+    /// Its file cannot be read.
+    Unread(io::Error),
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let what = match fault {
             Fault::Unknown(major, minor) => return Self::UnknownArchive { major, minor },
+            Fault::Unread(source) => return Self::System { what: "read the archive of objects", source },
             Fault::Cut => "it is cut off".to_owned(),
             Fault::Foreign => "it is no archive of pg_dump".to_owned(),
             Fault::Encoding => "a text that is not UTF-8".to_owned(),
@@ -129,7 +132,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Cut,
-            _ => Self::Damaged(error.to_string()),
+            _ => Self::Unread(error),
         }
     }
 }

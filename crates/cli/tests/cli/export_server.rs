@@ -267,8 +267,13 @@ fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     let page = PAGE.split("Rows from NDJSON").nth(1).unwrap();
     let command = page.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
     let command = command.replace("dbkeep verify", concat!(env!("CARGO_BIN_EXE_dbkeep"), " verify"));
-    let of =
-        |path: &Path| command.replace("$(ls exports/shop_[0-9]*.ndjson | tail -n 1)", path.to_str().unwrap());
+    // The newest of this database, beside an older one and a newer one of another database.
+    let newest = shop.environment.path("exports/shop_20261122_093000.ndjson");
+    fs::create_dir(newest.parent().unwrap()).unwrap();
+    for other in ["shop_20261121_093000.ndjson", "shop_2_20261123_093000.ndjson"] {
+        fs::write(newest.with_file_name(other), "another").unwrap();
+    }
+    fs::copy(path, &newest).unwrap();
     if Command::new("jq").arg("--version").output().is_err() {
         eprintln!("left out: jq is not installed");
         return;
@@ -281,7 +286,7 @@ fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     for table in metadata["metadata"]["tables"].as_array().unwrap() {
         let (schema, name) = (table["schema"].as_str().unwrap(), table["table"].as_str().unwrap());
         let in_a_shell = format!("{}.{}", quoted(schema), quoted(name)).replace('"', "\\\"");
-        let command = of(path)
+        let command = command
             .replace("\"orders\"", &table["name"].to_string())
             .replace("TRUNCATE orders", &format!("DELETE FROM {in_a_shell}"))
             .replace("copy orders", &format!("copy {in_a_shell}"))
@@ -297,12 +302,12 @@ fn ndjson_by_the_guide(shop: &Shop, path: &Path, text: &str, original: &str) {
     shop.server.sql("postgres", "ALTER DATABASE by_the_guide RESET ALL");
     assert_eq!(shop.contents("by_the_guide"), original);
     // A part of an export changes nothing, wherever it ends.
-    let (cut, reached) = (shop.environment.path("part.ndjson"), shop.environment.path("reached"));
+    let reached = shop.environment.path("reached");
     let line_ends: Vec<usize> = text.match_indices('\n').map(|(place, _)| place + 1).collect();
     let all_rows = line_ends[line_ends.len() - 2];
     for length in [text.len() / 2, line_ends[12], all_rows] {
-        fs::write(&cut, &text[..length]).unwrap();
-        let command = of(&cut).replace("psql", &format!("touch {} #", reached.display()));
+        fs::write(&newest, &text[..length]).unwrap();
+        let command = command.replace("psql", &format!("touch {} #", reached.display()));
         let output =
             Command::new("sh").args(["-c", &command]).current_dir(shop.environment.path("")).output();
         let output = output.unwrap();

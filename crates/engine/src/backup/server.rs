@@ -69,6 +69,8 @@ struct Taken {
     globals: Globals,
     tools: Tools,
     notes: Vec<String>,
+    /// What is told of the archive where nothing but `pg_restore` reads it; one of the notes.
+    unknown: Option<String>,
     not_covered: Vec<String>,
     selection: Selection,
 }
@@ -138,6 +140,10 @@ impl Session<'_> {
         // Why the storage failed is told by the storage: a thread that stored rows knows only that it did.
         let taken = taken.or_else(|error| writer.check().map_err(Error::from).and(Err(error)))?;
         watch.step("backup.rows-read");
+        // Whoever restores reads no notes of the safety backup, and may need it next.
+        if let Some(unknown) = taken.unknown.as_ref().filter(|_| self.is_safety_backup()) {
+            watch.warn(&format!("safety backup of {}: {unknown}", source.name));
+        }
         let (contents, nodes) = self.store_moment(writer, source, &taken, moment)?;
         let manifest = self.describe(source, taken.identity.clone(), moment, &contents);
         self.assemble(writer, source, manifest, (&contents, nodes), past.parent.as_ref())
@@ -270,12 +276,14 @@ fn take_moment(
     let objects = [large_objects::contents(), large_objects::owners()];
     let known = catalog.tables.iter().chain(&objects).map(|table| past.last_chunk_size(&table.name));
     let rows = Rows::new(writer.streams()?, lengths, &catalog, known, watch);
+    // First, since it is over soon and may fail.
+    let globals = capture.globals()?;
     let (sums, of_objects) = capture.read(into, &rows)?;
     let of_objects = (catalog.large_objects > 0).then_some(of_objects);
-    let globals = capture.globals()?;
     let tools = capture.tools().clone();
     let missing = capture.missing().iter().map(|what| told_missing(what));
-    let notes = missing.chain(capture.unknown_archive().map(told_unknown)).collect();
+    let unknown = capture.unknown_archive().map(served::told_unknown);
+    let notes = missing.chain(unknown.clone()).collect();
     let not_covered = capture.not_covered();
     capture.finish()?;
 
@@ -307,6 +315,7 @@ fn take_moment(
         globals,
         tools,
         notes,
+        unknown,
         not_covered,
         selection,
     })
@@ -334,6 +343,7 @@ impl Past<'_> {
 
 /// Returns how a database is read, but for what a session adds.
 pub(crate) fn capture_options(server: &Server) -> CaptureOptions {
+    let default = CaptureOptions::default();
     CaptureOptions {
         filter: server.filter.clone(),
         exclude_data: server.exclude_data.clone(),
@@ -389,12 +399,6 @@ fn told_gap(gap: &NotCovered) -> String {
         }
         Gap::Warning => format!("pg_dump warns: {what}"),
     }
-}
-
-fn told_unknown((major, minor): (u8, u8)) -> String {
-    format!(
-        "the archive of objects is of version {major}.{minor}, which is not known here: only pg_restore brings the objects back"
-    )
 }
 
 /// Says whether the rows of a table are left out, and that is told.

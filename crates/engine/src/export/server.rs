@@ -137,9 +137,10 @@ impl Opened<'_> {
         notes
     }
 
-    /// Reads the archive of objects.
-    fn archive(&self) -> Result<Archive> {
-        self.served.objects()
+    /// Reads the archive of objects for a form that goes without where it is of a version that is not known here: then a
+    /// note says so.
+    fn objects(&self, notes: &mut Vec<String>) -> Result<Option<Archive>> {
+        Ok(self.served.known_objects()?.map_err(|unknown| notes.push(unknown)).ok())
     }
 
     /// Gives the rows of a table as COPY writes them, and expects that they come to what the manifest says.

@@ -10,6 +10,8 @@ use dbkeep_postgres::conninfo::ConnInfo;
 use dbkeep_postgres::presence::{Presence, Present};
 use dbkeep_postgres::restore as postgres;
 use dbkeep_postgres::wire::{Connection, Options, Way, was_opened_here};
+use dbkeep_repo::Id;
+use jiff::Timestamp;
 
 use super::Run;
 use super::judge::{Judged, judged, unmet};
@@ -17,12 +19,15 @@ use super::lookout::{Left, Lookout};
 use super::resume::processes_of;
 use super::sockets::{self, End, Owner};
 use super::task::{belongs, is_group_alive, session_name};
-use crate::Result;
+use crate::catalog::Catalog;
 use crate::context::{Context, Watch};
 use crate::drill::assertion::Answer;
-use crate::report::{GuardCheck, RestoreReport};
+use crate::report::{BackupReport, Engine, GuardCheck, RestoreReport};
+use crate::repository::Store;
 use crate::restore::{LastWord, RestoreRequest};
+use crate::served::Served;
 use crate::source::{self, Place, Server};
+use crate::{Result, show};
 
 /// How long a command that is ending, and then its sessions, may take to go by themselves; and all of it, by force. So
 /// long also an answer of the server is waited for.
@@ -44,6 +49,28 @@ pub(super) fn positions(context: &Context, names: &[String], watch: &Watch) -> B
         Some((name.clone(), position))
     };
     names.iter().filter_map(position).collect()
+}
+
+/// Makes sure that the objects of each database can be made again from its backup. Where only a newer `pg_restore` reads
+/// them, that is stored and verified, and is no way back that a guard could take.
+pub(super) fn prove_way_back(
+    store: &Store,
+    backup: &BackupReport,
+    now: Timestamp,
+    watch: &Watch,
+) -> Result<()> {
+    let of_servers = backup.databases.iter().filter(|database| database.engine == Engine::Postgres);
+    let snapshots: Vec<Id> = of_servers.filter_map(|database| database.snapshot).collect();
+    if snapshots.is_empty() {
+        return Ok(());
+    }
+    let _lock = store.repository().lock_for_reading(&**watch, now)?;
+    let catalog = Catalog::load(store)?;
+    let reader = store.reader(&catalog)?;
+    for entry in catalog.entries.iter().filter(|entry| snapshots.contains(&entry.id)) {
+        Served::open(&reader, entry, show::manifest(&reader, entry)?)?.objects()?;
+    }
+    Ok(())
 }
 
 pub(super) fn options(watch: &Watch) -> Options {

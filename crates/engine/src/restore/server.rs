@@ -102,7 +102,6 @@ impl Restore<'_> {
     /// Makes the database under a name of its own, fills and proves it, and gives it its name; or puts tables into
     /// one that is there.
     fn fill(&self, planned: &PlannedRestore, target: &ServerTarget, served: &Served<'_>) -> Result<Done> {
-        let archive = served.objects()?;
         let stop = {
             let watch = Arc::clone(self.watch);
             Arc::new(move || watch.cancelled())
@@ -116,9 +115,14 @@ impl Restore<'_> {
             trial: self.plan.trial,
         };
         if matches!(planned.action, Action::CreateDatabase | Action::ReplaceDatabase) {
-            return self.fill_new(planned, target, served, (&options, &how), archive);
+            return self.fill_new(planned, target, served, (&options, &how));
         }
-        let filled = self.fill_database(planned, target, served, (&options, &how), &archive)?;
+        // Rows alone need no objects.
+        let archive = match planned.action {
+            Action::FillTables | Action::ReplaceRows => None,
+            _ => Some(served.objects()?),
+        };
+        let filled = self.fill_database(planned, target, served, (&options, &how), archive.as_ref())?;
         self.watch.step("restore.promoted");
         let Filled { losses, safety_snapshot, kept_tables: safety_tables } = filled;
         let (notes, left_out) = (told(&[], &losses), losses.len());
@@ -132,8 +136,8 @@ impl Restore<'_> {
         target: &ServerTarget,
         served: &Served<'_>,
         (options, how): (&Options, &RestoreOptions),
-        archive: Archive,
     ) -> Result<Done> {
+        let archive = served.objects()?;
         (self.last_word)()?;
         let safety_snapshot = self.server_safety_backup(planned, &target.server, &[])?;
         let id = self.clock.began().strftime("%Y%m%d_%H%M%S").to_string();

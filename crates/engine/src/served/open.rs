@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
+use dbkeep_postgres::Error as Postgres;
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::Catalog;
 use dbkeep_postgres::globals::role_names;
 use dbkeep_postgres::rows::{RowSum, RowSummer};
 use dbkeep_repo::read::{Forward, Image, Reader};
 
-use super::{ARCHIVE, CATALOG, DATA, GLOBALS, TEXT};
+use super::{ARCHIVE, CATALOG, DATA, GLOBALS, TEXT, told_unknown};
 use crate::catalog::Entry;
 use crate::context::Watch;
 use crate::manifest::{self, Manifest, PostgresFacts, TableProof};
@@ -80,6 +81,18 @@ impl<'r> Served<'r> {
         let file = tempfile::tempfile().map_err(Error::temporary)?;
         self.archive(&file)?;
         Ok(Archive::of(&file)?)
+    }
+
+    /// Reads the list of objects for whoever can do without it: where it is of a version that is not known here, that is
+    /// what comes back, for people.
+    pub(crate) fn known_objects(&self) -> Result<std::result::Result<Archive, String>> {
+        match self.objects() {
+            Ok(archive) => Ok(Ok(archive)),
+            Err(Error::Postgres(Postgres::UnknownArchive { major, minor })) => {
+                Ok(Err(told_unknown((major, minor))))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes the archive of objects into a file.

@@ -130,10 +130,35 @@ fn archive_of_a_later_version_is_stored_with_a_warning() {
     shell(&environment.path(""), &copied);
     let alone = environment.ok_json(&["verify", environment.path("alone").to_str().unwrap()]);
     assert_eq!(alone["checked"][0]["integrity"], "not run", "{alone:#}");
+    let verified = environment.ok_json(&["verify", "latest"]);
+    assert_eq!(verified["checked"][0]["notes"], json!([note]), "{verified:#}");
+    // What holds no objects, or goes without, needs nothing of it.
+    for format in ["json", "ndjson", "csv"] {
+        let exported = environment.ok(["export", "latest", "--format", format, "--out", format]);
+        assert!(exported.stderr.contains(note), "{}", exported.stderr);
+    }
+    environment.ok(["verify", environment.path("ndjson").to_str().unwrap()]);
+    shop.server.sql("postgres", "CREATE DATABASE emptied TEMPLATE shop");
+    shop.server.sql("emptied", "TRUNCATE users, orders, audit.log");
+    let to = shop.server.url("emptied");
+    environment.ok(["restore", "latest", "--data-only", "--to", &to]);
+    shop.expect_same("shop", &shop.server, "emptied");
     let back = shop.server.url("back");
-    for line in [&["restore", "latest", "--to", &back][..], &["drill"], &["compare", "latest", "current"]] {
+    for line in [
+        &["restore", "latest", "--to", &back][..],
+        &["drill"],
+        &["compare", "latest", "current"],
+        &["export", "latest", "--format", "sql", "--out", "sql"],
+    ] {
         environment.run(line).expect_failure(1, "version 1.99 of the format is not known", "a newer dbkeep");
     }
+    // A guard that could not go back does not begin; a restore says that its safety backup is such a one.
+    let guarded = environment.run(["guard", "--", "touch", "began"]);
+    guarded.expect_failure(125, "version 1.99 of the format is not known", "a newer dbkeep");
+    assert!(!environment.path("began").exists());
+    let over = environment.ok(["restore", "latest", "--data-only", "--in-place", "--yes"]);
+    assert!(over.stderr.contains(&format!("safety backup of shop: {note}")), "{}", over.stderr);
+    shop.expect_same("shop", &shop.server, "emptied");
 }
 
 #[test]

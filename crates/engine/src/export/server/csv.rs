@@ -28,7 +28,8 @@ impl Opened<'_> {
     /// Writes a directory with a file for each table, `metadata.json` and `SHA256SUMS`.
     pub(super) fn csv(&self, finished: &mut Vec<Finished>) -> Result<Exported> {
         let (members, cycles) = self.members();
-        let notes = self.notes_about_rows();
+        let mut notes = self.notes_about_rows();
+        let archive = self.objects(&mut notes)?;
         let folder = self.export.place.folder()?;
         let mut sums: Vec<(String, Sum)> = Vec::new();
         let mut names = BTreeMap::new();
@@ -39,8 +40,7 @@ impl Opened<'_> {
             sums.push((name.clone(), sum.map_err(|failed| failed.into_error(self.export))?));
             names.insert(member.label.clone(), name);
         }
-        let mut metadata =
-            self.metadata(&members, cycles, self.archive()?, (SERVED_CSV_FORMAT, VALUES), &notes);
+        let mut metadata = self.metadata(&members, cycles, archive, (SERVED_CSV_FORMAT, VALUES), &notes);
         metadata.files = Some(names);
         let mut text = serde_json::to_vec_pretty(&metadata).expect("metadata has string keys only");
         text.push(b'\n');

@@ -35,8 +35,9 @@ impl Opened<'_> {
             Form::Lines => (SERVED_NDJSON_FORMAT, LOSSLESS),
         };
         let (members, cycles) = self.members();
-        let notes = self.notes_about_rows();
-        let metadata = self.metadata(&members, cycles, self.archive()?, mark, &notes);
+        let mut notes = self.notes_about_rows();
+        let archive = self.objects(&mut notes)?;
+        let metadata = self.metadata(&members, cycles, archive, mark, &notes);
         let staged = self.export.place.file()?;
         let sum = write(staged.file(), |out| -> Result<(), Failed> {
             begin(out, form, &metadata)?;

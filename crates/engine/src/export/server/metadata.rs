@@ -94,7 +94,7 @@ impl Opened<'_> {
         &'m self,
         members: &[Member<'m>],
         cycles: Vec<Vec<String>>,
-        archive: Archive,
+        archive: Option<Archive>,
         (format, values): (&'static str, &'static str),
         notes: &[String],
     ) -> Metadata<'m> {
@@ -111,7 +111,7 @@ impl Opened<'_> {
             files: None,
             cycles,
             sequences: self.served.catalog.sequences.iter().map(sequence).collect(),
-            schema: objects(archive),
+            schema: archive.map(objects).unwrap_or_default(),
             notes: notes.to_vec(),
         }
     }

@@ -27,7 +27,7 @@ pub(in crate::export) const SETTINGS: &str = "_settings.sql";
 impl Opened<'_> {
     /// Writes SQL text that a stock `psql` carries out, the roles of the server, and the checksums of both.
     pub(super) fn sql(&self, finished: &mut Vec<Finished>) -> Result<Exported> {
-        let archive = self.archive()?;
+        let archive = self.served.objects()?;
         let stem = self.subject.stem();
         let mut notes = vec![
             format!(

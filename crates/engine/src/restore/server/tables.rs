@@ -11,7 +11,7 @@ use dbkeep_postgres::rows::RowSum;
 use dbkeep_postgres::wire::Options;
 use dbkeep_repo::Id;
 
-use super::super::{Action, PlannedRestore, Restore};
+use super::super::{PlannedRestore, Restore};
 use super::rows::StoredRows;
 use super::{ServerTarget, expected};
 use crate::manifest::{PostgresFacts, TableProof};
@@ -64,7 +64,7 @@ impl Restore<'_> {
         target: &ServerTarget,
         served: &Served<'_>,
         (options, how): (&Options, &RestoreOptions),
-        archive: &Archive,
+        archive: Option<&Archive>,
     ) -> Result<Filled> {
         let info = &target.server.info;
         let safety = Safety::default();
@@ -74,11 +74,9 @@ impl Restore<'_> {
                 safety.keep(self.server_safety_backup(planned, &target.server, names))
             };
             let wanted = &Wanted { before: &before, ..*wanted };
-            let restored = match planned.action {
-                Action::FillTables | Action::ReplaceRows => {
-                    restore_rows(info, options, wanted).map(|()| vec![])
-                }
-                _ => restore_tables(info, options, how, archive, wanted),
+            let restored = match archive {
+                Some(archive) => restore_tables(info, options, how, archive, wanted),
+                None => restore_rows(info, options, wanted).map(|()| vec![]),
             };
             // Why rows could not be read is told by the repository: the server knows only that they ended.
             restored
