@@ -61,7 +61,7 @@ fn backup(scene: &Scene<'_>) -> Result<Vec<Line>> {
             "backup, size against pg_dump's",
             pair.our_size.over(&pair.their_size),
             "x",
-            Goal::AtMost(1.1),
+            Goal::AtMost(1.2),
         )
         .with("ours MiB", &pair.our_size)
         .with("pg_dump MiB", &pair.their_size),
