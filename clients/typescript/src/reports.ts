@@ -691,15 +691,15 @@ export interface ExaminedRepository {
 export interface ExaminedSource {
   /** Its engine. */
   engine: Engine;
-  /** Why it could not be reached. */
+  /** Why it could not be examined, or no further. */
   error: ErrorReport | null;
-  /** What was found. */
+  /** What was found, before the error where there is one. */
   findings: Finding[];
   /** What it is called in the repository. */
   name: string;
   /** Where it is, for people; secrets are redacted. */
   source: string;
-  /** The worst of what was found; a problem where it could not be reached. */
+  /** The worst of what was found; a problem where it could not be examined. */
   status: Health;
 }
 

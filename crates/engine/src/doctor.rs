@@ -9,7 +9,7 @@ mod tests;
 use jiff::Timestamp;
 
 use crate::context::{Context, Watch};
-use crate::report::{DoctorReport, ErrorReport, ExaminedSource, Health};
+use crate::report::{DoctorReport, ErrorReport, ExaminedSource, Finding, Health};
 use crate::source::{self, Place, Source, Unresolved};
 use crate::{Error, Result};
 
@@ -22,7 +22,7 @@ pub struct DoctorRequest {
 
 /// Examines sources, and the repository that they would be stored in.
 ///
-/// A source that cannot be reached does not hold back the others. The repository is opened as for reading; nothing is
+/// A source that cannot be examined does not hold back the others. The repository is opened as for reading; nothing is
 /// written to it, and none is made.
 ///
 /// # Errors
@@ -42,19 +42,20 @@ pub fn run(
         }
         sources.push(match source {
             Ok(source) => examine(context, source, storage.free, watch)?,
-            Err(unresolved) => unreachable(unresolved),
+            Err(unresolved) => not_examined(unresolved, Vec::new()),
         });
     }
     Ok(DoctorReport { sources, repository: storage.report })
 }
 
 fn examine(context: &Context, source: Source, free: Option<u64>, watch: &Watch) -> Result<ExaminedSource> {
-    let found = match &source.place {
-        Place::File(path) => file::examine(path, free),
-        Place::Server(server) => server::examine(context, server, watch),
+    let mut findings = Vec::new();
+    let examined = match &source.place {
+        Place::File(path) => file::examine(path, free).map(|found| findings = found),
+        Place::Server(server) => server::examine(context, server, watch, &mut findings),
     };
-    match found {
-        Ok(findings) => Ok(ExaminedSource {
+    match examined {
+        Ok(()) => Ok(ExaminedSource {
             engine: source.engine(),
             name: source.name,
             source: source.shown,
@@ -63,17 +64,18 @@ fn examine(context: &Context, source: Source, free: Option<u64>, watch: &Watch) 
             error: None,
         }),
         Err(Error::Cancelled) => Err(Error::Cancelled),
-        Err(error) => Ok(unreachable(source.unreadable(error))),
+        Err(error) => Ok(not_examined(source.unreadable(error), findings)),
     }
 }
 
-fn unreachable(source: Unresolved) -> ExaminedSource {
+/// Returns a source that was examined no further than to these findings.
+fn not_examined(source: Unresolved, findings: Vec<Finding>) -> ExaminedSource {
     ExaminedSource {
         name: source.name,
         engine: source.engine,
         source: source.shown,
         status: Health::Problem,
-        findings: Vec::new(),
+        findings,
         error: Some(ErrorReport::from(&*source.error)),
     }
 }

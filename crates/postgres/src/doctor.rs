@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::{Catalog, Name, OLDEST, Table};
 use crate::conninfo::ConnInfo;
 use crate::facts::Facts;
+use crate::globals::Globals;
 use crate::schema::Filter;
 use crate::snapshot::begin;
 use crate::wire::{Connection, Options, Row};
@@ -113,13 +114,12 @@ impl Request<'_> {
     }
 }
 
-/// Examines a database.
+/// Examines a database. What is found is put into `findings`, also before an error.
 ///
 /// # Errors
 /// When it cannot be reached, or the connection is lost.
-pub fn examine(request: &Request<'_>) -> Result<Vec<Finding>> {
+pub fn examine(request: &Request<'_>, findings: &mut Vec<Finding>) -> Result<()> {
     let mut connection = Connection::open(request.info, request.options)?;
-    let mut findings = Vec::new();
     let facts = Facts::read(&mut connection)?;
     if facts.version_number < OLDEST {
         let message = format!(
@@ -127,10 +127,11 @@ pub fn examine(request: &Request<'_>) -> Result<Vec<Finding>> {
             facts.version,
             OLDEST / 10_000
         );
-        return Ok(vec![
+        findings.push(
             Finding::problem("server", message)
                 .advise("upgrade the server, or use the pg_dump of its version"),
-        ]);
+        );
+        return Ok(());
     }
     findings.extend(address::protection(&connection, &facts));
     findings.extend(pooler::examine(request, &mut connection)?);
@@ -139,20 +140,21 @@ pub fn examine(request: &Request<'_>) -> Result<Vec<Finding>> {
     examination.ask("server", |connection, _, facts| server::examine(connection, facts, request.jobs))?;
     examination
         .ask("service", |connection, catalog, facts| address::service(connection, catalog, facts, request))?;
+    // A backup reads them; there is something to say only where it could not.
+    examination.ask("globals", |connection, _, _| Globals::read(connection).map(|_| Vec::new()))?;
     examination
         .ask("rights", |connection, catalog, facts| rights::examine(connection, catalog, facts, request))?;
     examination.ask("contents", |connection, catalog, facts| {
         contents::examine(connection, catalog, facts, request)
     })?;
-    examination.ask("size", |_, catalog, _| pace::examine(catalog, request))?;
-    Ok(examination.findings)
+    examination.ask("size", |_, catalog, _| pace::examine(catalog, request))
 }
 
 struct Examination<'a> {
     request: &'a Request<'a>,
     connection: Connection,
     facts: Facts,
-    findings: Vec<Finding>,
+    findings: &'a mut Vec<Finding>,
 }
 
 impl Examination<'_> {
@@ -167,7 +169,7 @@ impl Examination<'_> {
             .and_then(|catalog| question(&mut self.connection, &catalog, &self.facts));
         match asked {
             Ok(findings) => self.findings.extend(findings),
-            Err(error @ (Error::Server(_) | Error::Changed { .. })) => {
+            Err(error @ (Error::Server(_) | Error::Changed { .. } | Error::NotUtf8)) => {
                 let message = format!("this could not be looked at: {error}");
                 let finding = Finding::new(Severity::Problem, subject, message);
                 self.findings.push(Finding { advice: error.hint(), ..finding });

@@ -268,7 +268,7 @@ impl Connection {
     /// Reads an answer to its end. The first error in it is the result.
     fn rows(&mut self) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut is_text) = (None, true);
         loop {
             match self.message()? {
                 Message::DataRow(row) => {
@@ -277,8 +277,9 @@ impl Connection {
                     while let Some(range) =
                         ranges.next().map_err(|error| Error::protocol(error.to_string()))?
                     {
-                        let text = range.map(|range| std::str::from_utf8(&buffer[range]).map(str::to_owned));
-                        values.push(text.transpose().map_err(|_| Error::NotUtf8)?);
+                        let text = range.map(|range| std::str::from_utf8(&buffer[range]));
+                        is_text &= !matches!(text, Some(Err(_)));
+                        values.push(text.and_then(|text| Some(text.ok()?.to_owned())));
                     }
                     rows.push(values);
                 }
@@ -295,7 +296,11 @@ impl Connection {
         }
         self.busy = false;
         self.input.shrink();
-        failed.map_or(Ok(rows), |error| Err(Error::Server(Box::new(error))))
+        match failed {
+            Some(error) => Err(Error::Server(Box::new(error))),
+            None if is_text => Ok(rows),
+            None => Err(Error::NotUtf8),
+        }
     }
 
     /// Returns the next message. What the server says by the way (notices, changed parameters) is taken note of.

@@ -22,7 +22,7 @@ Examples:
   dbkeep doctor app.db --json
 
 Exit codes: 0 everything can be backed up, perhaps with warnings, 1 a source
-could not be reached, 2 usage, 4 something cannot be backed up, or not
+could not be examined, 2 usage, 4 something cannot be backed up, or not
 completely, 130 interrupted";
 
 /// Look whether databases can be backed up completely
@@ -95,7 +95,7 @@ fn show_source(app: &App, source: &ExaminedSource) {
     if let Some(error) = &source.error {
         let advice = error.hint.clone();
         let message = error.message.clone();
-        let subject = "could not be reached".to_owned();
+        let subject = "not examined".to_owned();
         show_finding(app, &Finding { severity: Severity::Problem, subject, message, advice });
     }
     app.output.line("");

@@ -29,7 +29,7 @@ const SYNCED: [(&str, &str); 10] = [
 /// Modules of virtual tables that every SQLite has.
 const BUILT_IN: [&str; 6] = ["fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"];
 
-/// Examines it. An error means that it could not be reached. `free` are the bytes where it would be stored.
+/// Examines it. `free` are the bytes where it would be stored.
 pub(super) fn examine(path: &Path, free: Option<u64>) -> Result<Vec<Finding>> {
     let path = canonical(path)?;
     let header = match kind_of(&path)? {

@@ -16,8 +16,13 @@ use crate::{Error, Result};
 /// The longest time for which reading is tried.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// Examines it. An error means that it could not be reached.
-pub(super) fn examine(context: &Context, server: &Server, watch: &Watch) -> Result<Vec<Finding>> {
+/// Examines it. After an error the findings are those that came before it.
+pub(super) fn examine(
+    context: &Context,
+    server: &Server,
+    watch: &Watch,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
     let stop = Arc::clone(watch);
     let options = Options { stop: Arc::new(move || stop.cancelled()), ..Options::default() };
     let path = context.environment.variable("PATH").map(OsString::from);
@@ -31,11 +36,13 @@ pub(super) fn examine(context: &Context, server: &Server, watch: &Watch) -> Resu
         path: path.as_ref(),
         sample: SAMPLE,
     };
-    let findings = doctor::examine(&request).map_err(|error| match error {
+    let mut found = Vec::new();
+    let examined = doctor::examine(&request, &mut found);
+    findings.extend(found.into_iter().map(Finding::from));
+    examined.map_err(|error| match error {
         dbkeep_postgres::Error::Stopped => Error::Cancelled,
         error => error.into(),
-    })?;
-    Ok(findings.into_iter().map(Finding::from).collect())
+    })
 }
 
 impl From<doctor::Finding> for Finding {

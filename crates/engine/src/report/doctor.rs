@@ -24,11 +24,11 @@ pub struct ExaminedSource {
     pub engine: Engine,
     /// Where it is, for people; secrets are redacted.
     pub source: String,
-    /// The worst of what was found; a problem where it could not be reached.
+    /// The worst of what was found; a problem where it could not be examined.
     pub status: Health,
-    /// What was found.
+    /// What was found, before the error where there is one.
     pub findings: Vec<Finding>,
-    /// Why it could not be reached.
+    /// Why it could not be examined, or no further.
     pub error: Option<ErrorReport>,
 }
 
@@ -109,7 +109,7 @@ impl Health {
 }
 
 impl DoctorReport {
-    /// Returns what the process exits with: that of the first source that could not be reached, 4 where there is a
+    /// Returns what the process exits with: that of the first source that could not be examined, 4 where there is a
     /// problem, else 0.
     pub fn exit_code(&self) -> u8 {
         if let Some(error) = self.error() {
@@ -119,7 +119,7 @@ impl DoctorReport {
         if health == Some(Health::Problem) { 4 } else { 0 }
     }
 
-    /// Returns why the first source that could not be reached could not.
+    /// Returns why the first source that could not be examined could not.
     pub fn error(&self) -> Option<&ErrorReport> {
         self.sources.iter().find_map(|source| source.error.as_ref())
     }

@@ -34,7 +34,9 @@ fn asked(info: &ConnInfo, asked: &Asked) -> Vec<Finding> {
         path: path.as_ref(),
         sample: Duration::from_secs(5),
     };
-    examine(&request).unwrap()
+    let mut findings = Vec::new();
+    examine(&request, &mut findings).unwrap();
+    findings
 }
 
 /// Returns the findings about something, as `severity: message | advice`.

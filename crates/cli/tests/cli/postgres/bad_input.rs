@@ -136,6 +136,15 @@ fn name_in_another_encoding_is_told_with_what_mends_it() {
         what,
         "rename it, or write it anew, from that database",
     );
+    // What was found beside it is told as well.
+    let (code, examined) = shop.environment.json(&["doctor", &shop.url()]);
+    let findings = examined["sources"][0]["findings"].as_array().unwrap();
+    let found = |subject: &str, said: &str| {
+        findings
+            .iter()
+            .any(|one| one["subject"] == subject && one["message"].as_str().unwrap().contains(said))
+    };
+    assert!(code == Some(4) && found("globals", what) && found("size", ""), "{examined:#}");
     // Where something in the database is theirs, pg_dump writes the name first.
     let number = server.sql("older", "SELECT oid FROM pg_roles WHERE rolname ~ '^m.ller$'");
     server.sql("shop", &format!("SET allow_system_table_mods = on; UPDATE pg_class SET relowner = {number} WHERE relname = 'users'"));
@@ -145,7 +154,10 @@ fn name_in_another_encoding_is_told_with_what_mends_it() {
         "rename it, or write it anew, from that database",
     );
     assert_eq!(shop.snapshots(), 0);
-    server.sql("older", "ALTER ROLE U&\"m\\00fcller\" RENAME TO mueller");
+    server.sql("older", "ALTER ROLE U&\"m\\00fcller\" RENAME TO mueller; ALTER ROLE mueller SET application_name = U&'\\00fc'");
+    let (code, examined) = shop.environment.json(&["doctor", &shop.url()]);
+    assert!(code == Some(4) && examined.to_string().contains(what), "{examined:#}");
+    server.sql("older", "ALTER ROLE mueller RESET ALL");
     shop.environment.ok(["backup", &shop.url()]);
 }
 
@@ -267,6 +279,37 @@ impl Drop for Holder {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn backup_waits_for_a_locked_table_no_longer_than_it_may() {
+    let Some(shop) = Shop::open() else { return };
+    let _holder = Holder::of(&shop.server, "orders");
+    // In a moment nobody finds out which one it is.
+    let times = [
+        ("1s", "public.orders is locked by ", "for more than 1 s"),
+        ("0.0001s", "", "for more than 0.001 s"),
+    ];
+    for (time, table, told) in times {
+        let text = format!("[databases.shop]\npostgres = \"{}\"\nlock-timeout = \"{time}\"\n", shop.url());
+        fs::write(shop.environment.path("dbkeep.toml"), text).unwrap();
+        let (code, document) = shop.environment.json(&["backup"]);
+        assert_eq!((code, document["error"]["kind"].as_str()), (Some(1), Some("busy")), "{document:#}");
+        let message = document["error"]["message"].as_str().unwrap();
+        assert!(message.contains(table) && message.contains(told), "{message}");
+        shop.environment.run(["backup"]).expect_failure(1, "is locked by", "when that transaction is over");
+    }
+    assert_eq!(shop.snapshots(), 0);
+    fs::write(
+        shop.environment.path("dbkeep.toml"),
+        "[databases.shop]\npostgres = \"env:URL\"\nlock-timeout = \"1mo\"\n",
+    )
+    .unwrap();
+    shop.environment.run(["config", "check"]).expect_failure(
+        2,
+        "`databases.shop.lock-timeout` has no fixed length",
+        "10s",
+    );
 }
 
 #[test]
