@@ -224,17 +224,18 @@ impl Server {
     #[track_caller]
     pub fn contents(&self, database: &str) -> Vec<String> {
         let user = "NOT IN ('pg_catalog', 'information_schema')";
+        // A row has a name that no column has, and names of tables may hold anything: the server writes what it is asked.
+        let rows =
+            "count(*) || ' ' || coalesce(md5(string_agg(a_row::text, E'\n' ORDER BY a_row::text)), '')";
         let tables = self.sql(
             database,
             &format!(
-                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname {user} ORDER BY 1"
+                "SELECT string_agg(format($$SELECT %L || ' ' || {rows} FROM ONLY %s a_row$$, name, name), '; ' ORDER BY name)
+                 FROM (SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname {user}) tables"
             ),
         );
-        let rows = "count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\n' ORDER BY t::text)), '')";
-        let asked = tables.lines().map(|table| format!("SELECT '{table} ' || {rows} FROM ONLY {table} t"));
         let sequences = "SELECT format('%I.%I %s', schemaname, sequencename, last_value) FROM pg_sequences";
-        let asked = asked.chain([format!("{sequences} WHERE schemaname {user} ORDER BY 1")]);
-        let told = self.sql(database, &asked.collect::<Vec<_>>().join("; "));
+        let told = self.sql(database, &format!("{tables}; {sequences} WHERE schemaname {user} ORDER BY 1"));
         told.lines().map(str::to_owned).collect()
     }
 
