@@ -12,6 +12,7 @@ mod restore;
 mod safety_backup;
 mod secrets;
 mod stock;
+mod zoo;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -65,7 +66,7 @@ impl Shop {
         let server = Server::start(&programs, settings);
         server.create_database("shop");
         server.sql("shop", SHOP);
-        let environment = environment(&programs);
+        let environment = environment(&[programs]);
         Some(Self { environment, server })
     }
 
@@ -110,11 +111,12 @@ impl Shop {
     }
 }
 
-/// Returns a place whose PATH has the programs of a version first.
-fn environment(programs: &Programs) -> TestEnvironment {
-    let folder = programs.program("psql").parent().unwrap().display().to_string();
-    let path = std::env::var("PATH").unwrap_or_default();
-    TestEnvironment::new().with("PATH", &format!("{folder}:{path}"))
+/// Returns a place whose PATH has the programs of some versions first.
+fn environment(versions: &[Programs]) -> TestEnvironment {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = versions.iter().map(|programs| programs.program(""));
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
+    TestEnvironment::new().with("PATH", path.to_str().unwrap())
 }
 
 /// Returns the keys of an object, in order.
