@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod restic;
 mod rng;
+pub mod session;
 pub mod workload;
 pub mod zoo;
 

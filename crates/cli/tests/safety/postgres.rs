@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use dbkeep_testkit::Rng;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use dbkeep_testkit::process::{Outcome, Run};
 use dbkeep_testkit::proxy::{Afterwards, Proxy};
+use dbkeep_testkit::session::{Over, Session};
 
 use crate::kill::steps_of;
 use crate::space::{SmallDisk, expect_says_full, used};
@@ -27,40 +29,55 @@ struct Bank {
 }
 
 /// Money moves from one table to the other, and each transaction leaves its number in two more, one of eight in a large
-/// object, too. Some move money that they give back. `pad` makes reading take a while.
+/// object, too; and who moved it, with a number of its own that goes up by one. Some move money that they give back. `pad`
+/// makes reading take a while.
 const BANK: &str = "
     CREATE TABLE checking (id int PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE savings (id int PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE sent (number bigint PRIMARY KEY, amount bigint NOT NULL);
     CREATE TABLE received (number bigint PRIMARY KEY, amount bigint NOT NULL);
+    CREATE TABLE moved (mover int, turn bigint, number bigint NOT NULL, PRIMARY KEY (mover, turn));
     CREATE TABLE pad (id int PRIMARY KEY, filler text);
     CREATE SEQUENCE numbers;
     CREATE UNLOGGED TABLE done ();
     INSERT INTO checking SELECT n, 1000 FROM generate_series(1, 50) n;
     INSERT INTO savings SELECT n, 1000 FROM generate_series(1, 50) n;
     INSERT INTO pad SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 20000) n;
-    CREATE PROCEDURE move() LANGUAGE plpgsql AS $$
-    DECLARE n bigint;
+    CREATE PROCEDURE give_back(mover int, turn bigint, n bigint) LANGUAGE plpgsql AS $$
+    BEGIN
+      UPDATE checking SET balance = balance - 100 WHERE id = 1 + n % 50;
+      INSERT INTO sent VALUES (-n, 100);
+      INSERT INTO moved VALUES (mover, turn, -n);
+    END $$;
+    CREATE PROCEDURE move(mover int, turn bigint, n bigint) LANGUAGE plpgsql AS $$
+    BEGIN
+      BEGIN
+        UPDATE savings SET balance = balance + 100 WHERE id = 1 + n % 50;
+        INSERT INTO received VALUES (-n, 100 / (n % 3));
+      EXCEPTION WHEN division_by_zero THEN NULL;
+      END;
+      DELETE FROM received WHERE number = -n;
+      IF FOUND THEN UPDATE savings SET balance = balance - 100 WHERE id = 1 + n % 50; END IF;
+      UPDATE checking SET balance = balance - n % 7 WHERE id = 1 + n % 50;
+      INSERT INTO sent VALUES (n, n % 7);
+      UPDATE savings SET balance = balance + n % 7 WHERE id = 1 + n % 50;
+      INSERT INTO received VALUES (n, n % 7);
+      INSERT INTO moved VALUES (mover, turn, n);
+      IF n % 8 = 0 THEN PERFORM lo_from_bytea(0, int8send(n)); END IF;
+    END $$;
+    CREATE PROCEDURE keep_moving(mover int) LANGUAGE plpgsql AS $$
+    DECLARE
+      n bigint;
+      turn bigint := 0;
     BEGIN
       LOOP
         n := nextval('numbers');
+        turn := turn + 1;
         IF n % 5 = 0 THEN
-          UPDATE checking SET balance = balance - 100 WHERE id = 1 + n % 50;
-          INSERT INTO sent VALUES (-n, 100);
+          CALL give_back(mover, turn, n);
           ROLLBACK;
         END IF;
-        BEGIN
-          UPDATE savings SET balance = balance + 100 WHERE id = 1 + n % 50;
-          INSERT INTO received VALUES (-n, 100 / (n % 3));
-        EXCEPTION WHEN division_by_zero THEN NULL;
-        END;
-        DELETE FROM received WHERE number = -n;
-        IF FOUND THEN UPDATE savings SET balance = balance - 100 WHERE id = 1 + n % 50; END IF;
-        UPDATE checking SET balance = balance - n % 7 WHERE id = 1 + n % 50;
-        INSERT INTO sent VALUES (n, n % 7);
-        UPDATE savings SET balance = balance + n % 7 WHERE id = 1 + n % 50;
-        INSERT INTO received VALUES (n, n % 7);
-        IF n % 8 = 0 THEN PERFORM lo_from_bytea(0, int8send(n)); END IF;
+        CALL move(mover, turn, n);
         COMMIT;
         EXIT WHEN EXISTS (SELECT FROM public.ended);
         PERFORM pg_sleep(0.001);
@@ -77,6 +94,16 @@ const WRONG: &str = "
         <> 50000 + (SELECT coalesce(sum(amount), 0) FROM received)
     UNION ALL SELECT 'only sent ' || count(*) FROM (TABLE sent EXCEPT TABLE received) one HAVING count(*) > 0
     UNION ALL SELECT 'only received ' || count(*) FROM (TABLE received EXCEPT TABLE sent) one HAVING count(*) > 0
+    UNION ALL SELECT 'moved by nobody ' || count(*) FROM (SELECT number FROM sent EXCEPT SELECT number FROM moved) one
+        HAVING count(*) > 0
+    UNION ALL SELECT 'only moved ' || count(*) FROM (SELECT number FROM moved EXCEPT SELECT number FROM sent) one
+        HAVING count(*) > 0
+    UNION ALL SELECT 'of mover ' || mover || ' there are ' || count(*) || ' up to ' || max(turn) FROM moved
+        GROUP BY mover HAVING count(*) <> max(turn) OR min(turn) <> 1
+    UNION ALL SELECT 'order of mover ' || mover FROM
+        (SELECT mover, number < lag(number) OVER (PARTITION BY mover ORDER BY turn) AS is_back FROM moved) one
+        GROUP BY mover HAVING bool_or(is_back)
+    UNION ALL SELECT 'numbers are behind' WHERE (SELECT last_value FROM numbers) < (SELECT max(number) FROM sent)
     UNION ALL SELECT 'large objects' FROM (
         (SELECT int8send(number) FROM sent WHERE number % 8 = 0)
         EXCEPT (SELECT lo_get(oid) FROM pg_largeobject_metadata)) lost HAVING count(*) > 0
@@ -90,7 +117,8 @@ impl Bank {
             println!("{SKIPPED}");
             return None;
         };
-        let server = Server::start(&programs, &Settings::default());
+        let configuration = vec!["max_prepared_transactions = 4".to_owned()];
+        let server = Server::start(&programs, &Settings { configuration, ..Settings::default() });
         server.create_database("bank");
         server.sql("bank", BANK);
         Some(Self { world: World::new(), server })
@@ -105,19 +133,42 @@ impl Bank {
     }
 
     /// Starts somebody who moves money until it is said to end.
-    fn start_moving(&self) -> Child {
-        self.psql("CALL move()").spawn().unwrap()
+    fn start_moving(&self, mover: usize) -> Child {
+        self.psql(&format!("CALL keep_moving({mover})")).spawn().unwrap()
+    }
+
+    /// Moves money in two phases until it is said to end: each transaction is prepared, and then committed, or given back.
+    fn move_in_two_phases(&self, mover: usize, is_over: &AtomicBool) {
+        let mut session = Session::begin(&mut self.psql_of_lines());
+        let mut turn = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            turn += 1;
+            for (call, end) in [("give_back", "ROLLBACK"), ("move", "COMMIT")] {
+                session.run(&format!(
+                    "BEGIN; CALL {call}({mover}, {turn}, nextval('numbers')); PREPARE TRANSACTION 'one';
+                     SELECT pg_sleep(0.002);
+                     {end} PREPARED 'one';"
+                ));
+            }
+        }
+        session.end();
+        assert!(turn > 9, "{turn} turns in two phases");
     }
 
     fn psql(&self, sql: &str) -> Command {
+        let mut command = self.psql_of_lines();
+        command.args(["-c", sql]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn psql_of_lines(&self) -> Command {
         let mut command = Command::new(self.server.programs().program("psql"));
         command
             .arg("-Xq")
             .arg("-h")
             .arg(self.server.socket_folder())
             .args(["-p", &self.server.port().to_string()]);
-        command.args(["-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", sql, "bank"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["-U", "postgres", "-v", "ON_ERROR_STOP=1", "-d", "bank"]);
         command
     }
 
@@ -183,18 +234,68 @@ impl Bank {
     }
 }
 
+/// Returns what takes everything of one transaction away.
+fn undone(mover: u64, turn: u64) -> String {
+    format!(
+        "WITH one AS (DELETE FROM moved WHERE mover = {mover} AND turn = {turn} RETURNING number),
+              back AS (DELETE FROM sent s USING one WHERE s.number = one.number RETURNING s.number, amount),
+              away AS (DELETE FROM received r USING one WHERE r.number = one.number RETURNING r.number, amount),
+              given AS (UPDATE checking SET balance = balance + amount FROM back WHERE id = 1 + number % 50),
+              taken AS (UPDATE savings SET balance = balance - amount FROM away WHERE id = 1 + number % 50)
+         SELECT FROM one, pg_largeobject_metadata o
+         WHERE CASE WHEN lo_get(o.oid) = int8send(number) THEN lo_unlink(o.oid) < 0 END;"
+    )
+}
+
+#[test]
+fn postgres_bank_that_lacks_something_is_found_wrong() {
+    let Some(bank) = Bank::open() else { return };
+    let moves = "DO $$ BEGIN FOR turn IN 1..20 LOOP FOR mover IN 1..2 LOOP
+            CALL move(mover, turn, nextval('numbers'));
+        END LOOP; END LOOP; END $$";
+    bank.server.sql("bank", moves);
+    let wrong = |harm: &str| bank.server.sql("bank", &format!("BEGIN; {harm} {WRONG}; ROLLBACK"));
+    assert_eq!(wrong(""), "");
+    // One that begins later may end later, and not be there.
+    assert_eq!(wrong(&undone(2, 20)), "");
+    assert_eq!(wrong(&(undone(1, 20) + &undone(1, 19))), "");
+    assert_eq!(wrong(&undone(1, 7)), "of mover 1 there are 19 up to 20");
+    assert_eq!(wrong(&undone(2, 1)), "of mover 2 there are 19 up to 20");
+    assert_eq!(wrong(&(undone(1, 20) + &undone(1, 18))), "of mover 1 there are 18 up to 19");
+    // Number 24, which has a large object.
+    assert_eq!(wrong(&undone(2, 12)), "of mover 2 there are 19 up to 20");
+    let half = "DELETE FROM moved WHERE mover = 2 AND turn = 20;";
+    assert_eq!(wrong(half), "moved by nobody 1");
+    let half = "DELETE FROM sent WHERE number = 40; DELETE FROM received WHERE number = 40;";
+    assert_eq!(wrong(half), "sent\nreceived\nonly moved 1\nmore large objects");
+    let leaked = "CALL give_back(1, 21, 41);";
+    assert_eq!(wrong(leaked), "sum\nonly sent 1\norder of mover 1");
+    let exchanged = "UPDATE moved SET turn = -turn WHERE mover = 1 AND turn IN (3, 4);
+        UPDATE moved SET turn = 7 + turn WHERE turn < 0;";
+    assert_eq!(wrong(exchanged), "order of mover 1");
+    assert_eq!(wrong("ALTER SEQUENCE numbers RESTART WITH 39;"), "numbers are behind");
+}
+
 #[test]
 fn postgres_oracle_every_backup_under_load_is_one_moment() {
     let Some(bank) = Bank::open() else { return };
-    let mut movers: Vec<Child> = (0..3).map(|_| bank.start_moving()).collect();
+    let mut movers: Vec<Child> = (0..3).map(|mover| bank.start_moving(mover)).collect();
+    let is_over = AtomicBool::new(false);
     let done = || -> u64 { bank.server.sql("bank", "SELECT count(*) FROM sent").parse().unwrap() };
-    let mut snapshots = Vec::new();
-    for number in 0..times(4, 200) {
-        let line = ["backup", &bank.server.url("bank"), "--yield"];
-        let before = done();
-        let outcome = bank.run(&line[..if number % 2 == 0 { 2 } else { 3 }]).success();
-        snapshots.push((snapshot_of(&outcome), before..=done()));
-    }
+    let snapshots = thread::scope(|scope| {
+        let over = Over(&is_over);
+        let in_two_phases = scope.spawn(|| bank.move_in_two_phases(3, &is_over));
+        let mut snapshots = Vec::new();
+        for number in 0..times(4, 200) {
+            let line = ["backup", &bank.server.url("bank"), "--yield"];
+            let before = done();
+            let outcome = bank.run(&line[..if number % 2 == 0 { 2 } else { 3 }]).success();
+            snapshots.push((snapshot_of(&outcome), before..=done()));
+        }
+        drop(over);
+        in_two_phases.join().unwrap();
+        snapshots
+    });
     bank.server.sql("bank", "INSERT INTO ended VALUES (true)");
     for mover in &mut movers {
         assert!(mover.wait().unwrap().success(), "somebody who moved money failed");
