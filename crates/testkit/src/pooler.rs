@@ -27,18 +27,36 @@ impl Pooler {
     /// # Panics
     /// When it is there and does not start.
     pub fn start(server: &Server, mode: &str, users: &[(&str, &str)]) -> Option<Self> {
-        Command::new("pgbouncer").arg("--version").output().ok()?;
-        Some(Self::try_start(server, mode, users).expect("the pooler starts"))
+        Self::start_at(("127.0.0.1", 0), server, mode, users)
     }
 
-    fn try_start(server: &Server, mode: &str, users: &[(&str, &str)]) -> io::Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    /// Starts one as [`Self::start`] does, at an address of this machine. Port 0 is any that is free.
+    ///
+    /// # Panics
+    /// When it is there and does not start.
+    pub fn start_at(
+        address: (&str, u16),
+        server: &Server,
+        mode: &str,
+        users: &[(&str, &str)],
+    ) -> Option<Self> {
+        Command::new("pgbouncer").arg("--version").output().ok()?;
+        Some(Self::try_start(address, server, mode, users).expect("the pooler starts"))
+    }
+
+    fn try_start(
+        (host, port): (&str, u16),
+        server: &Server,
+        mode: &str,
+        users: &[(&str, &str)],
+    ) -> io::Result<Self> {
+        let port = TcpListener::bind((host, port))?.local_addr()?.port();
         let file = |ending: &str| server.socket_folder().join(format!("pooler-{mode}.{ending}"));
         let known: String =
             users.iter().map(|(user, password)| format!("\"{user}\" \"{password}\"\n")).collect();
         fs::write(file("users"), known)?;
         let text = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = {host}\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = {mode}\n\
              ignore_startup_parameters = extra_float_digits,options\n",
             server.port(),
@@ -47,7 +65,7 @@ impl Pooler {
         fs::write(file("ini"), text)?;
         let mut pooler = Self { shell: shell(&file("ini"))?, port };
         let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect((host, port)).is_err() {
             if Instant::now() > until || pooler.shell.try_wait()?.is_some() {
                 return Err(io::Error::other("nobody listens"));
             }
