@@ -1,11 +1,13 @@
 //! Passwords of hostile characters that are right: everything works with them, and nothing shows them.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use dbkeep_testkit::postgres::Settings;
 
-use super::Shop;
-use crate::secrets::{ENDS, expect_hidden, expect_in_no_file};
+use super::{Shop, executable};
+use crate::secrets::{ENDS, expect_hidden, expect_in_no_file, shows};
 
 #[test]
 fn hostile_password_works_however_it_is_written_and_shows_nowhere() {
@@ -63,4 +65,61 @@ fn hostile_password_works_however_it_is_written_and_shows_nowhere() {
     environment.ok(["compare", "latest"]);
     environment.ok(["drill", "--server", "env:URL"]);
     expect_in_no_file(&environment.path(".."));
+}
+
+/// Arguments of a process can be seen by everybody on the machine while it runs, its variables by its user.
+#[test]
+fn programs_get_a_password_in_no_argument_and_only_those_that_reach_a_server_get_it_at_all() {
+    let access = vec!["host all hostile 127.0.0.1/32 scram-sha-256".to_owned()];
+    let Some(shop) = Shop::with(&Settings { access, ..Settings::default() }) else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    let password = ENDS.concat();
+    server.sql("shop", &format!("CREATE ROLE hostile LOGIN SUPERUSER PASSWORD '{password}'"));
+    // The server of a drill may belong to another user, who gets in here.
+    let folder = server.socket_folder().join("programs");
+    fs::create_dir(&folder).unwrap();
+    let all = ["pg_dump", "pg_restore", "initdb", "postgres"];
+    for name in all {
+        let [arguments, variables] = ["arguments", "variables"].map(|what| {
+            let path = folder.join(format!("{what} of {name}"));
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+            path
+        });
+        let script = format!(
+            "printf '%s\\n' \"$0\" \"$@\" >>'{}'; env >>'{}'\nexec '{}' \"$@\"",
+            arguments.display(),
+            variables.display(),
+            server.programs().program(name).display()
+        );
+        executable(&folder.join(name), &script);
+    }
+    let url =
+        |database: &str| format!("postgres://hostile:{password}@127.0.0.1:{}/{database}", server.port());
+    fs::write(environment.path(".env"), format!("URL={}\nBACK={}\n", url("shop"), url("back"))).unwrap();
+    let text = format!("[databases.shop]\npostgres = \"env:URL\"\npg-bin-dir = \"{}\"\n", folder.display());
+    fs::write(environment.path("dbkeep.toml"), text).unwrap();
+    for line in [
+        &["backup"][..],
+        &["verify", "latest"],
+        &["compare", "latest"],
+        &["drill"],
+        &["drill", "--server", "env:URL"],
+        &["restore", "latest", "--to", "env:BACK"],
+        &["restore", "latest", "--in-place", "--yes", "--table", "audit.log"],
+        &["restore", "latest", "--in-place", "--yes"],
+    ] {
+        environment.ok(line);
+    }
+    let noted =
+        |what: &str, name: &str| fs::read_to_string(folder.join(format!("{what} of {name}"))).unwrap();
+    for name in all {
+        let arguments = noted("arguments", name);
+        assert!(arguments.lines().count() > 1 && !shows(&arguments), "{name}: {arguments}");
+    }
+    let told: BTreeSet<&str> = all.into_iter().filter(|name| shows(&noted("variables", name))).collect();
+    assert_eq!(told, BTreeSet::from(["pg_dump"]));
+    for line in noted("variables", "pg_dump").lines().filter(|line| shows(line)) {
+        assert!(line.starts_with("PGPASSWORD="), "{line}");
+    }
 }
