@@ -467,6 +467,20 @@ fn variable_that_is_not_set() {
 }
 
 #[test]
+fn address_of_an_api_is_no_connection_string_and_the_hint_says_where_that_is() {
+    let environment = with_backup();
+    let hint = "the connection string is in the dashboard of the project under Connect";
+    let api = "SUPABASE_URL=https://abcdefghijklm.supabase.co\nSUPABASE_ANON_KEY=secret\n";
+    fs::write(environment.path(".env"), api).unwrap();
+    fails(&environment, &["backup", "env:DATABASE_URL"], 2, "DATABASE_URL is not set", hint);
+    fs::write(environment.path("dbkeep.toml"), "[databases.app]\npostgres = \"env:DATABASE_URL\"\n").unwrap();
+    fails(&environment, &["backup"], 2, "DATABASE_URL is not set", hint);
+    let run =
+        fails(&environment, &["backup", "env:SUPABASE_URL"], 1, "env:SUPABASE_URL leads", "postgresql://");
+    assert!(!format!("{}{}", run.stdout, run.stderr).contains("abcdefghijklm"), "{}", run.stderr);
+}
+
+#[test]
 fn report_that_cannot_be_written_after_the_backup_does_not_hide_what_was_stored() {
     let environment = with_backup();
     // A name that no file system takes: found only when it is written.
