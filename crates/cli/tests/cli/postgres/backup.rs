@@ -1,5 +1,6 @@
 //! Backups: however a database is named, what is chosen of it, what a second one adds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -260,4 +261,35 @@ fn tables_are_counted_while_they_are_backed_up_and_restored() {
     let events = run.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let told: Vec<Value> = events.filter_map(|event| event.get("tables").cloned()).collect();
     assert_eq!(told.last(), Some(&json!({ "done": 4, "total": 4 })), "{}", run.stderr);
+}
+
+#[test]
+fn bytes_are_counted_while_they_are_backed_up() {
+    let Some(shop) = Shop::open() else { return };
+    shop.server.sql(
+        "shop",
+        "CREATE TABLE large AS SELECT n, md5(n::text) || md5((-n)::text) AS filler FROM generate_series(1, 160000) n",
+    );
+    // Events come a few times a second: there is something to wait for.
+    let line = ["--json", "--progress=json", "backup", "--compression", "19", &shop.url()];
+    let run = shop.environment.ok(line);
+    let events: Vec<Value> = run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_rows = |event: &&Value| event["event"] == "progress" && event["phase"] == "backup shop";
+    let told: Vec<&Value> = events.iter().filter(of_rows).collect();
+    let numbers = |key: fn(&Value) -> &Value| -> Vec<u64> {
+        told.iter().map(|event| key(event).as_u64().unwrap()).collect()
+    };
+    let (bytes, tables) = (numbers(|event| &event["done"]), numbers(|event| &event["tables"]["done"]));
+    assert!(bytes.is_sorted() && tables.is_sorted(), "{}", run.stderr);
+    let rising: BTreeSet<&u64> = bytes.iter().filter(|done| **done > 0).collect();
+    assert!(rising.len() > 1, "{bytes:?}");
+    assert_eq!(tables.last(), Some(&4), "{}", run.stderr);
+    // All bytes were told, and how many there would be about.
+    let read = run.document()["databases"][0]["bytes_read"].as_u64().unwrap();
+    assert_eq!(bytes.last(), Some(&read));
+    let totals: BTreeSet<u64> = numbers(|event| &event["total"]).into_iter().collect();
+    assert!(
+        totals.len() == 1 && totals.iter().all(|total| (read / 2..read * 3).contains(total)),
+        "{totals:?}"
+    );
 }

@@ -10,6 +10,7 @@ use dbkeep_testkit::pooler::Pooler;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use serde_json::Value;
 
+use super::expect_progress;
 use crate::environment::{Run, TestEnvironment};
 use crate::export::shell;
 
@@ -138,7 +139,11 @@ fn every_table_of_public_is_exported_verified_kept_and_restored() {
     let examined = project.json(&["doctor"], None);
     assert_ne!(examined["sources"][0]["status"], "problem", "{examined:#}");
 
-    let report = project.json(&["backup", "--reason", "before schema changes"], None);
+    let line = ["--progress=json", "backup", "--reason", "before schema changes"];
+    let run = project.run(&[&["--json"], &line[..]].concat(), None);
+    run.expect(0);
+    expect_progress(&run, "backup project", Some(3));
+    let report = run.document();
     assert_eq!((&report["status"], &report["totals"]["rows"]), (&"ok".into(), &221.into()), "{report:#}");
     let tables: Vec<&str> = report["databases"][0]["tables"]
         .as_array()
@@ -149,7 +154,11 @@ fn every_table_of_public_is_exported_verified_kept_and_restored() {
     assert_eq!(tables, ["public.posts", "public.profiles", "public.settings"], "nothing of auth and storage");
 
     // JSON with SHA-256 and metadata (environment, statistics); file modes; integrity verified after.
-    let exported = project.json(&["export", "latest", "--out", "exports", "--format", "json"], None);
+    let line = ["--progress=json", "export", "latest", "--out", "exports", "--format", "json"];
+    let run = project.run(&[&["--json"], &line[..]].concat(), None);
+    run.expect(0);
+    expect_progress(&run, "export project", None);
+    let exported = run.document();
     let folder = project.environment.path("exports");
     let path = folder.join(exported["files"][0]["path"].as_str().unwrap());
     assert_eq!((mode(&folder), mode(&path)), (0o700, 0o600));

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 use serde_json::{Value, json};
 
+use super::expect_progress;
 use crate::environment::TestEnvironment;
 use crate::export::shell;
 
@@ -88,11 +89,16 @@ impl Application {
 fn six_tables_are_exported_in_dependency_order_verified_and_restored() {
     let Some(application) = Application::new() else { return };
     let environment = &application.environment;
-    let report = environment.ok_json(&["backup", "--reason", "pre-migration"]);
+    let run = environment.ok(["--json", "--progress=json", "backup", "--reason", "pre-migration"]);
+    expect_progress(&run, "backup clinic", Some(TABLES.len()));
+    let report = run.document();
     assert_eq!((&report["status"], &report["totals"]["rows"]), (&"ok".into(), &18.into()), "{report:#}");
 
-    // One JSON file with a timestamp in its name, row counts per table, file size.
-    let report = environment.ok_json(&["export", "latest", "--out", "exports", "--format", "json"]);
+    // One JSON file with a timestamp in its name, row counts per table, file size, progress.
+    let line = ["--json", "--progress=json", "export", "latest", "--out", "exports", "--format", "json"];
+    let run = environment.ok(line);
+    expect_progress(&run, "export clinic", None);
+    let report = run.document();
     let session = report["session"].as_str().unwrap();
     assert_eq!(report["files"].as_array().unwrap().len(), 2, "the document and its checksum: {report:#}");
     let path = environment.path(&format!("exports/clinic_{session}.json"));
