@@ -153,6 +153,16 @@ fn every_table_of_public_is_exported_verified_kept_and_restored() {
         .collect();
     assert_eq!(tables, ["public.posts", "public.profiles", "public.settings"], "nothing of auth and storage");
 
+    // What belongs to the server comes along as far as this role may read it, and where not, that is told.
+    let not_read = "passwords of roles";
+    let is_told =
+        |told: &Value| told.as_array().unwrap().iter().any(|one| one.as_str().unwrap().starts_with(not_read));
+    assert!(is_told(&report["databases"][0]["notes"]), "{report:#}");
+    let shown = project.json(&["show", "latest"], None);
+    assert!(is_told(&shown["postgres"]["not_covered"]), "{shown:#}");
+    let said = project.run(&["show", "latest"], None).stdout;
+    assert!(said.contains(not_read), "{said}");
+
     // JSON with SHA-256 and metadata (environment, statistics); file modes; integrity verified after.
     let line = ["--progress=json", "export", "latest", "--out", "exports", "--format", "json"];
     let run = project.run(&[&["--json"], &line[..]].concat(), None);
