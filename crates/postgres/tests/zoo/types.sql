@@ -21,6 +21,11 @@ INSERT INTO types (i2, n, f4, f8, t, y, d, ts, tstz, a, r, j) VALUES (
   32767, 1234567890123456789012345678901234567890.123456789012345678901234567890, 'NaN', 5e-324, '', '', 'infinity',
   '294276-12-31 23:59:59.999999', '0001-01-01 00:00:00+00 BC', '{}', '[1,)', 'null'
 );
+INSERT INTO types (i2, i4, i8, n, m, d, ts, tstz, iv) VALUES
+  (32767, 2147483647, 9223372036854775807, 'Infinity', '92233720368547758.07', '5874897-12-31', '4714-11-24 00:00:00 BC',
+   '4714-11-24 00:00:00+00 BC', '178000000 years -2147483648 days 2562047788:00:54.775807'),
+  (0, -1, -9223372036854775807, '-Infinity', '0', '4714-11-24 BC', 'infinity', '294276-12-31 23:59:59.999999+00',
+   '-2147483648 mons +2147483647 days -2562047788:00:54.775807');
 INSERT INTO types DEFAULT VALUES;
 CREATE TABLE more_types (
   ls lseg, lss lseg[], pts point[], lines line[], boxes box[], pa path, pas path[], pos polygon[], cis circle[],
