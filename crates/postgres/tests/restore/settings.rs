@@ -3,7 +3,7 @@
 use dbkeep_postgres::tools::Tools;
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
-use crate::support::{Rows, back_up_by, differing_lines, info_as, stock_dump, tools};
+use crate::support::{Rows, back_up_by, differences, info_as, stock_dump, tools};
 
 /// Values whose text depends on settings, names that have to be understood as they are, and operators by which nothing
 /// is the same.
@@ -107,5 +107,5 @@ fn stays_the_same(server: &Server, tools: &Tools) {
     assert_eq!(server.contents("brought back"), told);
     let program = Programs::all().pop().unwrap();
     let schema = |database: &str| stock_dump(&program, server, database, "-s");
-    assert_eq!(differing_lines(&schema("shop"), &schema("brought back")), Vec::<String>::new());
+    assert_eq!(differences(&schema("shop"), &schema("brought back")), Vec::<String>::new());
 }

@@ -173,17 +173,61 @@ impl Backup {
     }
 }
 
-/// Returns the lines that only one of two texts has.
-pub(crate) fn differing_lines(before: &str, after: &str) -> Vec<String> {
-    let lost = before
-        .lines()
-        .filter(|line| !after.lines().any(|other| other == *line))
-        .map(|line| format!("- {line}"));
-    let new = after
-        .lines()
-        .filter(|line| !before.lines().any(|other| other == *line))
-        .map(|line| format!("+ {line}"));
-    let moved =
-        (before.lines().count() != after.lines().count()).then(|| "another number of lines".to_owned());
-    lost.chain(new).chain(moved).collect()
+/// Returns a text of `pg_dump` with the rows of each table in order: where they lie in it is not what a backup keeps.
+pub(crate) fn with_rows_in_order(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let of_rows = |place: usize| lines[..place].iter().rposition(|line| line.ends_with(" FROM stdin;"));
+    let ends = (0..lines.len()).filter(|place| lines[*place] == "\\.");
+    let rows: Vec<_> = ends.filter_map(|end| Some(of_rows(end)? + 1..end)).collect();
+    for rows in rows {
+        lines[rows].sort_unstable();
+    }
+    lines.join("\n")
+}
+
+/// Returns where two texts of `pg_dump` differ: nothing only when they are the same to the last byte. Shown is what one
+/// of them says of an object and the other does not; where they say the same, the first object that changed its place.
+pub(crate) fn differences(before: &str, after: &str) -> Vec<String> {
+    let objects = |text| str::split(text, "\n--\n-- ").collect::<Vec<_>>();
+    let (before, after) = (objects(before), objects(after));
+    let lost = only_in(&before, &after).into_iter().map(|object| format!("- {object}"));
+    let new = only_in(&after, &before).into_iter().map(|object| format!("+ {object}"));
+    let found: Vec<String> = lost.chain(new).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let moved = before.iter().zip(&after).find(|(before, after)| before != after);
+    moved.map(|(before, after)| format!("moved to where this was: {before}\n{after}")).into_iter().collect()
+}
+
+/// Returns what a list has more often than another.
+fn only_in<'a>(these: &[&'a str], others: &[&str]) -> Vec<&'a str> {
+    let mut others = others.to_vec();
+    let is_new = |object: &&&str| match others.iter().position(|other| other == *object) {
+        Some(place) => {
+            others.swap_remove(place);
+            false
+        }
+        None => true,
+    };
+    these.iter().filter(is_new).copied().collect()
+}
+
+#[test]
+fn text_that_changed_its_place_is_a_difference() {
+    let dump = |objects: &[&str]| format!("-- begin\n{}", objects.concat());
+    let (a, b) = ("\n--\n-- Name: a\n--\n\nid int,\nn int\n", "\n--\n-- Name: b\n--\n\nid int\n");
+    assert_eq!(differences(&dump(&[a, b]), &dump(&[a, b])), Vec::<String>::new());
+    // What one lost and another gained.
+    let (less, more) = (a.replace(",\nn int", ""), b.replace("id int", "id int,\nn int"));
+    assert_eq!(differences(&dump(&[a, b]), &dump(&[&less, &more])).len(), 4);
+    let columns = a.replace("id int,\nn int", "n int,\nid int");
+    assert_eq!(differences(&dump(&[a, b]), &dump(&[&columns, b])).len(), 2);
+    assert_eq!(
+        differences(&dump(&[a, b]), &dump(&[a, b, b])),
+        ["+ Name: b\n--\n\nid int\n"],
+        "how often it is there"
+    );
+    let moved = differences(&dump(&[a, b]), &dump(&[b, a]));
+    assert_eq!(moved, ["moved to where this was: Name: a\n--\n\nid int,\nn int\n\nName: b\n--\n\nid int\n"]);
 }

@@ -8,7 +8,7 @@ use dbkeep_postgres::restore::{Place, remove_unfinished, unfinished};
 use dbkeep_postgres::wire::{Connection, Options};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
-use crate::support::{back_up, differing_lines, info, stock_dump, tools};
+use crate::support::{back_up, differences, info, stock_dump, tools};
 
 /// Names that are something else to whoever pastes them: 63 bytes, the longest that there are.
 const HOSTILE: [&str; 3] = [
@@ -96,7 +96,7 @@ fn restored_database_takes_the_place_of_another_with_what_that_one_has() {
             let old = promoted.before.unwrap();
             assert!(old.ends_with("_before_4f2a") && old.len() <= 63, "{old}");
             assert_eq!(
-                differing_lines(&before, &stock_dump(programs, &server, name, "-b")),
+                differences(&before, &stock_dump(programs, &server, name, "-b")),
                 Vec::<String>::new()
             );
             assert_eq!(beside_contents(&server, name), beside);

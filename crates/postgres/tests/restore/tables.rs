@@ -10,7 +10,7 @@ use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use crate::roundtrip::make;
-use crate::support::{Backup, back_up, differing_lines, info, stock_dump, tools};
+use crate::support::{Backup, back_up, differences, info, stock_dump, tools, with_rows_in_order};
 
 fn names(names: &[&str]) -> Vec<Name> {
     names.iter().map(|name| Name { schema: "app".to_owned(), name: (*name).to_owned() }).collect()
@@ -92,14 +92,8 @@ fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
         let ask = Ask::new(&backup, &["child", "events", "a \"b\", -- c"]);
         assert_eq!(ask.restore(&server, "shop", false).unwrap(), []);
         server.sql("shop", SEEN);
-        assert_eq!(
-            differing_lines(&before, &stock_dump(programs, &server, "shop", "-s")),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            differing_lines(&rows, &stock_dump(programs, &server, "shop", "-a")),
-            Vec::<String>::new()
-        );
+        assert_eq!(differences(&before, &stock_dump(programs, &server, "shop", "-s")), Vec::<String>::new());
+        assert_eq!(differences(&rows, &stock_dump(programs, &server, "shop", "-a")), Vec::<String>::new());
 
         // There already.
         server.sql("shop", "DELETE FROM app.child; INSERT INTO app.events VALUES ('2026-07-07', 3)");
@@ -142,14 +136,8 @@ fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
         server.sql("shop", "DROP VIEW app.seen");
         Ask::new(&backup, &["child"]).restore(&server, "shop", true).unwrap();
         server.sql("shop", SEEN);
-        assert_eq!(
-            differing_lines(&before, &stock_dump(programs, &server, "shop", "-s")),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            differing_lines(&rows, &stock_dump(programs, &server, "shop", "-a")),
-            Vec::<String>::new()
-        );
+        assert_eq!(differences(&before, &stock_dump(programs, &server, "shop", "-s")), Vec::<String>::new());
+        assert_eq!(differences(&rows, &stock_dump(programs, &server, "shop", "-a")), Vec::<String>::new());
     }
 }
 
@@ -213,7 +201,7 @@ fn rows_alone_come_back_through_cycles_and_triggers_or_not_at_all() {
         let backup = back_up(&server, "shop", &tools(programs));
         let dump = || {
             let text = |what| stock_dump(programs, &server, "shop", what);
-            format!("{}{}", text("-s"), text("-a"))
+            format!("{}{}", text("-s"), with_rows_in_order(&text("-a")))
         };
         let before = dump();
         let all = Ask::new(&backup, &["cycle_a", "cycle_b", "events", "days", "parent", "child"]);
@@ -229,7 +217,7 @@ fn rows_alone_come_back_through_cycles_and_triggers_or_not_at_all() {
         let error =
             restore_rows(&info(&server, "shop"), &Options::default(), &all.wanted(&Broken(&backup), true));
         assert_eq!(error.unwrap_err().to_string(), "the repository is gone");
-        assert_eq!(differing_lines(&changed, &dump()), Vec::<String>::new(), "all or nothing");
+        assert_eq!(differences(&changed, &dump()), Vec::<String>::new(), "all or nothing");
         // Rows of others refer to these.
         server.sql("shop", "INSERT INTO app.child VALUES (9, 1)");
         let error = Ask::new(&backup, &["parent"]).rows(&server, "shop", true).unwrap_err();
@@ -240,12 +228,12 @@ fn rows_alone_come_back_through_cycles_and_triggers_or_not_at_all() {
         );
 
         all.rows(&server, "shop", true).unwrap();
-        assert_eq!(differing_lines(&before, &dump()), Vec::<String>::new());
+        assert_eq!(differences(&before, &dump()), Vec::<String>::new());
         // Foreign keys of others only stand in the way of rows that go.
         server.sql("shop", "DELETE FROM app.child; DELETE FROM app.parent");
         Ask::new(&backup, &["parent"]).rows(&server, "shop", false).unwrap();
         Ask::new(&backup, &["child"]).rows(&server, "shop", false).unwrap();
-        assert_eq!(differing_lines(&before, &dump()), Vec::<String>::new());
+        assert_eq!(differences(&before, &dump()), Vec::<String>::new());
         server.sql("shop", "ALTER TABLE app.days RENAME at TO day; DROP TABLE app.cycle_a CASCADE");
         let error = Ask::new(&backup, &["days", "cycle_a"]).rows(&server, "shop", true).unwrap_err();
         assert_eq!(
