@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use super::live::{Filled, dependents, empty, filled, missing, relation, sum};
+use super::live::{Filled, dependents, empty, filled, missing, relation, sum, text};
 use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as, session};
 use super::pick::{Pick, pick};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Stage};
-use crate::catalog::{Catalog, Name, Table, with_partitions};
+use crate::catalog::{Catalog, Name, Sequence, Table, with_partitions};
 use crate::conninfo::ConnInfo;
 use crate::load::{Difference, Giver, put, set_sequences};
 use crate::rows::RowSum;
@@ -120,10 +120,14 @@ pub(super) fn run(
     }
     let sequences = wanted.catalog.sequences.iter();
     let owned = sequences.filter(|it| it.owned_by.as_ref().is_some_and(|table| names.contains(table)));
-    set_sequences(&mut maker.connection, &owned.cloned().collect::<Vec<_>>())?;
+    let owned: Vec<Sequence> = owned.cloned().collect();
+    set_sequences(&mut maker.connection, &owned)?;
     read_strings_as(&mut maker.connection, archive)?;
     make_in_order(&mut maker, stage(Stage::AfterRows), &mut losses)?;
     if how.privileges {
+        for name in names.iter().chain(owned.iter().map(|sequence| &sequence.name)) {
+            take_back_rights(&mut maker.connection, name)?;
+        }
         make_in_order(&mut maker, stage(Stage::Privileges), &mut losses)?;
     }
     for one in &rows {
@@ -135,6 +139,25 @@ pub(super) fn run(
     maker.connection.execute("COMMIT")?;
     Ok(losses.all)
 }
+
+/// Takes back what the database gives others on whatever is made there (`ALTER DEFAULT PRIVILEGES`): an archive says only
+/// which rights are others than those that a table has by itself.
+fn take_back_rights(connection: &mut Connection, name: &Name) -> Result<()> {
+    let rows = connection.query(RIGHTS, &[Some(&name.quoted())])?;
+    rows.iter().try_for_each(|row| connection.execute(&text(row, 0)?))
+}
+
+/// The statements after which only the owner of a table or sequence may do something with it, and that is everything.
+const RIGHTS: &str = "
+    WITH made AS (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || $1::pg_catalog.text AS what, relowner, relacl
+                  FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relacl IS NOT NULL)
+    SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s FROM %s', what,
+                                      CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(rolname) END)
+    FROM made CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles r ON r.oid = grantee
+    WHERE grantee <> relowner
+    UNION ALL
+    SELECT pg_catalog.format('GRANT ALL ON %s TO %I', what, rolname)
+    FROM made JOIN pg_catalog.pg_roles r ON r.oid = relowner";
 
 /// Returns what is left alone: publications are not what somebody means who restores a table.
 fn of_publications(archive: &Archive, picked: &Pick<'_>) -> Vec<Loss> {

@@ -142,6 +142,60 @@ fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
 }
 
 #[test]
+fn table_that_comes_back_gives_nobody_rights_that_it_did_not_give() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        server.create_database("shop");
+        server.sql(
+            "shop",
+            "CREATE ROLE anon; CREATE ROLE clerk; CREATE ROLE keeper; CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO keeper;
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO anon WITH GRANT OPTION;
+             ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO PUBLIC;
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO anon;
+             CREATE TABLE app.usual (id serial); CREATE TABLE app.closed (id serial, n int);
+             REVOKE ALL ON app.closed, app.closed_id_seq FROM anon, PUBLIC;
+             CREATE TABLE app.less (id int GENERATED ALWAYS AS IDENTITY); REVOKE ALL ON app.less, app.less_id_seq FROM anon, PUBLIC; REVOKE DELETE ON app.less FROM postgres;
+             GRANT SELECT (id) ON app.less TO clerk;
+             CREATE TABLE app.theirs (id int); REVOKE ALL ON app.theirs FROM anon, PUBLIC; ALTER TABLE app.theirs OWNER TO keeper;
+             GRANT SELECT ON app.theirs TO clerk",
+        );
+        let backup = back_up(&server, "shop", &tools(programs));
+        let tables = ["usual", "closed", "less", "theirs"];
+        // What is written out means the same as nothing: all for the owner.
+        let rights = || {
+            server.sql(
+                "shop",
+                "SELECT c.relname, c.relowner::regrole, a.grantee::regrole, a.privilege_type, a.is_grantable
+                 FROM pg_class c, aclexplode(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r' END, relowner))) a
+                 WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'S') ORDER BY 1, 2, 3, 4",
+            )
+        };
+        let before = rights();
+        let dump = || stock_dump(programs, &server, "shop", "-s");
+        let text = dump();
+        for replace in [false, true] {
+            if !replace {
+                server.sql("shop", "DROP TABLE app.usual, app.closed, app.less, app.theirs");
+            }
+            assert_eq!(Ask::new(&backup, &tables).restore(&server, "shop", replace).unwrap(), []);
+            assert_eq!(rights(), before, "version {}", programs.major);
+            assert_eq!(differences(&text, &dump()), Vec::<String>::new());
+        }
+        // Where rights are left out, they are those of any table that somebody makes there.
+        let how = RestoreOptions { privileges: false, ..RestoreOptions::default() };
+        let archive = Archive::open(backup.archive.path()).unwrap();
+        let ask = Ask::new(&backup, &["closed"]);
+        let wanted = ask.wanted(&backup.rows, true);
+        restore_tables(&info(&server, "shop"), &Options::default(), &how, &archive, &wanted).unwrap();
+        assert_eq!(server.sql("shop", "SELECT has_table_privilege('anon', 'app.closed', 'SELECT')"), "t");
+    }
+}
+
+#[test]
 fn what_tables_need_is_named_or_made_in_a_new_database() {
     let Some(programs) = Programs::newest() else { return println!("{SKIPPED}") };
     let server = Server::start(&programs, &Settings::default());
