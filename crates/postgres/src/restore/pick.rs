@@ -17,6 +17,35 @@ pub(super) struct Pick<'a> {
     pub(super) needs: Vec<&'a Entry>,
 }
 
+impl<'a> Pick<'a> {
+    /// Returns what is made at a stage, in its order.
+    ///
+    /// A table becomes a part of one that is there already when it has its indexes and keys. The server takes these for the
+    /// parts of the other's; where there are none it makes some, which are in the way of those of the archive.
+    pub(super) fn at(&self, stage: Stage) -> Vec<&'a Entry> {
+        let of_stage = self.entries.iter().filter(|entry| entry.stage == stage && !self.joins_another(entry));
+        let mut all: Vec<&Entry> = of_stage.copied().collect();
+        if stage == Stage::AfterRows {
+            let is_index =
+                |entry: &&Entry| matches!(entry.kind.as_str(), "INDEX" | "CONSTRAINT" | "INDEX ATTACH");
+            let place = all.iter().rposition(is_index).map_or(0, |last| last + 1);
+            let joins = self.entries.iter().filter(|entry| self.joins_another(entry));
+            all.splice(place..place, joins.copied());
+        }
+        all
+    }
+
+    /// Returns whether a table becomes a part of one that is not made beside it.
+    fn joins_another(&self, entry: &Entry) -> bool {
+        let whole = self.entries.iter().any(|other| {
+            other.kind == "TABLE"
+                && entry.needs.contains(&other.id)
+                && (&other.schema, &other.tag) != (&entry.schema, &entry.tag)
+        });
+        entry.kind == "TABLE ATTACH" && !whole
+    }
+}
+
 /// Returns what belongs to tables. With `needs`, also everything that they need, but no other table.
 pub(super) fn pick<'a>(
     archive: &'a Archive,
@@ -93,7 +122,8 @@ fn belongs(entry: &Entry, picked: &BTreeMap<i32, &Entry>) -> bool {
         "FK CONSTRAINT" => needed().any(|table| table.kind == "TABLE" && alters(&entry.definition, table)),
         "INDEX" | "STATISTICS" | "ROW SECURITY" | "SEQUENCE OWNED BY" => needed().next().is_some(),
         "TABLE ATTACH" => needed().any(|table| table.schema == entry.schema && table.tag == entry.tag),
-        "INDEX ATTACH" => needed().any(|index| index.schema == entry.schema && index.tag == entry.tag),
+        // An index becomes a part of one that is there together with its table.
+        "INDEX ATTACH" => needed().any(|index| enlarges(&entry.definition, index)),
         "COMMENT" | "SECURITY LABEL" | "ACL" => {
             !entry.needs.is_empty() && entry.needs.iter().all(|need| picked.contains_key(need))
         }
@@ -101,17 +131,35 @@ fn belongs(entry: &Entry, picked: &BTreeMap<i32, &Entry>) -> bool {
     }
 }
 
-/// Returns whether a definition alters a table. `pg_dump` quotes names only where they need it.
+/// Returns whether a definition alters a table.
 fn alters(definition: &str, table: &Entry) -> bool {
-    let schema = table.schema.clone().unwrap_or_default();
-    let ways = |name: &str| [name.to_owned(), identifier(name)];
     ["ALTER TABLE ONLY ", "ALTER TABLE "].iter().any(|begin| {
-        definition.strip_prefix(begin).is_some_and(|rest| {
-            ways(&schema).iter().any(|schema| {
-                ways(&table.tag).iter().any(|tag| rest.starts_with(&format!("{schema}.{tag}\n")))
-            })
-        })
+        definition.strip_prefix(begin).is_some_and(|rest| goes_on_with(rest, table, &table.tag, "\n"))
     })
+}
+
+/// Returns whether a definition gives a part to an index, which may be that of a constraint.
+fn enlarges(definition: &str, index: &Entry) -> bool {
+    // The name of a constraint stands behind that of its table, and both may have spaces.
+    let behind_spaces = index.tag.match_indices(' ').map(|(place, space)| &index.tag[place + space.len()..]);
+    let names: Vec<&str> = match index.kind.as_str() {
+        "INDEX" => vec![&index.tag],
+        "CONSTRAINT" => behind_spaces.collect(),
+        _ => Vec::new(),
+    };
+    definition
+        .strip_prefix("ALTER INDEX ")
+        .is_some_and(|rest| names.iter().any(|name| goes_on_with(rest, index, name, " ATTACH PARTITION ")))
+}
+
+/// Returns whether a text goes on with a name in the schema of an object, and something behind it. `pg_dump` quotes names
+/// only where they need it.
+fn goes_on_with(text: &str, object: &Entry, name: &str, behind: &str) -> bool {
+    let schema = object.schema.clone().unwrap_or_default();
+    let ways = |name: &str| [name.to_owned(), identifier(name)];
+    ways(&schema)
+        .iter()
+        .any(|schema| ways(name).iter().any(|name| text.starts_with(&format!("{schema}.{name}{behind}"))))
 }
 
 #[cfg(test)]
@@ -131,6 +179,45 @@ mod tests {
 
     fn named(name: &str) -> Name {
         Name { schema: "s".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn partition_joins_a_table_that_is_there_when_it_has_its_indexes() {
+        let archive = Archive {
+            server: None,
+            entries: vec![
+                entry(1, "TABLE", "all", "", &[]),
+                entry(2, "TABLE", "part", "", &[]),
+                entry(3, "TABLE ATTACH", "part", "", &[1, 2]),
+                entry(10, "CONSTRAINT", "all pk", "", &[1]),
+                entry(11, "CONSTRAINT", "part part_pk", "", &[2, 10]),
+                entry(12, "INDEX", "i", "", &[1]),
+                entry(13, "INDEX", "part_i", "", &[2, 12]),
+                entry(
+                    14,
+                    "INDEX ATTACH",
+                    "part_pk",
+                    "ALTER INDEX s.pk ATTACH PARTITION s.part_pk",
+                    &[2, 1, 11, 10],
+                ),
+                entry(
+                    15,
+                    "INDEX ATTACH",
+                    "part_i",
+                    "ALTER INDEX s.\"i\" ATTACH PARTITION s.part_i",
+                    &[2, 1, 13, 12],
+                ),
+                entry(16, "TRIGGER", "part t", "", &[2]),
+            ],
+        };
+        let order = |names: &[&str]| {
+            let names = names.iter().map(|name| named(name)).collect();
+            let pick = pick(&archive, &Catalog::default(), &names, false);
+            let ids = |stage| pick.at(stage).iter().map(|entry| entry.id).collect::<Vec<_>>();
+            (ids(Stage::BeforeRows), ids(Stage::AfterRows))
+        };
+        assert_eq!(order(&["all", "part"]), (vec![1, 2, 3], vec![10, 11, 12, 13, 14, 15, 16]));
+        assert_eq!(order(&["part"]), (vec![2], vec![11, 13, 3, 16]));
     }
 
     #[test]

@@ -102,8 +102,7 @@ pub(super) fn run(
     losses.all.extend(of_publications(archive, &picked));
     read_strings_as(&mut connection, archive)?;
     let mut maker = Maker::within(connection, archive, how, !with_needs);
-    let stage = |stage| picked.entries.iter().copied().filter(move |entry| entry.stage == stage);
-    make_in_order(&mut maker, stage(Stage::BeforeRows), &mut losses)?;
+    make_in_order(&mut maker, picked.at(Stage::BeforeRows), &mut losses)?;
     maker.connection.execute("SET LOCAL standard_conforming_strings = on")?;
     let wanted_rows = wanted.rows(&names);
     let rows = filled(&mut maker.connection, &wanted_rows)?;
@@ -123,19 +122,19 @@ pub(super) fn run(
     let owned: Vec<Sequence> = owned.cloned().collect();
     set_sequences(&mut maker.connection, &owned)?;
     read_strings_as(&mut maker.connection, archive)?;
-    make_in_order(&mut maker, stage(Stage::AfterRows), &mut losses)?;
+    make_in_order(&mut maker, picked.at(Stage::AfterRows), &mut losses)?;
     if how.privileges {
         for name in names.iter().chain(owned.iter().map(|sequence| &sequence.name)) {
             take_back_rights(&mut maker.connection, name)?;
         }
-        make_in_order(&mut maker, stage(Stage::Privileges), &mut losses)?;
+        make_in_order(&mut maker, picked.at(Stage::Privileges), &mut losses)?;
     }
     for one in &rows {
         maker.connection.execute(&format!("ANALYZE {}", one.table.name.quoted()))?;
     }
     verify(&mut maker.connection, &rows)?;
     // From here on policies may hide rows even from us.
-    make_in_order(&mut maker, stage(Stage::Last), &mut losses)?;
+    make_in_order(&mut maker, picked.at(Stage::Last), &mut losses)?;
     maker.connection.execute("COMMIT")?;
     Ok(losses.all)
 }

@@ -1,7 +1,7 @@
 //! Some tables, or their rows alone, into databases that are in use.
 
 use dbkeep_postgres::archive::Archive;
-use dbkeep_postgres::catalog::{Name, Table};
+use dbkeep_postgres::catalog::{Kind, Name, Table};
 use dbkeep_postgres::load::Giver;
 use dbkeep_postgres::restore::{Loss, Place, RestoreOptions, Wanted, restore_rows, restore_tables};
 use dbkeep_postgres::rows::RowSum;
@@ -9,7 +9,7 @@ use dbkeep_postgres::wire::{CopyIn, Options};
 use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
-use crate::roundtrip::make;
+use crate::roundtrip::{make, make_all};
 use crate::support::{Backup, back_up, differences, info, stock_dump, tools, with_rows_in_order};
 
 fn names(names: &[&str]) -> Vec<Name> {
@@ -138,6 +138,79 @@ fn tables_come_back_with_everything_that_is_theirs_or_not_at_all() {
         server.sql("shop", SEEN);
         assert_eq!(differences(&before, &stock_dump(programs, &server, "shop", "-s")), Vec::<String>::new());
         assert_eq!(differences(&rows, &stock_dump(programs, &server, "shop", "-a")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn tables_of_all_kinds_are_replaced_with_all_that_is_said_of_them() {
+    let versions: Vec<Programs> =
+        Programs::all().into_iter().filter(|programs| programs.major >= 15).collect();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        make_all(&server, "shop");
+        // What needs them would be in the way, and publications are left alone.
+        let others = "DROP VIEW kinds.seen; DROP MATERIALIZED VIEW kinds.kept; DROP FUNCTION kinds.body(int);
+                      DROP PUBLICATION of_rows; DROP PUBLICATION IF EXISTS of_generated";
+        server.sql("shop", others);
+        let backup = back_up(&server, "shop", &tools(programs));
+        let text = |what| stock_dump(programs, &server, "shop", what);
+        let (before, rows) = (text("-s"), with_rows_in_order(&text("-a")));
+        let is_one = |table: &&Table| {
+            table.name.schema == "kinds" && matches!(table.kind, Kind::Ordinary | Kind::Partitioned)
+        };
+        let names = backup.catalog.tables.iter().filter(is_one).map(|table| table.name.clone()).collect();
+        let ask = Ask { names, ..Ask::new(&backup, &[]) };
+        assert_eq!(ask.restore(&server, "shop", true).unwrap(), []);
+        assert_eq!(differences(&before, &text("-s")), Vec::<String>::new());
+        assert_eq!(differences(&rows, &with_rows_in_order(&text("-a"))), Vec::<String>::new());
+    }
+}
+
+/// Partitions with keys, indexes, foreign keys and triggers of what they are parts of, and some of their own.
+const LOG: &str = "
+CREATE SCHEMA app; CREATE TABLE app.days (n int PRIMARY KEY); INSERT INTO app.days SELECT generate_series(1, 40);
+CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TABLE app.log (at int, id int, n int REFERENCES app.days, t text, PRIMARY KEY (at, id), CONSTRAINT pairs UNIQUE (at, n, id))
+  PARTITION BY RANGE (at);
+CREATE INDEX by_t ON app.log (t); CREATE TRIGGER touch BEFORE INSERT ON app.log FOR EACH ROW EXECUTE FUNCTION app.touch();
+CREATE TABLE app.log_1 PARTITION OF app.log FOR VALUES FROM (1) TO (10);
+CREATE TABLE app.log_2 PARTITION OF app.log FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id);
+CREATE TABLE app.log_2_odd (id int NOT NULL, at int NOT NULL, t text, n int);
+ALTER TABLE app.log_2 ATTACH PARTITION app.log_2_odd FOR VALUES IN (11, 13, 15, 17, 19);
+CREATE TABLE app.log_2_rest PARTITION OF app.log_2 DEFAULT; CREATE TABLE app.log_rest PARTITION OF app.log DEFAULT;
+CREATE INDEX own ON app.log_1 (n); COMMENT ON INDEX app.log_1_pkey IS 'a part'; ALTER INDEX app.log_1_t_idx RENAME TO other_name;
+ALTER TABLE app.log_1 DISABLE TRIGGER touch; ALTER TABLE app.log_2_rest ALTER t SET DEFAULT 'x';
+INSERT INTO app.log SELECT n, n, n, 'row ' || n FROM generate_series(1, 40) n";
+
+#[test]
+fn partition_alone_comes_back_into_the_table_that_it_was_a_part_of() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        server.create_database("shop");
+        server.sql("shop", LOG);
+        let backup = back_up(&server, "shop", &tools(programs));
+        let text = |what| stock_dump(programs, &server, "shop", what);
+        let (before, rows) = (text("-s"), with_rows_in_order(&text("-a")));
+        for parts in [&["log_1"][..], &["log_2"], &["log_2_odd"], &["log_1", "log_2"]] {
+            for replace in [false, true] {
+                for part in parts.iter().filter(|_| !replace) {
+                    server.sql("shop", &format!("DROP TABLE app.{part}"));
+                }
+                assert_eq!(Ask::new(&backup, parts).restore(&server, "shop", replace).unwrap(), []);
+                assert_eq!(differences(&before, &text("-s")), Vec::<String>::new(), "{parts:?}");
+                let after = with_rows_in_order(&text("-a"));
+                assert_eq!(differences(&rows, &after), Vec::<String>::new(), "{parts:?}");
+                let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+                assert_eq!(server.sql("shop", invalid), "0", "{parts:?}");
+            }
+        }
     }
 }
 
