@@ -12,7 +12,7 @@ use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as
 use super::pick::{Pick, pick};
 use super::{Loss, RestoreOptions};
 use crate::archive::{Archive, Stage};
-use crate::catalog::{Catalog, Name, Sequence, Table, with_partitions};
+use crate::catalog::{Catalog, Kind, Name, Sequence, Table, with_partitions};
 use crate::conninfo::ConnInfo;
 use crate::load::{Difference, Giver, put, set_sequences};
 use crate::rows::RowSum;
@@ -45,9 +45,11 @@ impl<'a> Wanted<'a> {
     /// Returns the names with those of all partitions.
     ///
     /// # Errors
-    /// [`Error::Missing`] when the backup has no such table.
+    /// [`Error::Missing`] when the backup has no such table; what is only like one is none.
     pub(super) fn all(&self) -> Result<BTreeSet<Name>> {
-        let there: BTreeSet<&Name> = self.catalog.tables.iter().map(|table| &table.name).collect();
+        let is_table = |table: &&Table| matches!(table.kind, Kind::Ordinary | Kind::Partitioned);
+        let there = self.catalog.tables.iter().filter(is_table);
+        let there: BTreeSet<&Name> = there.map(|table| &table.name).collect();
         let absent = self.names.iter().filter(|name| !there.contains(name));
         let absent: Vec<String> = absent.map(|name| format!("table {}.{}", name.schema, name.name)).collect();
         match absent.is_empty() {

@@ -281,6 +281,9 @@ fn what_tables_need_is_named_or_made_in_a_new_database() {
     assert_eq!(*what, ["function app.twice(integer)", "schema app", "table app.parent"]);
     let error = Ask::new(&backup, &["chidl"]).restore(&server, "shop", false).unwrap_err();
     assert_eq!(error.to_string(), "the backup has no table app.chidl");
+    // That would be nothing, and told as done.
+    let error = Ask::new(&backup, &["counted"]).restore(&server, "empty", false).unwrap_err();
+    assert_eq!(error.to_string(), "the backup has no table app.counted", "a materialized view");
 
     let mut restore = backup.begin(&info(&server, "some of it")).unwrap();
     restore.create(&backup.properties).unwrap();
