@@ -85,12 +85,10 @@ pub(super) struct Maker<'a> {
     has_help: bool,
 }
 
-/// What became of an object that was not made as it was.
+/// What became of an object.
 pub(super) enum Made {
-    /// It is there, or it was asked not to be.
-    Whole,
-    /// It is there, but belongs to us.
-    NotGiven(Loss),
+    /// It is there, or it was asked not to be; with what of it is not as it was: to whom it belongs, where it is stored.
+    There(Vec<Loss>),
     /// It is not there.
     Left(Loss),
 }
@@ -153,29 +151,28 @@ impl<'a> Maker<'a> {
                 "ENCODING" | "STDSTRINGS" | "SEARCHPATH" | "DATABASE" | "DATABASE PROPERTIES"
             )
         {
-            return Ok(Made::Whole);
+            return Ok(Made::There(Vec::new()));
         }
         let placed = self.place(entry);
         let not_placed = match placed.and_then(|lost| self.define(entry).map(|()| lost)) {
             Ok(lost) => lost,
             Err(error) => return self.refused(entry, error).map(Made::Left),
         };
-        if !self.how.owners {
-            return Ok(not_placed.map_or(Made::Whole, Made::NotGiven));
+        let not_given = if self.how.owners { self.give(entry)? } else { None };
+        Ok(Made::There(not_placed.into_iter().chain(not_given).collect()))
+    }
+
+    /// Gives an object to whom it belongs. Returns the loss when the server refuses that.
+    fn give(&mut self, entry: &Entry) -> Result<Option<Loss>> {
+        let Some(statement) = entry.give_to(&entry.owner) else { return Ok(None) };
+        let Err(error) = self.carry_out(&statement) else { return Ok(None) };
+        let error = server_error(error)?;
+        if is_from_outside(&error.code) {
+            return Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None });
         }
-        let Some(statement) = entry.give_to(&entry.owner) else { return Ok(Made::Whole) };
-        match self.carry_out(&statement) {
-            Ok(()) => Ok(not_placed.map_or(Made::Whole, Made::NotGiven)),
-            Err(error) => {
-                let error = server_error(error)?;
-                if is_from_outside(&error.code) {
-                    return Err(Error::Object { object: entry.title(), source: Box::new(error), hint: None });
-                }
-                let mut loss = Loss::of(entry, error.message);
-                loss.what = format!("owner {} of {}", identifier(&entry.owner), loss.what);
-                Ok(Made::NotGiven(loss))
-            }
-        }
+        let mut loss = Loss::of(entry, error.message);
+        loss.what = format!("owner {} of {}", identifier(&entry.owner), loss.what);
+        Ok(Some(loss))
     }
 
     /// Returns the loss of an object that the server refuses.
@@ -316,8 +313,7 @@ impl Losses {
 
     fn note(&mut self, entry: &Entry, made: Made) {
         match made {
-            Made::Whole => {}
-            Made::NotGiven(loss) => self.all.push(loss),
+            Made::There(losses) => self.all.extend(losses),
             Made::Left(loss) => {
                 self.left.insert(entry.id);
                 self.all.push(loss);
@@ -422,7 +418,7 @@ impl Parallel<'_> {
             };
             maker.let_server_help(is_longest)?;
             let takes_along = lock(shared).losses.takes_along(entry);
-            let made = if takes_along { Made::Whole } else { maker.make(entry)? };
+            let made = if takes_along { Made::There(Vec::new()) } else { maker.make(entry)? };
             let mut shared = lock(shared);
             shared.losses.note(entry, made);
             shared.schedule.done(place);

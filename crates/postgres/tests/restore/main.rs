@@ -10,4 +10,5 @@ mod settings;
 mod support;
 mod swap;
 mod tables;
+mod tablespaces;
 mod users;
