@@ -4,6 +4,7 @@
 mod attributes;
 mod crashes;
 mod extensions;
+mod labels;
 mod losses;
 mod roundtrip;
 mod settings;
