@@ -86,7 +86,8 @@ fn tables_without_key(catalog: &Catalog, filter: &Filter) -> Option<Finding> {
     let without = names(without);
     (!without.is_empty()).then(|| {
         let message = format!(
-            "nothing tells their rows apart, so backups share less and comparisons count rows only: {}",
+            "nothing tells their rows apart, so backups share less, and comparisons show a row that was changed as one that \
+             went and one that came: {}",
             listed(&without)
         );
         Finding::note("tables without a key", message)

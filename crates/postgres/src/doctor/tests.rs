@@ -207,7 +207,8 @@ fn what_surprises_after_a_restore_is_said_before() {
     assert_eq!(
         about(&findings, "tables without a key"),
         [
-            "Note: nothing tells their rows apart, so backups share less and comparisons count rows only: \"public\".\"fast\""
+            "Note: nothing tells their rows apart, so backups share less, and comparisons show a row that was changed as one that \
+             went and one that came: \"public\".\"fast\""
         ]
     );
     assert_eq!(
