@@ -1,5 +1,8 @@
 //! A database is examined, with everything that may be wrong with it.
 
+mod limits;
+mod services;
+
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use super::*;
