@@ -167,16 +167,21 @@ fn usual_folders(program: &str, path: Option<&OsString>) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
     for (parent, prefix, inner) in FOLDERS {
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let versions = entries.filter(|entry| {
-            let name = entry.file_name();
-            let version = name.to_str().and_then(|name| name.strip_prefix(prefix));
-            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
-        });
-        folders.extend(versions.map(|entry| entry.path().join(inner)));
+        folders.extend(of_versions(Path::new(parent), prefix, inner));
     }
     folders.retain(|folder| folder.join(program).is_file());
     folders
+}
+
+/// Returns the folders of programs in a folder that has one for each version.
+fn of_versions(parent: &Path, prefix: &str, inner: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let versions = entries.filter(|entry| {
+        let name = entry.file_name();
+        let version = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+    });
+    versions.map(|entry| entry.path().join(inner)).collect()
 }
 
 /// Returns the file with the certificates that the system trusts. Where there is none, programs say which they miss.
@@ -364,6 +369,40 @@ mod tests {
             Tools::find(98, Some(&half), None),
             Err(Error::NoTools { program: "pg_restore", .. })
         ));
+    }
+
+    #[test]
+    fn folder_with_one_for_each_version_is_known_by_how_it_names_them() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["16", "9.6", "pgsql-17", "pgsql-old", "postgresql@18", "common"] {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        let found = |prefix: &str| {
+            let mut found = of_versions(place.path(), prefix, "bin");
+            found.sort_unstable();
+            found
+        };
+        let at = |name: &str| place.path().join(name).join("bin");
+        assert_eq!(found(""), [at("16"), at("9.6")]);
+        assert_eq!(found("pgsql-"), [at("pgsql-17")]);
+        assert_eq!(found("postgresql@"), [at("postgresql@18")]);
+        assert_eq!(of_versions(&place.path().join("nowhere"), "", "bin"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn programs_in_the_usual_places_are_found_without_any_path() {
+        // As Debian puts them; other systems are not at hand.
+        let usual = of_versions(Path::new("/usr/lib/postgresql"), "", "bin");
+        let whole = usual.into_iter().filter(|folder| folder.join("pg_restore").is_file());
+        let installed: Vec<Tools> = whole.filter_map(Tools::in_folder).collect();
+        if installed.is_empty() {
+            return println!("skipped: no programs of PostgreSQL are in /usr/lib/postgresql");
+        }
+        for path in [None, Some(OsString::new()), Some("/nowhere".into())] {
+            for tools in &installed {
+                assert_eq!(Tools::find(tools.major, None, path.as_ref()).unwrap(), *tools, "{path:?}");
+            }
+        }
     }
 
     #[test]
