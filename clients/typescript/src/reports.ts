@@ -1054,7 +1054,7 @@ export interface InitReport {
 
 /** Whether a database was sound. */
 export interface Integrity {
-  /** How deep it went: `quick`, `full`, `none`. */
+  /** How deep it went: `quick`, `full`, `none`; `rows` where every row was read and summed up, as of a server. */
   level: string;
   /** The problems, at most a hundred. */
   problems?: string[];

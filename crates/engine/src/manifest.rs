@@ -353,7 +353,7 @@ pub struct ImageFacts {
 pub struct Integrity {
     /// What the check came to.
     pub result: IntegrityResult,
-    /// How deep it went: `quick`, `full`, `none`.
+    /// How deep it went: `quick`, `full`, `none`; `rows` where every row was read and summed up, as of a server.
     pub level: String,
     /// The problems, at most a hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

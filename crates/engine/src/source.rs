@@ -218,6 +218,10 @@ fn from_variable(
     if server::is_url(value) || server::is_connection_string(value) {
         return server::from_text(context, value, &shown);
     }
+    if ["http://", "https://"].iter().any(|scheme| value.starts_with(scheme)) {
+        let what = format!("{shown} leads to a web page or an API, and to no database");
+        return Err(nowhere(Engine::Postgres, Error::Unsupported { what, hint: variable_hint(context) }));
+    }
     let path = sqlite_path(value).unwrap_or_else(|| PathBuf::from(value));
     let path = context.environment.resolve(&path, base);
     // Whatever the variable holds may be a secret, so its value is shown nowhere, and not as a path either.
@@ -233,7 +237,7 @@ fn variable_hint(context: &Context) -> Option<String> {
     let hosted = context.environment.value("SUPABASE_URL").is_some();
     Some(match hosted {
         true => "SUPABASE_URL is the address of the API; the connection string is in the dashboard of the project under Connect".to_owned(),
-        false => "set it, or write it into a `.env` file of the working directory".to_owned(),
+        false => "set it to a connection string, also in a `.env` file of the working directory".to_owned(),
     })
 }
 

@@ -23,7 +23,7 @@ pub struct Globals {
     pub database: Vec<String>,
     /// The same, of which a restore makes statements for another name.
     pub attributes: Attributes,
-    /// What could not be read.
+    /// What is not here, and why, for people.
     pub not_read: Vec<String>,
 }
 
@@ -58,7 +58,9 @@ impl Globals {
         }
         globals.own_database(connection, with_settings)?;
         if exists(connection, "SELECT FROM pg_catalog.pg_shseclabel")? {
-            globals.not_read.push("security labels of roles, databases and tablespaces".to_owned());
+            globals
+                .not_read
+                .push("security labels of roles, databases and tablespaces: not in the snapshot".to_owned());
         }
         Ok(globals)
     }
@@ -78,7 +80,7 @@ impl Globals {
         let sql = "SELECT WHERE pg_catalog.has_table_privilege($1::pg_catalog.text, 'SELECT')";
         let may = !connection.query(sql, &[Some(&format!("pg_catalog.{catalog}"))])?.is_empty();
         if !may {
-            self.not_read.push(what.to_owned());
+            self.not_read.push(format!("{what}: not in the snapshot, since this user may not read them"));
         }
         Ok(may)
     }
@@ -128,7 +130,7 @@ impl Globals {
     }
 
     fn memberships(&mut self, connection: &mut Connection, version: u32) -> Result<()> {
-        if !self.may_read(connection, "pg_auth_members", "who is a member of which role")? {
+        if !self.may_read(connection, "pg_auth_members", "memberships of roles")? {
             return Ok(());
         }
         let options = match version {

@@ -475,8 +475,8 @@ fn address_of_an_api_is_no_connection_string_and_the_hint_says_where_that_is() {
     fails(&environment, &["backup", "env:DATABASE_URL"], 2, "DATABASE_URL is not set", hint);
     fs::write(environment.path("dbkeep.toml"), "[databases.app]\npostgres = \"env:DATABASE_URL\"\n").unwrap();
     fails(&environment, &["backup"], 2, "DATABASE_URL is not set", hint);
-    let run =
-        fails(&environment, &["backup", "env:SUPABASE_URL"], 1, "env:SUPABASE_URL leads", "postgresql://");
+    let told = "env:SUPABASE_URL leads to a web page or an API, and to no database";
+    let run = fails(&environment, &["backup", "env:SUPABASE_URL"], 1, told, hint);
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("abcdefghijklm"), "{}", run.stderr);
 }
 

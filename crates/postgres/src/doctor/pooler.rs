@@ -45,11 +45,11 @@ pub(super) fn examine(request: &Request<'_>, connection: &mut Connection) -> Res
         Pooler::Unknown => {
             let message =
                 format!("{why}: whether it shares connections among clients cannot be told from here");
-            vec![Finding::warning("pooler", message).advise(instead(
-                &host,
-                &request.info.user,
-                &request.info.database,
-            ))]
+            let finding = match request.info.pooled {
+                true => Finding::problem("pooler", format!("{message}, and a backup through it is refused")),
+                false => Finding::warning("pooler", message),
+            };
+            vec![finding.advise(instead(&host, &request.info.user, &request.info.database))]
         }
     })
 }

@@ -84,7 +84,8 @@ fn pooler_that_the_url_tells_of_is_believed_where_nothing_else_tells() {
     assert_eq!(
         about(&asked(&info(&through), &Asked::default()), "pooler"),
         [
-            "Warning: the URL says that a pooler answers: whether it shares connections among clients cannot be told from here | \
+            "Problem: the URL says that a pooler answers: whether it shares connections among clients cannot be told from here, \
+             and a backup through it is refused | \
              use the address of the server itself, or a pool with pool_mode = session"
         ]
     );
