@@ -123,7 +123,7 @@ impl Run<'_> {
                 None
             }
             // What was found before is a result.
-            Err(error) if findings.damaged => {
+            Err(error) if !findings.passed() => {
                 findings.notes.push(format!("not all of it was tried: {}", error.full_message()));
                 None
             }

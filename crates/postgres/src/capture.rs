@@ -28,7 +28,7 @@ use crate::locks::{Locks, lock_all, patiently};
 use crate::marks::Marks;
 use crate::plan::Part;
 use crate::rows::RowSum;
-use crate::schema::{self, Dumped, Filter};
+use crate::schema::{self, Dumped, Filter, LOCK_TIMEOUT};
 use crate::snapshot::{Holder, begin};
 use crate::tools::Tools;
 use crate::watch::Watch;
@@ -52,7 +52,7 @@ pub struct CaptureOptions {
     pub exclude_data: Vec<Name>,
     /// What is locked.
     pub locks: Locks,
-    /// How long one table is waited for in [`Locks::Strict`].
+    /// How long one table is waited for.
     pub lock_timeout: Duration,
     /// How many connections read.
     pub jobs: usize,
@@ -70,7 +70,7 @@ impl Default for CaptureOptions {
             filter: Filter::default(),
             exclude_data: Vec::new(),
             locks: Locks::Strict,
-            lock_timeout: Duration::from_secs(60),
+            lock_timeout: LOCK_TIMEOUT,
             jobs: 2,
             tools: None,
             path: None,
@@ -389,8 +389,7 @@ impl Capture {
     fn patience_of_pg_dump(&self) -> Duration {
         match (self.how.locks, self.is_locked()) {
             (Locks::Strict, true) => Duration::from_secs(2),
-            (Locks::Strict, false) => self.how.lock_timeout,
-            (Locks::Yield, _) => schema::LOCK_TIMEOUT,
+            (Locks::Strict, false) | (Locks::Yield, _) => self.how.lock_timeout,
         }
     }
 
@@ -458,6 +457,7 @@ impl Capture {
             snapshot: &self.snapshot,
             catalog: &self.catalog,
             jobs: self.how.jobs,
+            lock_timeout: self.how.lock_timeout,
         }
     }
 

@@ -120,7 +120,14 @@ impl Request<'_> {
 /// When it cannot be reached, or the connection is lost.
 pub fn examine(request: &Request<'_>, findings: &mut Vec<Finding>) -> Result<()> {
     let mut connection = Connection::open(request.info, request.options)?;
-    let facts = Facts::read(&mut connection)?;
+    let facts = match Facts::read(&mut connection) {
+        Err(error @ Error::NotUtf8) => {
+            let finding = Finding::problem("server", error.to_string());
+            findings.push(Finding { advice: error.hint(), ..finding });
+            return Ok(());
+        }
+        facts => facts?,
+    };
     if facts.version_number < OLDEST {
         let message = format!(
             "PostgreSQL {} is too old: the oldest that is understood is {}",

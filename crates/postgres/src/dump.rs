@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::catalog::{Catalog, Table};
 use crate::conninfo::ConnInfo;
@@ -19,8 +20,6 @@ use crate::snapshot::{Holder, begin, literal, version};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
 
-/// How long a part waits for the lock of its table.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s';";
 /// Rows in the order of an index, as they come from it.
 pub(crate) const BY_INDEX: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off;
     SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on";
@@ -64,6 +63,8 @@ pub struct Dump<'a> {
     pub catalog: &'a Catalog,
     /// How many connections read.
     pub jobs: usize,
+    /// How long one table is waited for.
+    pub lock_timeout: Duration,
 }
 
 /// Returns all parts of a moment, cut by what the server knows of the values of keys.
@@ -116,8 +117,8 @@ fn read_bounds(connection: &mut Connection, table: &Table, cut: Cut<'_>) -> Resu
 /// How a part gets the lock of its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// It waits for it, for a while.
-    Waits,
+    /// It waits for it, for so long.
+    Waits(Duration),
     /// It waits until it has it: whoever has it is one of our own, and ends.
     Endless,
     /// It does not: whoever is before it waits for a lock of ours, so that all three would wait for each other.
@@ -132,7 +133,8 @@ impl Dump<'_> {
     /// moment is over and another one may succeed.
     pub fn run(&self, parts: Vec<Part>, receiver: &dyn Receiver) -> Result<Vec<RowSum>> {
         let work = Work::new(parts, self.catalog.tables.len());
-        self.each(&work, &|connection, part| self.read(connection, part, Patience::Waits, receiver, &work));
+        let waits = Patience::Waits(self.lock_timeout);
+        self.each(&work, &|connection, part| self.read(connection, part, waits, receiver, &work));
         self.complete(work)
     }
 
@@ -181,7 +183,8 @@ impl Dump<'_> {
         self.each(&work, &|connection, part| self.read(connection, part, Patience::Never, receiver, &work));
         for part in work.left_over() {
             let mut holder = holder.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = self.read_on(holder.connection(), &part, Patience::Waits, receiver, &work);
+            let read =
+                self.read_on(holder.connection(), &part, Patience::Waits(self.lock_timeout), receiver, &work);
             let read = read.and_then(|sum| sum.ok_or_else(|| Error::protocol("a table that was not locked")));
             let read = read.and_then(|sum| holder.connection().execute(AS_USUAL).map(|()| sum));
             work.note(read.map(|sum| work.add(part.table, sum)));
@@ -286,9 +289,9 @@ type Reading<'a> = dyn Fn(&mut Connection, &Part) -> Result<Option<RowSum>> + Sy
 fn lock(connection: &mut Connection, table: &Table, patience: Patience) -> Result<()> {
     let name = table.name.quoted();
     let (timeout, nowait) = match patience {
-        Patience::Waits => (LOCK_TIMEOUT, ""),
-        Patience::Endless => ("SET LOCAL lock_timeout = 0;", ""),
-        Patience::Never => ("", " NOWAIT"),
+        Patience::Waits(time) => (format!("SET LOCAL lock_timeout = {};", time.as_millis()), ""),
+        Patience::Endless => ("SET LOCAL lock_timeout = 0;".to_owned(), ""),
+        Patience::Never => (String::new(), " NOWAIT"),
     };
     let statement = format!("{timeout} LOCK TABLE ONLY {name} IN ACCESS SHARE MODE{nowait}");
     connection.execute(&statement).map_err(|error| dropped(error, table))?;

@@ -18,6 +18,7 @@ use crate::load::Nowhere;
 use crate::plan::{Part, Range};
 use crate::restore::{Loss, is_from_outside};
 use crate::rows::RowSum;
+use crate::schema::LOCK_TIMEOUT;
 use crate::snapshot::{Holder, SETTINGS, begin, identifier};
 use crate::wire::{Connection, Options};
 use crate::{Error, Result};
@@ -186,7 +187,8 @@ pub(crate) fn sums(info: &ConnInfo, options: &Options, jobs: usize) -> Result<Su
     let rows = holder.connection().query(sql, &[])?;
     let large_objects = rows.first().map_or(Ok(0), |row| number(row, 0))?;
     let catalog = Catalog { large_objects, ..Catalog::default() };
-    Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs }.large_objects(&Nowhere)
+    Dump { info, options, snapshot: holder.id(), catalog: &catalog, jobs, lock_timeout: LOCK_TIMEOUT }
+        .large_objects(&Nowhere)
 }
 
 /// Sums up whose the large objects of a database are.

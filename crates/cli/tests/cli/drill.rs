@@ -199,6 +199,19 @@ fn postgres_backup_is_tried_on_a_server_of_its_own_that_goes_again() {
     let (code, report) = environment.json(&["drill", "--sql", "SELECT count(*) FROM orders=2"]);
     assert_eq!((code, &report["drills"][0]["assertions"][1]["found"]), (Some(4), &json!("1")), "{report:#}");
 
+    // Where the session ends there is no answer; one that was wrong before stays wrong.
+    let before = drilled(&environment);
+    let ends = "SELECT pg_terminate_backend(pg_backend_pid())=t";
+    let (code, report) = environment.json(&["drill", "--sql", ends]);
+    let drill = &report["drills"][0];
+    assert_eq!((code, &drill["error"]["kind"]), (Some(1), &json!("server")), "{report:#}");
+    assert_eq!((&drill["assertions"][1], drilled(&environment)), (&Value::Null, before), "{report:#}");
+    let wrong = "SELECT count(*) FROM orders=2";
+    let (code, report) = environment.json(&["drill", "--sql", wrong, "--sql", ends]);
+    let drill = &report["drills"][0];
+    assert_eq!((code, &drill["error"]), (Some(4), &Value::Null), "{report:#}");
+    assert!(drill["notes"].to_string().contains("not all of it was tried: "), "{drill:#}");
+
     if cfg!(feature = "fault-injection") {
         for step in ["drill.server-started", "restore.rows-written", "drill.restored"] {
             let output = environment.command(["drill"]).env("DBKEEP_TEST_KILL_AT", step).output().unwrap();

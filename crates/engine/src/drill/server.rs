@@ -53,7 +53,8 @@ impl Run<'_> {
         options: &Options,
     ) -> Result<()> {
         let scratch = Scratch::make()?;
-        let cluster = self.own_server(&scratch, manifest, options).map_err(|error| scratch.told(error))?;
+        let mut cluster =
+            self.own_server(&scratch, manifest, options).map_err(|error| scratch.told(error))?;
         // Those that the other one had, by name only: policies are not without them.
         let tried = cluster
             .make_roles(roles, options)

@@ -236,7 +236,7 @@ pub(super) fn of_postgres(error: &dbkeep_postgres::Error) -> ErrorKind {
             _ if server.code == "42501" => ErrorKind::Permission,
             _ => ErrorKind::Server,
         },
-        Postgres::Lost { .. } => ErrorKind::ConnectionLost,
+        Postgres::Lost { .. } | Postgres::Ended { .. } => ErrorKind::ConnectionLost,
         Postgres::Changed { .. } | Postgres::Yielded { .. } => ErrorKind::Changed,
         Postgres::RowTooLong { .. } => ErrorKind::Server,
         Postgres::Locked { .. } => ErrorKind::Busy,

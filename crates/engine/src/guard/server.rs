@@ -67,7 +67,8 @@ pub(super) fn prove_way_back(
     let _lock = store.repository().lock_for_reading(&**watch, now)?;
     let catalog = Catalog::load(store)?;
     let reader = store.reader(&catalog)?;
-    for entry in catalog.entries.iter().filter(|entry| snapshots.contains(&entry.id)) {
+    for snapshot in snapshots {
+        let entry = catalog.choose(&snapshot.to_string(), None)?;
         Served::open(&reader, entry, show::manifest(&reader, entry)?)?.objects()?;
     }
     Ok(())

@@ -67,12 +67,10 @@ impl Server {
         };
         self.exclude_data = names("exclude-data", &database.exclude_data)?;
         self.timeout = database.timeout.as_deref().and_then(duration);
-        // To a server, no time is for ever.
-        self.lock_timeout = database
-            .lock_timeout
-            .as_deref()
-            .and_then(duration)
-            .map(|time| time.max(Duration::from_millis(1)));
+        // To a server, no time is for ever, and the longest has 31 bits of milliseconds.
+        let possible =
+            |time: Duration| time.clamp(Duration::from_millis(1), Duration::from_millis((1 << 31) - 1));
+        self.lock_timeout = database.lock_timeout.as_deref().and_then(duration).map(possible);
         let folder = |folder: &PathBuf| context.environment.resolve(folder, &context.config_base());
         self.tools = database.pg_bin_dir.as_ref().map(folder);
         Ok(())

@@ -20,6 +20,11 @@ use crate::fixture::{Fixture, of};
 
 const OBJECTS: &str = "CREATE TABLE public.users ();\n";
 
+/// The begin of an archive of a version that is not known: nothing more is read of it.
+const A_LATER_ONE: &[u8] = b"PGDMP\x01\x63\0";
+/// The session whose snapshot has none.
+const NO_ARCHIVE: &str = "no-archive";
+
 /// The rows of two tables and of large objects, as COPY writes them.
 fn stored() -> [(Name, &'static str); 3] {
     let name = |name: &str| Name { schema: "public".to_owned(), name: name.to_owned() };
@@ -79,7 +84,7 @@ impl Place {
         pretend_server(&mut manifest, session, proofs, large_objects);
         for (file, text) in [
             ("schema.sql", OBJECTS.as_bytes()),
-            ("schema.dump", b"nobody looks into it"),
+            ("schema.dump", if session == NO_ARCHIVE { b"anything" } else { A_LATER_ONE }),
             ("globals.sql", b""),
             ("settings.sql", b""),
             ("README.txt", b""),
@@ -153,6 +158,12 @@ fn rows_of_a_server_that_are_not_what_the_manifest_says_are_damage_of_their_tabl
     let place = Place::new();
     place.store("true", |_| {});
     assert_eq!(place.findings("true"), [""; 0]);
+
+    place.store(NO_ARCHIVE, |_| {});
+    assert_eq!(
+        place.findings(NO_ARCHIVE),
+        ["could not read the archive of objects: it is no archive of pg_dump"]
+    );
 
     let of = |proof: &TableProof, table: &str| proof.name == table;
     place.store("more-rows", |proof| proof.rows += u64::from(of(proof, "orders")));

@@ -519,7 +519,14 @@ fn rows_come_through_every_pooler_and_a_backup_not_through_one_that_shares_conne
         let snapshot = holder.id().to_owned();
         place.sql("INSERT INTO b VALUES (-1); DELETE FROM a WHERE n = 7; SELECT lo_unlink(1)");
         let (kept, options) = (Kept::default(), Options::default());
-        let dump = Dump { info: &info, options: &options, snapshot: &snapshot, catalog: &catalog, jobs: 3 };
+        let dump = Dump {
+            info: &info,
+            options: &options,
+            snapshot: &snapshot,
+            catalog: &catalog,
+            jobs: 3,
+            lock_timeout: LOCK_TIMEOUT,
+        };
         let sums = dump.run(plan(&mut holder, &catalog).unwrap(), &kept).unwrap();
         assert_eq!(sums.iter().map(|sum| sum.rows).collect::<Vec<_>>(), [1000, 500], "{mode}");
         assert!(!kept.table("b").contains('-') && kept.table("a").contains("\n7\n"));

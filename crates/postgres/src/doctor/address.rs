@@ -45,17 +45,19 @@ const OF_SUPABASE: [&str; 14] = [
     "vault",
 ];
 
+/// Roles that only one of them makes.
+const BY_ROLE: [(&str, Service); 6] = [
+    ("supabase_admin", Service::Supabase),
+    ("neon_superuser", Service::Neon),
+    ("rds_superuser", Service::Rds),
+    ("cloudsqlsuperuser", Service::CloudSql),
+    ("alloydbsuperuser", Service::CloudSql),
+    ("azure_pg_admin", Service::Azure),
+];
+
 impl Service {
     /// Returns whose a server is, by the roles that only one of them makes, else by the name of the host.
     pub fn of(host: &str, roles: &[&str]) -> Self {
-        let by_role = [
-            ("supabase_admin", Self::Supabase),
-            ("neon_superuser", Self::Neon),
-            ("rds_superuser", Self::Rds),
-            ("cloudsqlsuperuser", Self::CloudSql),
-            ("alloydbsuperuser", Self::CloudSql),
-            ("azure_pg_admin", Self::Azure),
-        ];
         let by_host = [
             (".supabase.co", Self::Supabase),
             (".supabase.com", Self::Supabase),
@@ -65,7 +67,7 @@ impl Service {
             (".postgres.database.azure.com", Self::Azure),
         ];
         let host = host.to_ascii_lowercase();
-        let role = by_role.into_iter().find(|(role, _)| roles.contains(role));
+        let role = BY_ROLE.into_iter().find(|(role, _)| roles.contains(role));
         let host = by_host.into_iter().find(|(suffix, _)| host.ends_with(suffix));
         role.or(host).map_or(Self::Other, |(_, service)| service)
     }
@@ -132,7 +134,10 @@ pub(super) fn service(
     facts: &Facts,
     request: &Request<'_>,
 ) -> Result<Vec<Finding>> {
-    let rows = connection.query("SELECT rolname FROM pg_catalog.pg_roles", &[])?;
+    // Not all: any other may have a name that is not UTF-8.
+    let known = BY_ROLE.map(|(role, _)| format!("'{role}'")).join(", ");
+    let rows = connection
+        .query(&format!("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ({known})"), &[])?;
     let roles: Vec<&str> = rows.iter().map(|row| text(row, 0)).collect();
     let host = connection.host().name();
     let service = Service::of(&host, &roles);

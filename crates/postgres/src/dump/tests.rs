@@ -1,19 +1,26 @@
 //! Against real servers: every row once, one moment, and nothing that was rewritten under it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use super::*;
 use crate::catalog::{Kind, Name};
 use crate::place::{Kept, Place};
 use crate::plan::Range;
+use crate::schema::LOCK_TIMEOUT;
 
 mod every_key;
 
 impl Place {
     fn dump(&self, holder: &Holder, catalog: &Catalog, parts: Vec<Part>) -> Result<Kept> {
         let kept = Kept::default();
-        let dump = Dump { info: &self.info, options: &self.options, snapshot: holder.id(), catalog, jobs: 3 };
+        let dump = Dump {
+            info: &self.info,
+            options: &self.options,
+            snapshot: holder.id(),
+            catalog,
+            jobs: 3,
+            lock_timeout: LOCK_TIMEOUT,
+        };
         let sums = dump.run(parts, &kept)?;
         for (table, sum) in catalog.tables.iter().zip(sums) {
             let text = kept.table(&table.name.name);
@@ -133,7 +140,14 @@ fn tables_that_are_held_back_are_read_when_they_are_free() {
     let snapshot = holder.id();
     let run = |free: &dyn Fn(&Kept) -> Result<()>| {
         let kept = Kept::default();
-        let dump = Dump { info: &place.info, options: &place.options, snapshot, catalog: &catalog, jobs: 3 };
+        let dump = Dump {
+            info: &place.info,
+            options: &place.options,
+            snapshot,
+            catalog: &catalog,
+            jobs: 3,
+            lock_timeout: LOCK_TIMEOUT,
+        };
         let held = catalog.tables.iter().position(|table| table.name.name == "b");
         let sums = dump.run_alone(&kept, true, held.into_iter().collect(), || free(&kept));
         sums.map(|sums| (sums.iter().map(|sum| sum.rows).sum::<u64>(), kept.table("a") + &kept.table("b")))
@@ -167,7 +181,14 @@ fn table_that_readers_share_out_comes_whole_and_once() {
     let snapshot = holder.id();
     for by_pages in [true, false] {
         let kept = Kept::default();
-        let dump = Dump { info: &place.info, options: &place.options, snapshot, catalog: &catalog, jobs: 3 };
+        let dump = Dump {
+            info: &place.info,
+            options: &place.options,
+            snapshot,
+            catalog: &catalog,
+            jobs: 3,
+            lock_timeout: LOCK_TIMEOUT,
+        };
         dump.run_alone(&kept, by_pages, BTreeSet::new(), || Ok(())).unwrap();
         assert_eq!(kept.parts("t") > 1, by_pages && place.server.programs().major >= 14);
         assert_eq!(kept.table("t"), place.sql("COPY t TO STDOUT") + "\n");
@@ -354,6 +375,7 @@ fn receiver_that_fails_ends_all_of_it() {
         snapshot: holder.id(),
         catalog: &catalog,
         jobs: 2,
+        lock_timeout: LOCK_TIMEOUT,
     };
     assert_eq!(dump.run(parts, &Full).unwrap_err().to_string(), "the disk is full");
 }
@@ -378,6 +400,7 @@ fn rows_that_a_damaged_index_has_lost_are_missed() {
         snapshot: holder.id(),
         catalog: &catalog,
         jobs: 2,
+        lock_timeout: LOCK_TIMEOUT,
     };
     let error = dump.run(parts, &kept).unwrap_err();
     let told = r#"an index of "public"."damaged" leads to 4999 of its 5000 rows: it is damaged"#;

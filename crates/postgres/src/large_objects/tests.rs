@@ -14,7 +14,8 @@ const ALL: &str = "SELECT oid, length(lo_get(oid)), md5(lo_get(oid)), pg_get_use
 
 fn read(place: &Place, holder: &Holder, catalog: &Catalog, kept: &Kept) -> Result<Sums> {
     let (info, options) = (&place.info, &place.options);
-    Dump { info, options, snapshot: holder.id(), catalog, jobs: 3 }.large_objects(kept)
+    Dump { info, options, snapshot: holder.id(), catalog, jobs: 3, lock_timeout: LOCK_TIMEOUT }
+        .large_objects(kept)
 }
 
 fn read_all(place: &Place) -> (Kept, Sums) {

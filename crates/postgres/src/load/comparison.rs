@@ -12,6 +12,7 @@ use crate::dump::{Dump, PartReceiver, Receiver};
 use crate::error::BoxError;
 use crate::plan::{Part, READS_RANGES};
 use crate::rows::{RowEnd, RowSum};
+use crate::schema::LOCK_TIMEOUT;
 use crate::snapshot::{Holder, version};
 use crate::wire::{Connection, Options};
 
@@ -85,7 +86,14 @@ impl<'a> Comparison<'a> {
         let is_held = !held.is_empty();
         let freed = || if is_held { freed() } else { Ok(()) };
         let holder = Holder::begin(Connection::open(self.info, self.options)?)?;
-        let dump = Dump { info: self.info, options: self.options, snapshot: holder.id(), catalog, jobs };
+        let dump = Dump {
+            info: self.info,
+            options: self.options,
+            snapshot: holder.id(),
+            catalog,
+            jobs,
+            lock_timeout: LOCK_TIMEOUT,
+        };
         let sums = dump.run_alone(&Nowhere, self.by_pages, held, freed)?;
         let found: BTreeMap<&Name, RowSum> =
             catalog.tables.iter().map(|table| &table.name).zip(sums).collect();

@@ -37,12 +37,15 @@ impl<'a> Pick<'a> {
 
     /// Returns whether a table becomes a part of one that is not made beside it.
     fn joins_another(&self, entry: &Entry) -> bool {
+        if entry.kind != "TABLE ATTACH" {
+            return false;
+        }
         let whole = self.entries.iter().any(|other| {
             other.kind == "TABLE"
                 && entry.needs.contains(&other.id)
                 && (&other.schema, &other.tag) != (&entry.schema, &entry.tag)
         });
-        entry.kind == "TABLE ATTACH" && !whole
+        !whole
     }
 }
 
@@ -61,7 +64,8 @@ pub(super) fn pick<'a>(
         .collect();
     let mut picked: BTreeMap<i32, &Entry> = BTreeMap::new();
     let roots = archive.entries.iter().filter(|entry| match entry.kind.as_str() {
-        "TABLE" => name(entry).is_some_and(|name| tables.contains(&name)),
+        // A partition may be a foreign one.
+        "TABLE" | "FOREIGN TABLE" => name(entry).is_some_and(|name| tables.contains(&name)),
         "SEQUENCE" => name(entry).is_some_and(|name| sequences.contains(&name)),
         _ => false,
     });

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::Wanted;
 use super::live::{Filled, array, empty, filled, has_rows, relation, text};
 use super::objects::session;
-use super::tables::{keep_all_out, keep_writers_out, verify};
+use super::tables::{is_foreign, keep_all_out, keep_writers_out, verify};
 use crate::catalog::{Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::load::{put, set_sequences};
@@ -26,14 +26,18 @@ use crate::{Error, Result};
 /// [`Error::Needed`] where foreign keys of other tables refer to rows that would go. Nothing is changed then, nor after
 /// any other error.
 pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> Result<()> {
-    let names = wanted.all()?;
+    let all = wanted.all()?;
+    // A foreign partition cannot be locked, and has no rows here.
+    let names: BTreeSet<Name> =
+        all.iter().filter(|name| !is_foreign(wanted.catalog, name)).cloned().collect();
     let mut connection = session(info, options)?;
     connection.execute("BEGIN")?;
     connection.execute(SETTINGS)?;
     connection.execute("SET LOCAL synchronous_commit = on")?;
     let rows = lock_tables(&mut connection, &names, &wanted.rows(&names))?;
+    let known = numbers(&mut connection, &all)?;
+    refuse_newer_partitions(&mut connection, &known)?;
     let tables = numbers(&mut connection, &names)?;
-    refuse_newer_partitions(&mut connection, &tables)?;
     let may_truncate = make_room(&mut connection, &tables, &rows, wanted.replace)?;
     if wanted.replace {
         (wanted.before)(&names.iter().cloned().collect::<Vec<_>>())?;

@@ -194,22 +194,42 @@ fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, wanted: &Wante
     if there.is_empty() {
         return Ok(());
     }
-    let tables = there.iter().map(Name::quoted).collect::<Vec<_>>().join(", ");
+    let list = |names: &[Name]| names.iter().map(Name::quoted).collect::<Vec<_>>().join(", ");
     if !wanted.replace {
-        return Err(Error::Exists { what: format!("table {tables}") });
+        return Err(Error::Exists { what: format!("table {}", list(&there)) });
     }
-    keep_writers_out(connection, &tables)?;
-    refuse_needed(connection, names, &tables)?;
-    (wanted.before)(&there)?;
-    keep_all_out(connection, &tables)?;
+    // A foreign partition cannot be locked, and has no rows here.
+    let (foreign, there): (Vec<Name>, Vec<Name>) =
+        there.into_iter().partition(|name| is_foreign(wanted.catalog, name));
+    let tables = list(&there);
+    if !there.is_empty() {
+        keep_writers_out(connection, &tables)?;
+        refuse_needed(connection, names, &tables)?;
+        (wanted.before)(&there)?;
+        keep_all_out(connection, &tables)?;
+    }
     // A view may have come meanwhile.
     refuse_needed(connection, names, &tables)?;
-    connection.execute(&format!("DROP TABLE {tables}")).map_err(|error| match error {
+    drop_all(connection, "FOREIGN TABLE", &list(&foreign))?;
+    drop_all(connection, "TABLE", &tables)
+}
+
+/// Drops what is in a list, which may be empty.
+fn drop_all(connection: &mut Connection, kind: &str, list: &str) -> Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    connection.execute(&format!("DROP {kind} {list}")).map_err(|error| match error {
         Error::Server(error) if error.code == "2BP01" => {
-            Error::Needed { what: tables.clone(), by: error.detail.into_iter().collect() }
+            Error::Needed { what: list.to_owned(), by: error.detail.into_iter().collect() }
         }
         error => error,
     })
+}
+
+/// Returns whether the rows of a table are on another server.
+pub(super) fn is_foreign(catalog: &Catalog, name: &Name) -> bool {
+    catalog.tables.iter().any(|table| table.name == *name && table.kind == Kind::Foreign)
 }
 
 /// Makes sure that nothing else needs tables that are locked.

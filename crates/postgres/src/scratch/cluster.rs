@@ -22,6 +22,8 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one may take to end before it is killed.
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
+/// How long one that is lost may take to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The role that the server belongs to.
 const SUPERUSER: &str = "dbkeep_owner";
 /// The role that restores.
@@ -102,10 +104,15 @@ impl Cluster {
     }
 
     /// Returns why something on it failed: for want of room, where the server is gone and little of that is left, else what
-    /// its log says last. Its folder goes with it, so this is asked before.
-    pub fn explained(&self, error: Error) -> Error {
+    /// its log says of its end. Its folder goes with it, so this is asked before.
+    pub fn explained(&mut self, error: Error) -> Error {
+        let until = Instant::now() + LAST_WORDS;
+        while is_lost(&error) && !self.has_ended() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
         let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-        explained(error, free, || last_line(&self.folder.join(LOG)))
+        let said = self.has_ended().then(|| last_words(&self.folder.join(LOG)));
+        explained(error, free, said)
     }
 
     /// Makes roles that policies may name. Nobody logs in as one, nobody is a member of one, and none may do anything.
@@ -186,15 +193,31 @@ impl Drop for Cluster {
     }
 }
 
-/// Returns why something failed on a server beside which so many bytes are free, and whose log says something last.
-fn explained(error: Error, free: u64, said: impl FnOnce() -> Option<String>) -> Error {
-    let is_lost = matches!(error, Error::Lost { .. } | Error::Connect { .. } | Error::TimedOut { .. });
-    let is_gone = is_lost || matches!(error, Error::Scratch { .. }) || error.is_of_the_server();
-    match is_gone && free < SEGMENT {
-        true => Error::NoRoom { what: error.to_string(), free },
-        false if is_lost => said().map_or(error, |said| Error::Ended { said }),
-        false => error,
+/// Returns why something failed on a server beside which so many bytes are free, and of whose end, where it has ended,
+/// this is said.
+fn explained(error: Error, free: u64, said: Option<String>) -> Error {
+    let is_gone = is_lost(&error) || matches!(error, Error::Scratch { .. }) || error.is_of_the_server();
+    match (is_gone && free < SEGMENT, said) {
+        (true, _) => Error::NoRoom { what: error.to_string(), free },
+        (false, Some(said)) if is_lost(&error) => Error::Ended { said },
+        _ => error,
     }
+}
+
+/// Returns whether an error comes of a server that ends, or of a connection to it.
+fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::Lost { .. } | Error::Connect { .. } | Error::TimedOut { .. })
+        || error.code().is_some_and(|code| code.starts_with("57P"))
+}
+
+/// Returns what a log says of the end of its server: a panic, or how a process of it ended.
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let signs = ["PANIC:  ", "was terminated by ", "exited with exit code "];
+    let line = signs.iter().find_map(|sign| text.lines().rfind(|line| line.contains(sign)));
+    // Before the level stands when, and which process.
+    let line = line.map(|line| line.split_once(":  ").map_or(line, |(_, said)| said));
+    line.unwrap_or("its log does not say why").to_owned()
 }
 
 /// Returns what a log says last.
@@ -245,6 +268,10 @@ fn start_server(
         "maintenance_work_mem=64MB",
         "max_wal_size=1GB",
         "logging_collector=off",
+        // One that crashed is told as such, and not found again as if nothing had been.
+        "restart_after_crash=off",
+        // The last words of its log are its own.
+        "log_min_error_statement=panic",
         // In its folder, where it is as large as that allows and is removed with it.
         "dynamic_shared_memory_type=mmap",
         "jit=off",
@@ -338,22 +365,43 @@ mod tests {
             Error::Server(Box::new(error))
         };
         let told = |error: Error, free: u64, said: Option<&str>| {
-            explained(error, free, || said.map(str::to_owned)).to_string()
+            explained(error, free, said.map(str::to_owned)).to_string()
         };
         let lost_text = "the connection to the server is lost";
-        let killed = Some("LOG:  server process was terminated by signal 9");
+        let killed = Some("server process (PID 7) was terminated by signal 9: Killed");
         assert_eq!(told(lost(), SEGMENT - 1, killed), format!("{lost_text}; {} bytes are free", SEGMENT - 1));
         assert_eq!(
             told(lost(), SEGMENT, killed),
-            "the server of our own has ended: LOG:  server process was terminated by signal 9"
+            "the server of our own has ended: server process (PID 7) was terminated by signal 9: Killed"
         );
         assert_eq!(told(lost(), SEGMENT, None), lost_text);
         for code in ["57P01", "57P02", "58030", "53200"] {
             assert_eq!(told(server(code), 0, killed), format!("{code}; 0 bytes are free"));
-            assert_eq!(told(server(code), SEGMENT, killed), code);
+            assert_eq!(told(server(code), SEGMENT, None), code);
         }
         assert_eq!(told(server("42P01"), 0, killed), "42P01", "it answers");
         assert_eq!(told(Error::Stopped, 0, killed), "stopped");
+    }
+
+    #[test]
+    fn server_that_was_killed_is_told_by_what_its_log_says_of_it() {
+        let Some(programs) = postgres::Programs::newest() else { return println!("{}", postgres::SKIPPED) };
+        let tools = Tools::find_server(programs.major, Some(&programs.program("")), None).unwrap();
+        for (whole, told) in [(false, "was terminated by signal 9"), (true, "its log does not say why")] {
+            let (folder, owner) = folder();
+            let mut cluster = Cluster::start(&tools, folder.path(), owner, &Options::default()).unwrap();
+            let mut connection = Connection::open(cluster.info(), &Options::default()).unwrap();
+            let refused = connection.execute("SELECT 'secret' FROM nothing").unwrap_err();
+            assert_eq!(cluster.explained(refused).code(), Some("42P01"));
+            let process = if whole { cluster.server.id() } else { connection.process().unsigned_abs() };
+            let killed = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+            assert!(killed.unwrap().success());
+            // Where only the server itself is killed, a session may go on for a moment.
+            let lost =
+                std::iter::repeat_with(|| connection.execute("SELECT 1")).find_map(Result::err).unwrap();
+            let said = cluster.explained(lost).to_string();
+            assert!(said.starts_with("the server of our own has ended: ") && said.contains(told), "{said}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use dbkeep_postgres::archive::Archive;
 use dbkeep_postgres::catalog::{Catalog, Table};
@@ -127,7 +128,14 @@ pub(crate) fn back_up_by(info: &ConnInfo, tools: &Tools) -> Backup {
     let file = archive.reopen().unwrap();
     dump(tools, info, &host, &options, holder.id(), &Extent::default(), file).unwrap();
     let rows = Rows::default();
-    let dump = Dump { info, options: &options, snapshot: holder.id(), catalog: &catalog, jobs: 3 };
+    let dump = Dump {
+        info,
+        options: &options,
+        snapshot: holder.id(),
+        catalog: &catalog,
+        jobs: 3,
+        lock_timeout: Duration::from_secs(60),
+    };
     let sums = dump.run(parts, &rows).unwrap();
     Backup { properties, catalog, archive, rows, sums }
 }

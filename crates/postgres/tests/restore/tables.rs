@@ -215,6 +215,40 @@ fn partition_alone_comes_back_into_the_table_that_it_was_a_part_of() {
 }
 
 #[test]
+fn foreign_partitions_come_back_with_their_table() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        server.create_database("shop");
+        server.sql(
+            "shop",
+            "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere; CREATE SCHEMA app;
+             CREATE TABLE app.log (n int, t text) PARTITION BY LIST (n);
+             CREATE TABLE app.here PARTITION OF app.log FOR VALUES IN (1); INSERT INTO app.log VALUES (1, 'here');
+             CREATE FOREIGN TABLE app.there PARTITION OF app.log FOR VALUES IN (2) SERVER far OPTIONS (a 'b');
+             COMMENT ON FOREIGN TABLE app.there IS 'elsewhere'; GRANT SELECT ON app.there TO pg_monitor",
+        );
+        let backup = back_up(&server, "shop", &tools(programs));
+        let dump = || stock_dump(programs, &server, "shop", "-s");
+        let before = dump();
+        for replace in [false, true] {
+            if !replace {
+                server.sql("shop", "DROP TABLE app.log");
+            }
+            assert_eq!(Ask::new(&backup, &["log"]).restore(&server, "shop", replace).unwrap(), []);
+            assert_eq!(differences(&before, &dump()), Vec::<String>::new(), "replace: {replace}");
+            assert_eq!(server.sql("shop", "SELECT * FROM ONLY app.here"), "1|here");
+            server.sql("shop", "UPDATE app.here SET t = 'other'");
+            Ask::new(&backup, &["log"]).rows(&server, "shop", true).unwrap();
+            assert_eq!(server.sql("shop", "SELECT * FROM ONLY app.here"), "1|here");
+        }
+    }
+}
+
+#[test]
 fn table_that_comes_back_gives_nobody_rights_that_it_did_not_give() {
     let versions = Programs::all();
     if versions.is_empty() {
@@ -233,18 +267,22 @@ fn table_that_comes_back_gives_nobody_rights_that_it_did_not_give() {
              REVOKE ALL ON app.closed, app.closed_id_seq FROM anon, PUBLIC;
              CREATE TABLE app.less (id int GENERATED ALWAYS AS IDENTITY); REVOKE ALL ON app.less, app.less_id_seq FROM anon, PUBLIC; REVOKE DELETE ON app.less FROM postgres;
              GRANT SELECT (id) ON app.less TO clerk;
+             ALTER DEFAULT PRIVILEGES REVOKE INSERT ON TABLES FROM postgres;
+             CREATE TABLE app.ours (id int); REVOKE ALL ON app.ours FROM anon, PUBLIC; GRANT INSERT ON app.ours TO postgres;
+             CREATE TABLE app.parts (id int) PARTITION BY LIST (id); CREATE TABLE app.part PARTITION OF app.parts DEFAULT;
+             REVOKE ALL ON app.parts, app.part FROM anon, PUBLIC;
              CREATE TABLE app.theirs (id int); REVOKE ALL ON app.theirs FROM anon, PUBLIC; ALTER TABLE app.theirs OWNER TO keeper;
              GRANT SELECT ON app.theirs TO clerk",
         );
         let backup = back_up(&server, "shop", &tools(programs));
-        let tables = ["usual", "closed", "less", "theirs"];
+        let tables = ["usual", "closed", "less", "ours", "parts", "theirs"];
         // What is written out means the same as nothing: all for the owner.
         let rights = || {
             server.sql(
                 "shop",
                 "SELECT c.relname, c.relowner::regrole, a.grantee::regrole, a.privilege_type, a.is_grantable
                  FROM pg_class c, aclexplode(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r' END, relowner))) a
-                 WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'S') ORDER BY 1, 2, 3, 4",
+                 WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'p', 'S') ORDER BY 1, 2, 3, 4",
             )
         };
         let before = rights();
@@ -252,7 +290,10 @@ fn table_that_comes_back_gives_nobody_rights_that_it_did_not_give() {
         let text = dump();
         for replace in [false, true] {
             if !replace {
-                server.sql("shop", "DROP TABLE app.usual, app.closed, app.less, app.theirs");
+                server.sql(
+                    "shop",
+                    "DROP TABLE app.usual, app.closed, app.less, app.ours, app.parts, app.theirs",
+                );
             }
             assert_eq!(Ask::new(&backup, &tables).restore(&server, "shop", replace).unwrap(), []);
             assert_eq!(rights(), before, "version {}", programs.major);
