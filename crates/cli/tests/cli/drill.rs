@@ -204,7 +204,7 @@ fn postgres_backup_is_tried_on_a_server_of_its_own_that_goes_again() {
     let ends = "SELECT pg_terminate_backend(pg_backend_pid())=t";
     let (code, report) = environment.json(&["drill", "--sql", ends]);
     let drill = &report["drills"][0];
-    assert_eq!((code, &drill["error"]["kind"]), (Some(1), &json!("server")), "{report:#}");
+    assert_eq!((code, &drill["error"]["kind"]), (Some(1), &json!("connection-lost")), "{report:#}");
     assert_eq!((&drill["assertions"][1], drilled(&environment)), (&Value::Null, before), "{report:#}");
     let wrong = "SELECT count(*) FROM orders=2";
     let (code, report) = environment.json(&["drill", "--sql", wrong, "--sql", ends]);
