@@ -270,9 +270,13 @@ impl Dump<'_> {
             // By the index, which has them in order: sorting would fill the disk of the server with temporary files.
             connection.execute(BY_INDEX)?;
         }
-        match lock(connection, table, patience) {
-            Err(error) if patience == Patience::Never && error.code() == Some("55P03") => return Ok(None),
-            locked => locked?,
+        match (lock(connection, table, patience), patience) {
+            (Err(error), Patience::Never) if error.code() == Some("55P03") => return Ok(None),
+            (Err(error), Patience::Waits(after)) if error.code() == Some("55P03") => {
+                let table = table.name.quoted();
+                return Err(Error::Locked { table, by: "somebody".to_owned(), after });
+            }
+            (locked, _) => locked?,
         }
         let sum = copy(connection, part, table, &part.statement(table), receiver)?;
         if part.number == 0 && part.is_in_order(table) {

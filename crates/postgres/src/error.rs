@@ -205,7 +205,7 @@ pub enum Error {
     /// A server of our own has ended.
     #[error("the server of our own has ended: {said}")]
     Ended {
-        /// The last line of its log.
+        /// What its log says of that.
         said: String,
     },
     /// A server of our own is gone, and there is no room for one.
@@ -435,7 +435,7 @@ impl Error {
                     .to_owned(),
             ),
             Self::Locked { .. } => {
-                Some("start again when that transaction is over, or use --yield, which locks nothing for long".to_owned())
+                Some("start again when that transaction is over, or wait longer for it (`lock-timeout`)".to_owned())
             }
             Self::Yielded { .. } => Some("start again when the migration is over".to_owned()),
             Self::Denied { remedies, .. } => Some(format!("an owner or a superuser permits it: {}", some(remedies, "; "))),

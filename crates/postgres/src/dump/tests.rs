@@ -381,6 +381,26 @@ fn receiver_that_fails_ends_all_of_it() {
 }
 
 #[test]
+fn table_that_others_have_locked_is_waited_for_as_long_as_was_said() {
+    let Some(place) = Place::new("locked_by_others", "CREATE TABLE a (n int); INSERT INTO a VALUES (1)")
+    else {
+        return;
+    };
+    let (mut holder, catalog) = place.hold();
+    let parts = plan(&mut holder, &catalog).unwrap();
+    let mut other = place.open();
+    other.execute("BEGIN").unwrap();
+    other.execute("LOCK TABLE a").unwrap();
+    let lock_timeout = Duration::from_millis(200);
+    let (info, options, snapshot) = (&place.info, &place.options, holder.id());
+    let dump = Dump { info, options, snapshot, catalog: &catalog, jobs: 2, lock_timeout };
+    let error = dump.run(parts.clone(), &Kept::default()).unwrap_err();
+    assert_eq!(error.to_string(), r#""public"."a" is locked by somebody for more than 0.2 s"#);
+    other.execute("ROLLBACK").unwrap();
+    dump.run(parts, &Kept::default()).unwrap();
+}
+
+#[test]
 fn rows_that_a_damaged_index_has_lost_are_missed() {
     let Some(place) = Place::new(
         "lost_by_an_index",

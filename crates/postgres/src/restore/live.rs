@@ -16,6 +16,18 @@ pub(super) fn relation(connection: &mut Connection, name: &Name) -> Result<Optio
     Ok(connection.query(sql, &[Some(&name.quoted())])?.pop().and_then(|mut row| row.pop()?))
 }
 
+/// Returns those of these names that are foreign tables now.
+pub(super) fn foreign(connection: &mut Connection, names: &BTreeSet<Name>) -> Result<BTreeSet<Name>> {
+    let sql = "SELECT FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind = 'f'";
+    let mut foreign = BTreeSet::new();
+    for name in names {
+        if !connection.query(sql, &[Some(&name.quoted())])?.is_empty() {
+            foreign.insert(name.clone());
+        }
+    }
+    Ok(foreign)
+}
+
 /// Returns those objects that are not there, as people call them. What cannot be asked for by a name is taken for there:
 /// the server says so when it is not, and nothing is changed then.
 pub(super) fn missing(connection: &mut Connection, needs: &[&Entry]) -> Result<Vec<String>> {

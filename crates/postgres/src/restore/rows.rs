@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::Wanted;
-use super::live::{Filled, array, empty, filled, has_rows, relation, text};
+use super::live::{Filled, array, empty, filled, foreign, has_rows, relation, text};
 use super::objects::session;
-use super::tables::{is_foreign, keep_all_out, keep_writers_out, verify};
+use super::tables::{keep_all_out, keep_writers_out, verify, was_foreign};
 use crate::catalog::{Name, Sequence, Table};
 use crate::conninfo::ConnInfo;
 use crate::load::{put, set_sequences};
@@ -27,17 +27,16 @@ use crate::{Error, Result};
 /// any other error.
 pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> Result<()> {
     let all = wanted.all()?;
-    // A foreign partition cannot be locked, and has no rows here.
-    let names: BTreeSet<Name> =
-        all.iter().filter(|name| !is_foreign(wanted.catalog, name)).cloned().collect();
     let mut connection = session(info, options)?;
     connection.execute("BEGIN")?;
     connection.execute(SETTINGS)?;
     connection.execute("SET LOCAL synchronous_commit = on")?;
+    // A foreign partition cannot be locked, and has no rows here.
+    let (foreign, names) = kinds(&mut connection, &all, wanted)?;
     let rows = lock_tables(&mut connection, &names, &wanted.rows(&names))?;
-    let known = numbers(&mut connection, &all)?;
-    refuse_newer_partitions(&mut connection, &known)?;
     let tables = numbers(&mut connection, &names)?;
+    let known = [tables.clone(), numbers(&mut connection, &foreign)?].concat();
+    refuse_newer_partitions(&mut connection, &known)?;
     let may_truncate = make_room(&mut connection, &tables, &rows, wanted.replace)?;
     if wanted.replace {
         (wanted.before)(&names.iter().cloned().collect::<Vec<_>>())?;
@@ -57,6 +56,29 @@ pub fn restore_rows(info: &ConnInfo, options: &Options, wanted: &Wanted<'_>) -> 
     triggers.iter().chain(&keys).try_for_each(|statement| connection.execute(statement))?;
     verify(&mut connection, &rows)?;
     connection.execute("COMMIT")
+}
+
+/// Returns the tables whose rows were on another server and are, and those whose rows were here and are.
+///
+/// # Errors
+/// [`Error::Missing`] for a table in whose place a foreign one is. One in the place of a foreign one is left to
+/// [`refuse_newer_partitions`]: the backup has none of its rows.
+fn kinds(
+    connection: &mut Connection,
+    all: &BTreeSet<Name>,
+    wanted: &Wanted<'_>,
+) -> Result<(BTreeSet<Name>, BTreeSet<Name>)> {
+    let are = foreign(connection, all)?;
+    let (were, own): (BTreeSet<Name>, BTreeSet<Name>) =
+        all.iter().cloned().partition(|name| was_foreign(wanted.catalog, name));
+    let place = "the database";
+    match own.iter().find(|name| are.contains(name)) {
+        Some(name) => Err(Error::Missing {
+            place,
+            what: vec![format!("table {}.{} (a foreign table is there)", name.schema, name.name)],
+        }),
+        None => Ok((were.intersection(&are).cloned().collect(), own)),
+    }
 }
 
 /// Locks the tables against writers, and makes sure that they have the columns.

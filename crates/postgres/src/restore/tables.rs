@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::live::{Filled, dependents, empty, filled, missing, relation, sum, text};
+use super::live::{Filled, dependents, empty, filled, foreign, missing, relation, sum, text};
 use super::objects::{Losses, Maker, make_in_order, raise_memory, read_strings_as, session};
 use super::pick::{Pick, pick};
 use super::{Loss, RestoreOptions};
@@ -199,19 +199,23 @@ fn make_room(connection: &mut Connection, names: &BTreeSet<Name>, wanted: &Wante
         return Err(Error::Exists { what: format!("table {}", list(&there)) });
     }
     // A foreign partition cannot be locked, and has no rows here.
-    let (foreign, there): (Vec<Name>, Vec<Name>) =
-        there.into_iter().partition(|name| is_foreign(wanted.catalog, name));
-    let tables = list(&there);
-    if !there.is_empty() {
-        keep_writers_out(connection, &tables)?;
-        refuse_needed(connection, names, &tables)?;
-        (wanted.before)(&there)?;
-        keep_all_out(connection, &tables)?;
+    let is_foreign = foreign(connection, names)?;
+    let (foreign, own): (Vec<Name>, Vec<Name>) =
+        there.iter().cloned().partition(|name| is_foreign.contains(name));
+    if !own.is_empty() {
+        keep_writers_out(connection, &list(&own))?;
+    }
+    refuse_needed(connection, names, &list(&there))?;
+    (wanted.before)(&there)?;
+    if !own.is_empty() {
+        keep_all_out(connection, &list(&own))?;
     }
     // A view may have come meanwhile.
-    refuse_needed(connection, names, &tables)?;
+    refuse_needed(connection, names, &list(&there))?;
+    connection.execute(LOCK_TIMEOUT)?;
     drop_all(connection, "FOREIGN TABLE", &list(&foreign))?;
-    drop_all(connection, "TABLE", &tables)
+    drop_all(connection, "TABLE", &list(&own))?;
+    connection.execute("SET LOCAL lock_timeout = 0")
 }
 
 /// Drops what is in a list, which may be empty.
@@ -227,8 +231,8 @@ fn drop_all(connection: &mut Connection, kind: &str, list: &str) -> Result<()> {
     })
 }
 
-/// Returns whether the rows of a table are on another server.
-pub(super) fn is_foreign(catalog: &Catalog, name: &Name) -> bool {
+/// Returns whether the rows of a table were on another server.
+pub(super) fn was_foreign(catalog: &Catalog, name: &Name) -> bool {
     catalog.tables.iter().any(|table| table.name == *name && table.kind == Kind::Foreign)
 }
 

@@ -22,8 +22,8 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one may take to end before it is killed.
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
-/// How long one that is lost may take to end by itself.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long one that is lost may take to end by itself: it gives its processes five seconds.
+const LAST_WORDS: Duration = Duration::from_secs(6);
 /// The role that the server belongs to.
 const SUPERUSER: &str = "dbkeep_owner";
 /// The role that restores.
@@ -111,7 +111,7 @@ impl Cluster {
             thread::sleep(Duration::from_millis(10));
         }
         let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-        let said = self.has_ended().then(|| last_words(&self.folder.join(LOG)));
+        let said = self.has_ended().then(|| last_words(&read(&self.folder.join(LOG))));
         explained(error, free, said)
     }
 
@@ -156,7 +156,9 @@ impl Cluster {
                 }
                 Err(_) if !ended && Instant::now() < until => thread::sleep(Duration::from_millis(50)),
                 Err(error) => {
-                    return Err(Error::Scratch { what: last_line(log).unwrap_or_else(|| error.to_string()) });
+                    let said = read(log);
+                    let last = said.lines().last().map_or_else(|| error.to_string(), str::to_owned);
+                    return Err(Error::Scratch { what: last });
                 }
             }
         }
@@ -210,19 +212,21 @@ fn is_lost(error: &Error) -> bool {
         || error.code().is_some_and(|code| code.starts_with("57P"))
 }
 
-/// Returns what a log says of the end of its server: a panic, or how a process of it ended.
-fn last_words(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let signs = ["PANIC:  ", "was terminated by ", "exited with exit code "];
-    let line = signs.iter().find_map(|sign| text.lines().rfind(|line| line.contains(sign)));
+/// Returns what a log says of the end of its server: a panic, how a process of it ended, or who ended it.
+fn last_words(log: &str) -> String {
+    let signs = ["PANIC:  ", "was terminated by ", "exited with exit code ", " shutdown request"];
+    // These come and go.
+    let is_of_the_server = |line: &&str| !line.contains("background worker");
+    let line =
+        signs.iter().find_map(|sign| log.lines().filter(is_of_the_server).rfind(|line| line.contains(sign)));
     // Before the level stands when, and which process.
     let line = line.map(|line| line.split_once(":  ").map_or(line, |(_, said)| said));
     line.unwrap_or("its log does not say why").to_owned()
 }
 
-/// Returns what a log says last.
-fn last_line(log: &Path) -> Option<String> {
-    fs::read_to_string(log).ok()?.lines().last().map(str::to_owned)
+/// Reads a log. Names of databases with other encodings stand in it as they are.
+fn read(log: &Path) -> String {
+    fs::read(log).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Starts what ends the server and removes the folder when this process is killed.
@@ -384,24 +388,39 @@ mod tests {
     }
 
     #[test]
-    fn server_that_was_killed_is_told_by_what_its_log_says_of_it() {
+    fn server_that_crashed_is_told_by_what_its_log_says_of_it() {
         let Some(programs) = postgres::Programs::newest() else { return println!("{}", postgres::SKIPPED) };
         let tools = Tools::find_server(programs.major, Some(&programs.program("")), None).unwrap();
-        for (whole, told) in [(false, "was terminated by signal 9"), (true, "its log does not say why")] {
-            let (folder, owner) = folder();
-            let mut cluster = Cluster::start(&tools, folder.path(), owner, &Options::default()).unwrap();
-            let mut connection = Connection::open(cluster.info(), &Options::default()).unwrap();
-            let refused = connection.execute("SELECT 'secret' FROM nothing").unwrap_err();
-            assert_eq!(cluster.explained(refused).code(), Some("42P01"));
-            let process = if whole { cluster.server.id() } else { connection.process().unsigned_abs() };
-            let killed = Command::new("kill").args(["-KILL", &process.to_string()]).status();
-            assert!(killed.unwrap().success());
-            // Where only the server itself is killed, a session may go on for a moment.
-            let lost =
-                std::iter::repeat_with(|| connection.execute("SELECT 1")).find_map(Result::err).unwrap();
-            let said = cluster.explained(lost).to_string();
-            assert!(said.starts_with("the server of our own has ended: ") && said.contains(told), "{said}");
-        }
+        let (folder, owner) = folder();
+        let mut cluster = Cluster::start(&tools, folder.path(), owner, &Options::default()).unwrap();
+        let mut connection = Connection::open(cluster.info(), &Options::default()).unwrap();
+        let refused = connection.execute("SELECT 'secret' FROM nothing").unwrap_err();
+        assert_eq!(cluster.explained(refused).code(), Some("42P01"));
+        let killed = Command::new("kill").args(["-KILL", &connection.process().to_string()]).status();
+        assert!(killed.unwrap().success());
+        let lost = connection.execute("SELECT 1").unwrap_err();
+        let said = cluster.explained(lost).to_string();
+        // What the process is called depends on the version.
+        assert!(said.starts_with("the server of our own has ended: "), "{said}");
+        assert!(said.contains(" (PID ") && said.contains("was terminated by signal 9"), "{said}");
+    }
+
+    #[test]
+    fn end_of_a_server_is_told_by_the_line_that_is_about_it() {
+        let begin = "2026-11-21 09:30:00.000 UTC [7] LOG:  ";
+        let log = |lines: &[&str]| lines.iter().map(|line| format!("{begin}{line}\n")).collect::<String>();
+        let usual = "background worker \"parallel worker\" (PID 9) exited with exit code 1";
+        let crashed = "server process (PID 8) was terminated by signal 11: Segmentation fault";
+        let last = "database system is shut down";
+        assert_eq!(last_words(""), "its log does not say why");
+        assert_eq!(last_words(&log(&[usual])), "its log does not say why");
+        assert_eq!(last_words(&log(&[usual, crashed, usual, last])), crashed);
+        assert_eq!(
+            last_words(&log(&["received fast shutdown request", usual, last])),
+            "received fast shutdown request"
+        );
+        let panic = "2026-11-21 09:30:00.000 UTC [8] PANIC:  could not write to file\n";
+        assert_eq!(last_words(&format!("{panic}{}", log(&[crashed]))), "could not write to file");
     }
 
     #[test]

@@ -245,6 +245,30 @@ fn foreign_partitions_come_back_with_their_table() {
             Ask::new(&backup, &["log"]).rows(&server, "shop", true).unwrap();
             assert_eq!(server.sql("shop", "SELECT * FROM ONLY app.here"), "1|here");
         }
+        // Where one kind is in the place of the other, nothing is lost without a word.
+        let rows = |says: &str| {
+            let error = Ask::new(&backup, &["log"]).rows(&server, "shop", true).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(server.sql("shop", "SELECT count(*) FROM ONLY app.here"), "1");
+        };
+        server.sql(
+            "shop",
+            "DROP FOREIGN TABLE app.there; CREATE TABLE app.there PARTITION OF app.log FOR VALUES IN (2);
+             INSERT INTO app.there VALUES (2, 'came later')",
+        );
+        rows("rows of a partitioned table cannot be replaced because of partition app.there");
+        assert_eq!(Ask::new(&backup, &["log"]).restore(&server, "shop", true).unwrap(), []);
+        assert_eq!(differences(&before, &dump()), Vec::<String>::new());
+        server.sql(
+            "shop",
+            "ALTER TABLE app.log DETACH PARTITION app.here; ALTER TABLE app.here RENAME TO old_rows;
+             CREATE FOREIGN TABLE app.here PARTITION OF app.log FOR VALUES IN (1) SERVER far",
+        );
+        let error = Ask::new(&backup, &["log"]).rows(&server, "shop", true).unwrap_err();
+        assert!(error.to_string().contains("no table app.here (a foreign table is there)"), "{error}");
+        server.sql("shop", "DROP TABLE app.old_rows");
+        assert_eq!(Ask::new(&backup, &["log"]).restore(&server, "shop", true).unwrap(), []);
+        assert_eq!(differences(&before, &dump()), Vec::<String>::new());
     }
 }
 
