@@ -305,6 +305,15 @@ pub enum Error {
         /// What needs it.
         by: Vec<String>,
     },
+    /// A table would come back open to others than it was, because of what its database gives on all new tables; none of
+    /// it was kept.
+    #[error("{what} would come back open to {}: the database gives them rights on new tables, and this user may not take these back", to.join(", "))]
+    Open {
+        /// The table, or a sequence of it.
+        what: String,
+        /// Who would have rights.
+        to: Vec<String>,
+    },
     /// What was restored is not what it should be; none of it was kept.
     #[error("table {}.{} holds {} rows after it was restored, and should hold {}{}", difference.table.schema, difference.table.name, rows(difference.found), difference.expected.rows, same(difference))]
     Differs {
@@ -489,6 +498,10 @@ impl Error {
             Self::Needed { .. } => Some(
                 "drop what needs it and make it again afterwards, or restore into a new database and take over from \
                  there what is wanted"
+                    .to_owned(),
+            ),
+            Self::Open { .. } => Some(
+                "restore as a user who may do what its owner may, or with --no-owner, so that it belongs to this one"
                     .to_owned(),
             ),
             Self::Tool { what, .. } => tool_hint(what),

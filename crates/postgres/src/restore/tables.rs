@@ -143,10 +143,34 @@ pub(super) fn run(
 
 /// Takes back what the database gives others on whatever is made there (`ALTER DEFAULT PRIVILEGES`): an archive says only
 /// which rights are others than those that a table has by itself.
+///
+/// # Errors
+/// [`Error::Open`] when others keep any: of what belongs to somebody else, a server lets this user take nothing back, and
+/// says so in a warning at most.
 fn take_back_rights(connection: &mut Connection, name: &Name) -> Result<()> {
-    let rows = connection.query(RIGHTS, &[Some(&name.quoted())])?;
-    rows.iter().try_for_each(|row| connection.execute(&text(row, 0)?))
+    let open = |to| Error::Open { what: format!("{}.{}", name.schema, name.name), to };
+    let had = others(connection, name)?;
+    for row in connection.query(RIGHTS, &[Some(&name.quoted())])? {
+        match connection.execute(&text(&row, 0)?) {
+            Err(error) if error.code() == Some("42501") && !had.is_empty() => return Err(open(had)),
+            result => result?,
+        }
+    }
+    match others(connection, name)? {
+        kept if kept.is_empty() => Ok(()),
+        kept => Err(open(kept)),
+    }
 }
+
+/// Returns who else than its owner has rights on a table or sequence.
+fn others(connection: &mut Connection, name: &Name) -> Result<Vec<String>> {
+    connection.query(OTHERS, &[Some(&name.quoted())])?.iter().map(|row| text(row, 0)).collect()
+}
+
+const OTHERS: &str = "
+    SELECT DISTINCT coalesce(rolname, 'everybody')
+    FROM pg_catalog.pg_class CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles r ON r.oid = grantee
+    WHERE pg_class.oid = pg_catalog.to_regclass($1) AND grantee <> relowner ORDER BY 1";
 
 /// The statements after which only the owner of a table or sequence may do something with it, and that is everything.
 const RIGHTS: &str = "

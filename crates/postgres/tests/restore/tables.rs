@@ -10,7 +10,7 @@ use dbkeep_postgres::{Error, Result};
 use dbkeep_testkit::postgres::{Programs, SKIPPED, Server, Settings};
 
 use crate::roundtrip::{make, make_all};
-use crate::support::{Backup, back_up, differences, info, stock_dump, tools, with_rows_in_order};
+use crate::support::{Backup, back_up, differences, info, info_as, stock_dump, tools, with_rows_in_order};
 
 fn names(names: &[&str]) -> Vec<Name> {
     names.iter().map(|name| Name { schema: "app".to_owned(), name: (*name).to_owned() }).collect()
@@ -330,6 +330,70 @@ fn table_that_comes_back_gives_nobody_rights_that_it_did_not_give() {
         let wanted = ask.wanted(&backup.rows, true);
         restore_tables(&info(&server, "shop"), &Options::default(), &how, &archive, &wanted).unwrap();
         assert_eq!(server.sql("shop", "SELECT has_table_privilege('anon', 'app.closed', 'SELECT')"), "t");
+    }
+}
+
+#[test]
+fn table_that_an_ordinary_user_brings_back_is_open_to_nobody_else() {
+    let versions = Programs::all();
+    if versions.is_empty() {
+        println!("{SKIPPED}");
+    }
+    for programs in &versions {
+        let server = Server::start(programs, &Settings::default());
+        server.sql(
+            "postgres",
+            "CREATE ROLE anon; CREATE ROLE keeper; CREATE ROLE modest LOGIN; GRANT keeper TO modest",
+        );
+        server.sql("postgres", "CREATE DATABASE shop OWNER modest");
+        server.sql(
+            "shop",
+            "SET ROLE modest; CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO keeper;
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO anon, PUBLIC; ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO anon;
+             CREATE TABLE app.usual (id int); CREATE TABLE app.closed (id serial, n int); INSERT INTO app.closed (n) VALUES (1);
+             REVOKE ALL ON app.closed, app.closed_id_seq FROM anon, PUBLIC;
+             CREATE TABLE app.theirs (id int); INSERT INTO app.theirs VALUES (1); REVOKE ALL ON app.theirs FROM anon, PUBLIC;
+             ALTER TABLE app.theirs OWNER TO keeper",
+        );
+        let backup = back_up(&server, "shop", &tools(programs));
+        let dump = || stock_dump(programs, &server, "shop", "-s");
+        let text = dump();
+        let options = Options::default();
+        let archive = || Archive::open(backup.archive.path()).unwrap();
+        let restore = |tables: &[&str], replace, owners| {
+            let how = RestoreOptions { owners, ..RestoreOptions::default() };
+            let ask = Ask::new(&backup, tables);
+            let wanted = ask.wanted(&backup.rows, replace);
+            restore_tables(&info_as(&server, "shop", "modest"), &options, &how, &archive(), &wanted)
+        };
+        for replace in [true, false] {
+            if !replace {
+                server.sql("shop", "DROP TABLE app.usual, app.closed, app.theirs");
+            }
+            assert_eq!(restore(&["usual", "closed", "theirs"], replace, true).unwrap(), []);
+            assert_eq!(differences(&text, &dump()), Vec::<String>::new(), "version {}", programs.major);
+        }
+
+        // It may still give a table to the owner, but say nothing for that one afterwards.
+        let roles = match programs.major {
+            ..16 => "ALTER ROLE modest NOINHERIT",
+            _ => "GRANT keeper TO modest WITH INHERIT FALSE",
+        };
+        server.sql("shop", &format!("{roles}; DROP TABLE app.theirs"));
+        let error = restore(&["theirs"], false, true).unwrap_err();
+        let Error::Open { what, to } = &error else { panic!("{error}") };
+        assert_eq!(
+            (what.as_str(), to.as_slice()),
+            ("app.theirs", &["anon".to_owned(), "everybody".to_owned()][..])
+        );
+        assert!(error.hint().unwrap().contains("--no-owner"), "{error}");
+        assert_eq!(server.sql("shop", "SELECT to_regclass('app.theirs')"), "", "nothing of it was kept");
+        assert_eq!(restore(&["theirs"], false, false).unwrap(), []);
+        assert_eq!(
+            server.sql("shop", "SELECT relowner::regrole FROM pg_class WHERE relname = 'theirs'"),
+            "modest"
+        );
+        assert_eq!(server.sql("shop", "SELECT has_table_privilege('anon', 'app.theirs', 'SELECT')"), "f");
     }
 }
 
