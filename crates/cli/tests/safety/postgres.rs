@@ -700,9 +700,9 @@ fn postgres_drill_on_a_full_disk_of_temporary_files_is_not_tried_and_says_why() 
     // The server of a drill does not belong to root.
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
     // Too little for a folder, for a server, for one that starts, for a database, for its rows.
-    let starting = (36 << 10..44 << 10).step_by(8192 / times(8, 100));
+    let starting = (36 << 10..44 << 10).step_by(8192 / times(16, 100));
     let sizes = [4, 12, 12 << 10, 30 << 10].into_iter().chain(starting);
-    let sizes = sizes.chain((44 << 10..400 << 10).step_by((8 << 10) / times(1, 2)));
+    let sizes = sizes.chain((44 << 10..400 << 10).step_by(4 << 10));
     let mut full = 0;
     for size in sizes {
         disk.resize(size);
