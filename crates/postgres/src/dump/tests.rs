@@ -11,16 +11,20 @@ use crate::schema::LOCK_TIMEOUT;
 mod every_key;
 
 impl Place {
-    fn dump(&self, holder: &Holder, catalog: &Catalog, parts: Vec<Part>) -> Result<Kept> {
-        let kept = Kept::default();
-        let dump = Dump {
+    fn reader<'a>(&'a self, snapshot: &'a str, catalog: &'a Catalog) -> Dump<'a> {
+        Dump {
             info: &self.info,
             options: &self.options,
-            snapshot: holder.id(),
+            snapshot,
             catalog,
             jobs: 3,
             lock_timeout: LOCK_TIMEOUT,
-        };
+        }
+    }
+
+    fn dump(&self, holder: &Holder, catalog: &Catalog, parts: Vec<Part>) -> Result<Kept> {
+        let kept = Kept::default();
+        let dump = self.reader(holder.id(), catalog);
         let sums = dump.run(parts, &kept)?;
         for (table, sum) in catalog.tables.iter().zip(sums) {
             let text = kept.table(&table.name.name);
@@ -140,14 +144,7 @@ fn tables_that_are_held_back_are_read_when_they_are_free() {
     let snapshot = holder.id();
     let run = |free: &dyn Fn(&Kept) -> Result<()>| {
         let kept = Kept::default();
-        let dump = Dump {
-            info: &place.info,
-            options: &place.options,
-            snapshot,
-            catalog: &catalog,
-            jobs: 3,
-            lock_timeout: LOCK_TIMEOUT,
-        };
+        let dump = place.reader(snapshot, &catalog);
         let held = catalog.tables.iter().position(|table| table.name.name == "b");
         let sums = dump.run_alone(&kept, true, held.into_iter().collect(), || free(&kept));
         sums.map(|sums| (sums.iter().map(|sum| sum.rows).sum::<u64>(), kept.table("a") + &kept.table("b")))
@@ -181,14 +178,7 @@ fn table_that_readers_share_out_comes_whole_and_once() {
     let snapshot = holder.id();
     for by_pages in [true, false] {
         let kept = Kept::default();
-        let dump = Dump {
-            info: &place.info,
-            options: &place.options,
-            snapshot,
-            catalog: &catalog,
-            jobs: 3,
-            lock_timeout: LOCK_TIMEOUT,
-        };
+        let dump = place.reader(snapshot, &catalog);
         dump.run_alone(&kept, by_pages, BTreeSet::new(), || Ok(())).unwrap();
         assert_eq!(kept.parts("t") > 1, by_pages && place.server.programs().major >= 14);
         assert_eq!(kept.table("t"), place.sql("COPY t TO STDOUT") + "\n");
@@ -369,14 +359,7 @@ fn receiver_that_fails_ends_all_of_it() {
     let Some(place) = Place::new("full", "CREATE TABLE a (n int); CREATE TABLE b (n int)") else { return };
     let (mut holder, catalog) = place.hold();
     let parts = plan(&mut holder, &catalog).unwrap();
-    let dump = Dump {
-        info: &place.info,
-        options: &place.options,
-        snapshot: holder.id(),
-        catalog: &catalog,
-        jobs: 2,
-        lock_timeout: LOCK_TIMEOUT,
-    };
+    let dump = Dump { jobs: 2, ..place.reader(holder.id(), &catalog) };
     assert_eq!(dump.run(parts, &Full).unwrap_err().to_string(), "the disk is full");
 }
 
@@ -414,14 +397,7 @@ fn rows_that_a_damaged_index_has_lost_are_missed() {
     let (mut holder, catalog) = place.hold();
     let parts = plan(&mut holder, &catalog).unwrap();
     let kept = Kept::default();
-    let dump = Dump {
-        info: &place.info,
-        options: &place.options,
-        snapshot: holder.id(),
-        catalog: &catalog,
-        jobs: 2,
-        lock_timeout: LOCK_TIMEOUT,
-    };
+    let dump = Dump { jobs: 2, ..place.reader(holder.id(), &catalog) };
     let error = dump.run(parts, &kept).unwrap_err();
     let told = r#"an index of "public"."damaged" leads to 4999 of its 5000 rows: it is damaged"#;
     assert_eq!(error.to_string(), told);
