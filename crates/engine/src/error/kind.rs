@@ -240,7 +240,7 @@ pub(super) fn of_postgres(error: &dbkeep_postgres::Error) -> ErrorKind {
         Postgres::Changed { .. } | Postgres::Yielded { .. } => ErrorKind::Changed,
         Postgres::RowTooLong { .. } => ErrorKind::Server,
         Postgres::Locked { .. } => ErrorKind::Busy,
-        Postgres::Denied { .. } => ErrorKind::Permission,
+        Postgres::Denied { .. } | Postgres::Open { .. } => ErrorKind::Permission,
         Postgres::Nothing { .. } | Postgres::NoDatabase { .. } => ErrorKind::Missing,
         Postgres::Pooler { .. } | Postgres::SeveralServers { .. } => ErrorKind::Pooler,
         Postgres::NoTools { .. } => ErrorKind::NoTools,

@@ -17,7 +17,7 @@ use crate::conninfo::ConnInfo;
 use crate::load::{Difference, Giver, put, set_sequences};
 use crate::rows::RowSum;
 use crate::snapshot::SETTINGS;
-use crate::wire::{Connection, Options};
+use crate::wire::{Connection, Options, Row};
 use crate::{Error, Result};
 
 /// So long readers may let the lock of a table wait: everybody who comes later waits behind it.
@@ -148,41 +148,38 @@ pub(super) fn run(
 /// [`Error::Open`] when others keep any: of what belongs to somebody else, a server lets this user take nothing back, and
 /// says so in a warning at most.
 fn take_back_rights(connection: &mut Connection, name: &Name) -> Result<()> {
-    let open = |to| Error::Open { what: format!("{}.{}", name.schema, name.name), to };
-    let had = others(connection, name)?;
-    for row in connection.query(RIGHTS, &[Some(&name.quoted())])? {
-        match connection.execute(&text(&row, 0)?) {
-            Err(error) if error.code() == Some("42501") && !had.is_empty() => return Err(open(had)),
+    let rights = connection.query(RIGHTS, &[Some(&name.quoted())])?;
+    for row in &rights {
+        match connection.execute(&text(row, 0)?) {
+            Err(error) if error.code() == Some("42501") => ensure_closed(name, &rights).and(Err(error))?,
             result => result?,
         }
     }
-    match others(connection, name)? {
-        kept if kept.is_empty() => Ok(()),
-        kept => Err(open(kept)),
+    ensure_closed(name, &connection.query(RIGHTS, &[Some(&name.quoted())])?)
+}
+
+/// Makes sure that of all rights there are none to be taken from somebody.
+fn ensure_closed(name: &Name, rights: &[Row]) -> Result<()> {
+    let to: Vec<String> = rights.iter().filter_map(|row| row.get(1).cloned().flatten()).collect();
+    match to.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Open { what: format!("{}.{}", name.schema, name.name), to }),
     }
 }
 
-/// Returns who else than its owner has rights on a table or sequence.
-fn others(connection: &mut Connection, name: &Name) -> Result<Vec<String>> {
-    connection.query(OTHERS, &[Some(&name.quoted())])?.iter().map(|row| text(row, 0)).collect()
-}
-
-const OTHERS: &str = "
-    SELECT DISTINCT coalesce(rolname, 'everybody')
-    FROM pg_catalog.pg_class CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles r ON r.oid = grantee
-    WHERE pg_class.oid = pg_catalog.to_regclass($1) AND grantee <> relowner ORDER BY 1";
-
-/// The statements after which only the owner of a table or sequence may do something with it, and that is everything.
+/// The statements after which only the owner of a table or sequence may do something with it, and that is everything; and
+/// from whom they take rights.
 const RIGHTS: &str = "
     WITH made AS (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || $1::pg_catalog.text AS what, relowner, relacl
-                  FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relacl IS NOT NULL)
-    SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s FROM %s', what,
-                                      CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(rolname) END)
-    FROM made CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles r ON r.oid = grantee
-    WHERE grantee <> relowner
+                  FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relacl IS NOT NULL),
+         others AS (SELECT DISTINCT what, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(rolname) END AS grantee
+                    FROM made CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles r ON r.oid = grantee
+                    WHERE grantee <> relowner)
+    SELECT pg_catalog.format('REVOKE ALL ON %s FROM %s', what, grantee), grantee FROM others
     UNION ALL
-    SELECT pg_catalog.format('GRANT ALL ON %s TO %I', what, rolname)
-    FROM made JOIN pg_catalog.pg_roles r ON r.oid = relowner";
+    SELECT pg_catalog.format('GRANT ALL ON %s TO %I', what, rolname), NULL
+    FROM made JOIN pg_catalog.pg_roles r ON r.oid = relowner
+    ORDER BY 2";
 
 /// Returns what is left alone: publications are not what somebody means who restores a table.
 fn of_publications(archive: &Archive, picked: &Pick<'_>) -> Vec<Loss> {

@@ -384,7 +384,7 @@ fn table_that_an_ordinary_user_brings_back_is_open_to_nobody_else() {
         let Error::Open { what, to } = &error else { panic!("{error}") };
         assert_eq!(
             (what.as_str(), to.as_slice()),
-            ("app.theirs", &["anon".to_owned(), "everybody".to_owned()][..])
+            ("app.theirs", &["PUBLIC".to_owned(), "anon".to_owned()][..])
         );
         assert!(error.hint().unwrap().contains("--no-owner"), "{error}");
         assert_eq!(server.sql("shop", "SELECT to_regclass('app.theirs')"), "", "nothing of it was kept");

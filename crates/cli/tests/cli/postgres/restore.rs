@@ -148,6 +148,36 @@ fn table_that_a_snapshot_does_not_have_is_named_and_nothing_is_made() {
     shop.expect_same("reference", server, "shop");
 }
 
+#[test]
+fn table_that_would_come_back_open_to_others_is_not_restored() {
+    let Some(shop) = Shop::open() else { return };
+    let (server, environment) = (&shop.server, &shop.environment);
+    server.sql(
+        "shop",
+        "CREATE ROLE keeper; CREATE ROLE modest LOGIN NOINHERIT; GRANT keeper TO modest;
+         CREATE SCHEMA app AUTHORIZATION modest; SET ROLE modest; GRANT ALL ON SCHEMA app TO keeper;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+         CREATE TABLE app.closed (n int); REVOKE ALL ON app.closed FROM PUBLIC; ALTER TABLE app.closed OWNER TO keeper",
+    );
+    shop.back_up();
+    server.sql("shop", "DROP TABLE app.closed");
+    let url = shop.url().replace("postgres@", "modest@");
+    let text = format!("[databases.shop]\npostgres = \"{url}\"\n");
+    std::fs::write(environment.path("dbkeep.toml"), text).unwrap();
+    let line = ["restore", "latest", "--table", "app.closed", "--in-place", "--yes"];
+    let message = "app.closed would come back open to PUBLIC";
+    environment.run(line).expect_failure(1, message, "--no-owner");
+    let (code, report) = environment.json(&line);
+    assert_eq!((code, &report["error"]["kind"]), (Some(1), &json!("permission")), "{report:#}");
+    let rights =
+        "SELECT relowner::regrole, (SELECT count(*) FROM aclexplode(relacl) WHERE grantee <> relowner)
+                  FROM pg_class WHERE relname = 'closed'";
+    let there = || server.sql("shop", rights);
+    assert_eq!(there(), "");
+    environment.ok_json(&[&line[..], &["--no-owner"]].concat());
+    assert_eq!(there(), "modest|0");
+}
+
 /// Rows that are wrong only where they come in binary form: an added one, which the comparison or an index finds; and what
 /// is made after the rows. A table without a key is compared while those of others are made.
 const SPOILT: [(&str, &str); 3] = [
