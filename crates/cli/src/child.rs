@@ -230,8 +230,12 @@ impl Wait<'_> {
 
     /// Returns by which signal it was stopped since this was asked last.
     fn stopped(&self) -> io::Result<Option<Signal>> {
-        let status = waitid(WaitId::Pid(self.group), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?;
-        Ok(status.and_then(|status| Signal::from_named_raw(status.stopping_signal()?)))
+        match waitid(WaitId::Pid(self.group), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG) {
+            Ok(status) => Ok(status.and_then(|status| Signal::from_named_raw(status.stopping_signal()?))),
+            // It has ended since `ended` was asked: one of which only the end is left is no child that could stop.
+            Err(rustix::io::Errno::CHILD) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sends a signal, and makes sure that it is heard: one that is stopped hears nothing.
@@ -364,6 +368,23 @@ mod tests {
             drop(program);
             assert_eq!(test_kill_process_group(group), Err(rustix::io::Errno::SRCH));
         }
+    }
+
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "who drops the program asks for it")]
+    fn end_between_two_questions_is_no_failure() {
+        let stop = Stop::new().unwrap();
+        let signals = Signals::listen(&stop).unwrap();
+        let child = Command::new("sh").args(["-c", "exit 3"]).process_group(0).spawn().unwrap();
+        let group = Pid::from_child(&child);
+        let mut program = Program::new(&[], None, false, &stop);
+        program.group = Some(group);
+        let wait = Wait { group, terminal: None, signals: &signals, timeout: None, kill_after: KILL_AFTER };
+        while wait.ended().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(wait.stopped().unwrap(), None);
+        assert_eq!(wait.to_the_end().unwrap(), Ended::Exited(3));
     }
 
     #[test]
