@@ -25,8 +25,8 @@ const SHARE: u32 = 9;
 /// What looks may cost that the opening of a file calls for: a tenth too, of which so much may be saved up.
 const SAVED: Duration = Duration::from_millis(200);
 
-/// How long it may be from the beginning of a look to its end or to the next one, at files and at servers, which may be
-/// slow. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
+/// How long it may be from the beginning of a look to its end, to the next one or to the moment when what was seen counts,
+/// at files and at servers, which may be slow. Whoever stops this program, as Ctrl-Z does, stops its lookout too.
 const LATE: Duration = Duration::from_secs(5);
 const LATE_AT_SERVER: Duration = Duration::from_secs(15);
 
@@ -41,6 +41,10 @@ struct Post {
     is_remote: bool,
     file: Option<PathBuf>,
     lookout: Mutex<Box<dyn Lookout>>,
+    /// When the last look began.
+    looked: Mutex<Option<Instant>>,
+    /// How long ago that may be.
+    late: Duration,
     doubts: Mutex<BTreeSet<String>>,
     /// Whether something of the task is left at the database that could not be ended.
     is_left: AtomicBool,
@@ -50,6 +54,8 @@ impl<'g> Patrol<'g> {
     pub(super) fn new(family: &'g Family, lookouts: Vec<Box<dyn Lookout>>) -> Self {
         let post = |lookout: Box<dyn Lookout>| Post {
             is_remote: lookout.is_remote(),
+            late: if lookout.is_remote() { LATE_AT_SERVER } else { LATE },
+            looked: Mutex::default(),
             file: lookout.file().map(Path::to_owned),
             lookout: Mutex::new(lookout),
             doubts: Mutex::default(),
@@ -132,24 +138,24 @@ impl<'g> Patrol<'g> {
         self.posts.get(place).is_some_and(|post| post.is_left.load(Ordering::SeqCst))
     }
 
-    /// Returns the reasons of each database.
+    /// Returns the reasons of each database. That nobody has looked for too long is one, whether or not the threads that
+    /// look have come to say so: after a stop the caller may be ahead of them.
     pub(super) fn doubts(&self) -> Vec<Vec<String>> {
+        self.posts.iter().for_each(Post::doubt_when_late);
         self.posts.iter().map(|post| post.doubts().iter().cloned().collect()).collect()
     }
 
     /// Looks until the patrol ends; says whether it came to that.
     fn walk(&self, posts: &[&Post], end: &PipeReader) -> bool {
         let is_remote = posts.iter().any(|post| post.is_remote);
-        let (share, late) = if is_remote { (1, LATE_AT_SERVER) } else { (SHARE, LATE) };
+        let share = if is_remote { 1 } else { SHARE };
         let mut openings = if is_remote { Openings::untold() } else { Openings::new() };
         let files: Vec<Option<&Path>> = posts.iter().map(|post| post.file.as_deref()).collect();
         let mut calls = Calls::new(Instant::now());
         let mut rested = Rested::Enough;
         let mut slept = None;
-        let mut began = Instant::now();
         loop {
-            doubt_after(posts, began.elapsed(), late);
-            began = Instant::now();
+            let began = Instant::now();
             let spent = processor_time();
             openings.listen(&files);
             openings.forget();
@@ -159,7 +165,6 @@ impl<'g> Patrol<'g> {
             let others = self.writers_beside(&mut slept, &mut openings);
             others.iter().filter_map(|file| posts.get(*file)).for_each(|post| post.doubt_somebody());
             let cost = began.elapsed();
-            doubt_after(posts, cost, late);
             let now = Instant::now();
             if rested == Rested::Opened {
                 calls.pay(looked, now);
@@ -187,7 +192,7 @@ impl<'g> Patrol<'g> {
     fn at(&self, post: &Post, ask: impl Fn(&mut dyn Lookout, Option<u32>) -> Result<Vec<String>>) {
         loop {
             let group = *self.family.lock();
-            let seen = ask(post.lookout().as_mut(), group);
+            let seen = post.ask(|lookout| ask(lookout, group));
             if *self.family.lock() == group {
                 return post.add(seen);
             }
@@ -225,6 +230,31 @@ fn processor_time() -> Duration {
 }
 
 impl Post {
+    /// Asks the lookout, and sees to it that no look takes too long or comes too late.
+    fn ask<T>(&self, ask: impl FnOnce(&mut dyn Lookout) -> T) -> T {
+        let mut lookout = self.lookout();
+        self.doubt_when_late();
+        *self.looked() = Some(Instant::now());
+        let seen = ask(lookout.as_mut());
+        self.doubt_when_late();
+        seen
+    }
+
+    /// Doubts it when nobody has looked for longer than it may be.
+    fn doubt_when_late(&self) {
+        let blind = self.looked().map(|then| then.elapsed()).unwrap_or_default();
+        if blind > self.late {
+            self.doubt(&format!(
+                "nobody looked out for others for {} s: was this program stopped?",
+                blind.as_secs()
+            ));
+        }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, seen: Result<Vec<String>>) {
         match seen {
             Ok(doubts) => self.doubts().extend(doubts),
@@ -251,15 +281,6 @@ impl Post {
 
     fn doubts(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Doubts what nobody has seen for longer than it may be.
-fn doubt_after(posts: &[&Post], blind: Duration, late: Duration) {
-    if blind > late {
-        let why =
-            format!("nobody looked out for others for {} s: was this program stopped?", blind.as_secs());
-        posts.iter().for_each(|post| post.doubt(&why));
     }
 }
 
@@ -360,6 +381,26 @@ mod tests {
         let children = "while :; do true >> app.db | true; sleep 0.01; done";
         assert_eq!(doubts_beside(children, true, false, most), none);
         assert_eq!(doubts_beside("sleep 60; true", false, true, most), none, "it does not run any more");
+    }
+
+    #[test]
+    fn nobody_has_to_say_that_nobody_looks() {
+        let family = Family::default();
+        let mut patrol = Patrol::new(&family, vec![Box::new(Blind(PathBuf::from("app.db")))]);
+        let none: [&str; 0] = [];
+        let told = |patrol: &Patrol<'_>| patrol.doubts().remove(0);
+        thread::sleep(MS);
+        assert_eq!(told(&patrol), none, "it has not begun");
+        patrol.look();
+        assert_eq!(told(&patrol), none);
+        patrol.posts[0].late = MS;
+        thread::sleep(2 * MS);
+        // Neither by a look that comes too late, nor without one.
+        let late = ["nobody looked out for others for 0 s: was this program stopped?"];
+        assert_eq!(told(&patrol), late);
+        patrol.posts[0].doubts().clear();
+        patrol.glance();
+        assert_eq!(told(&patrol), late);
     }
 
     #[test]
