@@ -61,9 +61,15 @@ impl TestEnvironment {
 
     /// Returns the binary, ready to run in the working directory.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeep"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_dbkeep"));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// Returns another program that is to run the binary, ready to run in the same place.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command
             .current_dir(self.path(""))
             .env_clear()
             .env("HOME", self.home())

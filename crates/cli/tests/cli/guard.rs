@@ -367,7 +367,9 @@ fn signals_reach_the_command_and_the_guard_brings_everything_back() {
         let script = format!(
             "trap 'exit {code}' {signal}; sqlite3 app.db 'DELETE FROM users'; echo ready; while :; do sleep 0.05; done"
         );
-        let mut command = environment.command(line(&[], &script));
+        // Whoever runs the tests may ignore a signal, as `nohup` does; a shell could not trap it then.
+        let mut command = environment.program("env");
+        command.args(["--default-signal", env!("CARGO_BIN_EXE_dbkeep")]).args(line(&[], &script));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut word = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut word).unwrap();
@@ -420,10 +422,8 @@ fn command_that_takes_the_terminal_gets_it_and_gives_it_back() {
         "{dbkeep} guard app.db --on-failure restore -- sh -c 'read word </dev/tty; echo got $word; \
          sqlite3 app.db \"DELETE FROM users\"; exit 5'; echo code $?; read after </dev/tty; echo after $after"
     );
-    let template = environment.command(["--version"]);
-    let mut command = std::process::Command::new("script");
-    command.args(["-qec", &inner, "/dev/null"]).current_dir(environment.path(""));
-    command.env_clear().envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = environment.program("script");
+    command.args(["-qec", &inner, "/dev/null"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"hello\n").unwrap();

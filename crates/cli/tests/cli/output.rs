@@ -13,14 +13,11 @@ use crate::environment::{Run, TestEnvironment, ask};
 fn on_terminal(environment: &TestEnvironment, line: &[&str], question: &str, answer: &str) -> Option<Run> {
     let quoted: Vec<String> = line.iter().map(|word| format!("'{word}'")).collect();
     let inner = format!("stty cols 200 rows 50; '{}' {}", env!("CARGO_BIN_EXE_dbkeep"), quoted.join(" "));
-    let template = environment.command::<&str>([]);
-    let mut command = Command::new("script");
-    command.args(["-qefc", &inner, "/dev/null"]).env_clear().env("TERM", "xterm").env("SHELL", "/bin/sh");
-    for (name, value) in template.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
+    let mut command = environment.program("script");
     command
-        .current_dir(environment.path(""))
+        .args(["-qefc", &inner, "/dev/null"])
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
@@ -65,12 +62,8 @@ fn backup_ends_with_the_exact_command_that_restores_it() {
 
     // As a person would: copied into a shell, in another directory.
     let elsewhere = environment.home();
-    let template = environment.command::<&str>([]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{command} --to \"$PWD/back.db\"")]).env_clear().current_dir(&elsewhere);
-    for (name, value) in template.get_envs() {
-        shell.env(name, value.unwrap_or_default());
-    }
+    let mut shell = environment.program("sh");
+    shell.args(["-c", &format!("{command} --to \"$PWD/back.db\"")]).current_dir(&elsewhere);
     Run::of(shell).expect(0);
     assert_eq!(ask::<i64>(&elsewhere.join("back.db"), "SELECT count(*) FROM users"), 7);
 }

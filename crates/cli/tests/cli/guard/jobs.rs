@@ -20,11 +20,9 @@ fn on_a_terminal(environment: &TestEnvironment, input: &str, script: &str) -> Op
     }
     let guard = format!("{} guard app.db --on-failure restore --", env!("CARGO_BIN_EXE_dbkeep"));
     std::fs::write(environment.path("job.sh"), script.replace("GUARD", &guard)).unwrap();
-    let template = environment.command(["--version"]);
-    let mut command = Command::new("script");
+    let mut command = environment.program("script");
     // Its input stays open, as a person's keyboard does.
-    command.args(["-qec", "bash -m job.sh", "/dev/null"]).current_dir(environment.path(""));
-    command.env_clear().envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["-qec", "bash -m job.sh", "/dev/null"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut keyboard = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut keyboard, input.as_bytes()).unwrap();
@@ -116,11 +114,8 @@ fn command_that_is_stopped_hears_the_signal_that_ends_it() {
 fn hang_up_that_was_ignored_from_the_start_stays_so() {
     let environment = TestEnvironment::new();
     environment.users("app.db", 10);
-    let template = environment.command(line(&[], "kill -HUP $PPID; sleep 0.5; exit 7"));
-    let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(template.get_program());
-    command.args(template.get_args()).current_dir(environment.path("")).env_clear();
-    command.envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = command.output().unwrap();
+    let mut command = environment.program("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_dbkeep")]);
+    let output = command.args(line(&[], "kill -HUP $PPID; sleep 0.5; exit 7")).output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
 }

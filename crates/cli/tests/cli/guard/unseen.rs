@@ -37,12 +37,8 @@ fn give_away(path: &Path) {
 
 /// Runs the binary by `wrapper`, with the variables of the environment.
 fn run_by(environment: &TestEnvironment, wrapper: &[&str], arguments: &[&str]) -> Output {
-    let template = environment.command(arguments);
-    let mut command = Command::new(wrapper[0]);
-    command.args(&wrapper[1..]).arg(template.get_program()).args(template.get_args());
-    command.current_dir(environment.path("")).env_clear();
-    command.envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.output().unwrap()
+    let mut command = environment.program(wrapper[0]);
+    command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_dbkeep")).args(arguments).output().unwrap()
 }
 
 fn document(output: &Output) -> Value {
