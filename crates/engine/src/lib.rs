@@ -30,6 +30,7 @@ mod forecast;
 pub mod forget;
 mod git;
 pub mod guard;
+mod host_lock;
 mod integrity;
 pub mod keeper;
 pub mod keys;

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::host_lock::HostLock;
 use crate::report::{Engine, ErrorReport};
 use crate::retention::careful::Clocks;
 use crate::{Error, Result, name, session};
@@ -239,19 +240,16 @@ impl RepositoryState {
         write_for_this_boot(&self.copy_file(location), &encoded(memory))
     }
 
-    /// Keeps other processes of this host from copying to the same place while the file lives. `None` where no state
+    /// Keeps other processes of this host from copying to the same place while the lock lives. `None` where no state
     /// can be kept.
-    pub(crate) fn lock_copy(&self, location: &Path) -> Result<Option<std::fs::File>> {
+    pub(crate) fn lock_copy(&self, location: &Path) -> Result<Option<HostLock>> {
         let path = self.copy_file(location).with_extension("lock");
         if private_directory(folder(&path)).is_err() {
             return Ok(None);
         }
-        let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
-        let Ok(file) = opened else { return Ok(None) };
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(std::fs::TryLockError::WouldBlock) => Err(Error::CopyBusy),
-            Err(std::fs::TryLockError::Error(_)) => Ok(None),
+        match HostLock::take(&path) {
+            Ok(None) => Err(Error::CopyBusy),
+            taken => Ok(taken.unwrap_or_default()),
         }
     }
 

@@ -8,7 +8,6 @@
 //! A record is there from before the command is started until its outcome is settled. It is replaced whole and synced
 //! (`State`), is readable by its user alone, and holds no secret.
 
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use dbkeep_repo::Id;
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OnFailure;
 use crate::context::Context;
+use crate::host_lock::HostLock;
 use crate::report::Engine;
 use crate::state::State;
 use crate::{Error, Result, name};
@@ -91,7 +91,7 @@ pub(super) enum Phase {
 /// The right to guard some databases of a repository. No other guard of this host has one for any of them meanwhile.
 pub(super) struct Claim {
     folder: PathBuf,
-    _locks: Vec<File>,
+    _locks: Vec<HostLock>,
 }
 
 impl Claim {
@@ -136,18 +136,12 @@ pub(super) fn unfinished(context: &Context) -> Result<Vec<Record>> {
     records(&State::new(&context.environment.state_directory).guards(&context.location)?)
 }
 
-fn lock(folder: &Path, database: &str) -> Result<File> {
+fn lock(folder: &Path, database: &str) -> Result<HostLock> {
     let path = folder.join(format!("{}.lock", name::encode(database)));
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(Error::io("write", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Refused {
-            what: format!("{database} is guarded already by another process of this host"),
-            hint: Some("wait until that guard has ended".to_owned()),
-        }),
-        Err(TryLockError::Error(source)) => Err(Error::io("lock", &path)(source)),
-    }
+    HostLock::take(&path).map_err(Error::io("lock", &path))?.ok_or_else(|| Error::Refused {
+        what: format!("{database} is guarded already by another process of this host"),
+        hint: Some("wait until that guard has ended".to_owned()),
+    })
 }
 
 /// Reads all records of a folder, the oldest first. A damaged one is an error: it stands for a guard that did not end.
