@@ -197,7 +197,7 @@ impl Catalog {
                 }
             }
         }
-        let facts = repository.facts_through(store.cache())?;
+        let facts = store.read_facts()?;
         if let [(id, _), ..] = facts.damaged() {
             let count = facts.damaged().len();
             store.watch().warn(&format!(
@@ -222,7 +222,6 @@ impl Catalog {
         entries.sort_by_key(|entry| Reverse((entry.snapshot.time, entry.id)));
         let damaged_packs = damaged_packs(facts.records().iter().map(|record| &record.file.fact));
         let dropped = dropped(facts.records().iter().map(|record| &record.file.fact));
-        store.know_facts(&facts);
         let mut unreadable_facts: Vec<Id> = facts.damaged().iter().map(|(id, _)| *id).collect();
         unreadable_facts.extend(store.lost_facts());
         let without_facts = facts.records().is_empty()

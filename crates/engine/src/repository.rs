@@ -310,14 +310,17 @@ impl Store {
         Ok(self.repository.reader(index))
     }
 
-    /// Takes note of the facts of the repository, and of those that this host remembers and that are gone.
-    pub(crate) fn know_facts(&self, facts: &Facts) {
+    /// Reads the facts of the repository, and takes note of those that this host remembers and that are gone.
+    pub(crate) fn read_facts(&self) -> Result<Facts> {
+        // Before they are listed: what another process stores and remembers meanwhile is not gone.
         let remembered = self.state.fact_heads();
+        let facts = self.repository.facts_through(self.cache())?;
         let present: HashSet<Id> = facts.records().iter().map(|record| record.id).collect();
         let damaged = |id: &Id| facts.damaged().iter().any(|(damaged, _)| damaged == id);
         let lost = remembered.into_iter().filter(|id| !present.contains(id) && !damaged(id)).collect();
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) =
             KnownFacts { heads: facts.heads(), lost, holes: facts.missing(&[]) };
+        Ok(facts)
     }
 
     /// Returns the facts that are gone: those that this host remembers, and those that others name.

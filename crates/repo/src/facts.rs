@@ -14,6 +14,9 @@ use crate::format::snapshot::Snapshot;
 use crate::process::Process;
 use crate::repository::{Repository, damaged, read_each};
 
+/// How often facts are listed until none is named that the listing lacks.
+const MOST_LISTINGS: usize = 3;
+
 /// All facts of a repository that can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -59,7 +62,21 @@ impl Repository {
 
     /// Does what [`Repository::facts`] does, and reads those that are in the cache from there: that one of them has
     /// become unreadable since is not noticed.
+    ///
+    /// A fact that another one names was stored before that one. A listing that is made while both come may have the
+    /// later one only, so what is named and not listed is looked for again.
     pub fn facts_through(&self, cache: Option<&Cache>) -> Result<Facts> {
+        for _ in 1..MOST_LISTINGS {
+            let facts = self.facts_of_one_listing(cache)?;
+            let missing = facts.missing(&[]);
+            if missing.is_empty() || !self.names(FileKind::Fact)?.iter().any(|id| missing.contains(id)) {
+                return Ok(facts);
+            }
+        }
+        self.facts_of_one_listing(cache)
+    }
+
+    fn facts_of_one_listing(&self, cache: Option<&Cache>) -> Result<Facts> {
         let listed = self.names(FileKind::Fact)?;
         let mut records = Vec::with_capacity(listed.len());
         let mut unreadable = Vec::new();
@@ -438,6 +455,21 @@ mod tests {
         let facts = repository.facts().unwrap();
         assert!(facts.missing(&[]).is_empty(), "only who remembers the head knows");
         assert_eq!(facts.missing(&[second]), [second]);
+    }
+
+    #[test]
+    fn fact_that_came_during_a_listing_is_no_hole() {
+        let (memory, repository) = repository();
+        let first = repository.append_fact(acknowledged(&["a"]), &[], at(1)).unwrap();
+        let second = repository.append_fact(acknowledged(&["b"]), &[first], at(2)).unwrap();
+        memory.overlook(FileKind::Fact, &first);
+        let facts = repository.facts().unwrap();
+        assert_eq!((facts.missing(&[]), facts.records().len()), (vec![], 2));
+        // That another fact is still there says nothing of the one that is gone.
+        memory.remove(FileKind::Fact, &first).unwrap();
+        let third = repository.append_fact(acknowledged(&["c"]), &[second], at(3)).unwrap();
+        memory.overlook(FileKind::Fact, &third);
+        assert_eq!(repository.facts().unwrap().missing(&[]), [first]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct State {
     changes_left: Option<u64>,
     changes: u64,
     unlistable: BTreeSet<FileKind>,
+    /// What the next listing of its kind lacks.
+    overlooked: BTreeSet<(FileKind, Id)>,
     made_durable: BTreeMap<FileKind, u64>,
     is_created: bool,
     interloper: Interloper,
@@ -78,6 +80,11 @@ impl MemoryBackend {
     /// Makes listings of a kind fail.
     pub fn fail_listing(&self, kind: FileKind) {
         self.state().unlistable.insert(kind);
+    }
+
+    /// Makes the next listing of a kind lack an object, as one does that is made while the object comes.
+    pub fn overlook(&self, kind: FileKind, id: &Id) {
+        self.state().overlooked.insert((kind, *id));
     }
 
     /// Sets the clock of the storage. Objects that are written from then on have a time.
@@ -171,12 +178,14 @@ impl Backend for MemoryBackend {
     }
 
     fn list(&self, kind: FileKind) -> Result<Vec<FileInfo>> {
-        let state = self.state();
+        let mut state = self.state();
         if !state.is_created || state.unlistable.contains(&kind) {
             let source = io::Error::from(io::ErrorKind::NotFound);
             return Err(Error::Listing { what: format!("{}s in memory", kind.word()), source });
         }
-        let objects = state.objects.iter().filter(|(key, _)| key.0 == kind);
+        let overlooked: BTreeSet<_> = state.overlooked.extract_if(.., |key| key.0 == kind).collect();
+        let is_listed = |key: &(FileKind, Id)| key.0 == kind && !overlooked.contains(key);
+        let objects = state.objects.iter().filter(|(key, _)| is_listed(key));
         Ok(objects.map(|(key, contents)| FileInfo { id: key.1, size: contents.len() as u64 }).collect())
     }
 
