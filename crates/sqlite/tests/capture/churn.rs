@@ -90,10 +90,11 @@ fn side_by_side(writer: &Other, path: &Path, options: &CaptureOptions) -> (Captu
     })
 }
 
-/// Returns what every commit of the writer, and every VACUUM, changes.
-fn moment(database: &Connection) -> (i64, i64) {
-    let count = database.query_row("SELECT n FROM counter", [], |row| row.get(0)).unwrap();
-    (count, database.pragma_query_value(None, "schema_version", |row| row.get(0)).unwrap())
+/// Returns what every transaction of the writer, every DELETE and every VACUUM changes.
+fn moment(database: &Connection) -> (i64, i64, i64) {
+    let ask = |query| database.query_row(query, [], |row| row.get(0)).unwrap();
+    let schema_version = database.pragma_query_value(None, "schema_version", |row| row.get(0)).unwrap();
+    (ask("SELECT n FROM counter"), ask("SELECT count(*) FROM account"), schema_version)
 }
 
 fn under_churn(mode: &str, force_method: Option<Method>, rounds: u32, expected: Method) {
@@ -169,6 +170,20 @@ fn two_passes_under_churn_give_one_committed_state() {
     under_churn("delete", Some(Method::TwoPass), 15, Method::TwoPass);
 }
 
+/// Waits until the writer has committed once more: else there may be nothing to be read again.
+fn wait_for_a_commit(reader: &mut Other) {
+    let mut count = || {
+        loop {
+            let answer = reader.ask("SELECT n FROM counter");
+            if !answer.starts_with("error") {
+                return answer;
+            }
+        }
+    };
+    let before = count();
+    while count() == before {}
+}
+
 /// Settles while a writer is waiting at the end of every slice, so that each pass is overtaken.
 fn settle_under_pressure(longest_hold: Duration) -> (Result<Vec<u8>, Error>, u32) {
     let (_folder, path) = place("restless.db");
@@ -184,6 +199,7 @@ fn settle_under_pressure(longest_hold: Duration) -> (Result<Vec<u8>, Error>, u32
     let mut capture = Capture::open(&path, &options).unwrap();
     let mut image = vec![0; 100 << 20];
     capture.read(&mut image).unwrap();
+    wait_for_a_commit(&mut reader);
     let mut passes = 0;
     image.clear();
     let outcome = capture.settle(1 << 20, &mut |index, bytes| {
