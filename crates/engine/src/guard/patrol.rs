@@ -41,13 +41,29 @@ struct Post {
     is_remote: bool,
     file: Option<PathBuf>,
     lookout: Mutex<Box<dyn Lookout>>,
-    /// When the last look began.
-    looked: Mutex<Option<Instant>>,
-    /// How long ago that may be.
+    looks: Mutex<Looks>,
+    /// How long it may be from one look to the next.
     late: Duration,
     doubts: Mutex<BTreeSet<String>>,
     /// Whether something of the task is left at the database that could not be ended.
     is_left: AtomicBool,
+}
+
+/// When somebody looked.
+#[derive(Default)]
+struct Looks {
+    /// When the last look began.
+    last: Option<Instant>,
+    /// The first time that was too long.
+    blind: Option<Duration>,
+}
+
+impl Looks {
+    /// Counts the time since the last look began, where it is longer than `late`.
+    fn count(&mut self, now: Instant, late: Duration) {
+        let gap = self.last.map(|last| now.saturating_duration_since(last));
+        self.blind = self.blind.or(gap.filter(|gap| *gap > late));
+    }
 }
 
 impl<'g> Patrol<'g> {
@@ -55,7 +71,7 @@ impl<'g> Patrol<'g> {
         let post = |lookout: Box<dyn Lookout>| Post {
             is_remote: lookout.is_remote(),
             late: if lookout.is_remote() { LATE_AT_SERVER } else { LATE },
-            looked: Mutex::default(),
+            looks: Mutex::default(),
             file: lookout.file().map(Path::to_owned),
             lookout: Mutex::new(lookout),
             doubts: Mutex::default(),
@@ -122,8 +138,9 @@ impl<'g> Patrol<'g> {
     pub(super) fn end_rest(&self) {
         for post in &self.posts {
             let group = *self.family.lock();
-            let rest = post.lookout().end_rest(group);
-            match rest {
+            // Held until everybody can know what was found.
+            let mut lookout = post.lookout();
+            match lookout.end_rest(group) {
                 Ok(Left { others, of_task }) => {
                     post.is_left.store(!of_task.is_empty(), Ordering::SeqCst);
                     others.iter().chain(&of_task).for_each(|why| post.doubt(why));
@@ -141,8 +158,8 @@ impl<'g> Patrol<'g> {
     /// Returns the reasons of each database. That nobody has looked for too long is one, whether or not the threads that
     /// look have come to say so: after a stop the caller may be ahead of them.
     pub(super) fn doubts(&self) -> Vec<Vec<String>> {
-        self.posts.iter().for_each(Post::doubt_when_late);
-        self.posts.iter().map(|post| post.doubts().iter().cloned().collect()).collect()
+        let doubts = |post: &Post| post.doubts().iter().cloned().chain(post.too_late()).collect();
+        self.posts.iter().map(doubts).collect()
     }
 
     /// Looks until the patrol ends; says whether it came to that.
@@ -192,7 +209,11 @@ impl<'g> Patrol<'g> {
     fn at(&self, post: &Post, ask: impl Fn(&mut dyn Lookout, Option<u32>) -> Result<Vec<String>>) {
         loop {
             let group = *self.family.lock();
-            let seen = post.ask(|lookout| ask(lookout, group));
+            // Held until everybody can know what was seen: who looks next may not see it any more.
+            let mut lookout = post.lookout();
+            post.begin_look();
+            let seen = ask(lookout.as_mut(), group);
+            post.looks().count(Instant::now(), post.late);
             if *self.family.lock() == group {
                 return post.add(seen);
             }
@@ -230,29 +251,24 @@ fn processor_time() -> Duration {
 }
 
 impl Post {
-    /// Asks the lookout, and sees to it that no look takes too long or comes too late.
-    fn ask<T>(&self, ask: impl FnOnce(&mut dyn Lookout) -> T) -> T {
-        let mut lookout = self.lookout();
-        self.doubt_when_late();
-        *self.looked() = Some(Instant::now());
-        let seen = ask(lookout.as_mut());
-        self.doubt_when_late();
-        seen
+    /// Begins a look, and counts the time until now by the same clock: none is lost where this thread stands still.
+    fn begin_look(&self) {
+        let now = Instant::now();
+        let mut looks = self.looks();
+        looks.count(now, self.late);
+        looks.last = Some(now);
     }
 
-    /// Doubts it when nobody has looked for longer than it may be.
-    fn doubt_when_late(&self) {
-        let blind = self.looked().map(|then| then.elapsed()).unwrap_or_default();
-        if blind > self.late {
-            self.doubt(&format!(
-                "nobody looked out for others for {} s: was this program stopped?",
-                blind.as_secs()
-            ));
-        }
+    /// Returns the reason when nobody has looked for longer than it may be. It stays the same once it is one.
+    fn too_late(&self) -> Option<String> {
+        let mut looks = self.looks();
+        looks.count(Instant::now(), self.late);
+        let blind = looks.blind?;
+        Some(format!("nobody looked out for others for {} s: was this program stopped?", blind.as_secs()))
     }
 
-    fn looked(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, seen: Result<Vec<String>>) {
@@ -385,22 +401,27 @@ mod tests {
 
     #[test]
     fn nobody_has_to_say_that_nobody_looks() {
+        const HOUR: Duration = Duration::from_secs(3600);
         let family = Family::default();
-        let mut patrol = Patrol::new(&family, vec![Box::new(Blind(PathBuf::from("app.db")))]);
-        let none: [&str; 0] = [];
-        let told = |patrol: &Patrol<'_>| patrol.doubts().remove(0);
-        thread::sleep(MS);
-        assert_eq!(told(&patrol), none, "it has not begun");
-        patrol.look();
-        assert_eq!(told(&patrol), none);
-        patrol.posts[0].late = MS;
-        thread::sleep(2 * MS);
-        // Neither by a look that comes too late, nor without one.
-        let late = ["nobody looked out for others for 0 s: was this program stopped?"];
-        assert_eq!(told(&patrol), late);
-        patrol.posts[0].doubts().clear();
-        patrol.glance();
-        assert_eq!(told(&patrol), late);
+        let doubts_of = |late: Duration, look_again: bool| {
+            let mut patrol = Patrol::new(&family, vec![Box::new(Blind(PathBuf::from("app.db")))]);
+            patrol.posts[0].late = late;
+            assert!(patrol.doubts()[0].is_empty(), "it has not begun");
+            patrol.look();
+            thread::sleep(2 * MS);
+            if look_again {
+                patrol.glance();
+                // A look that comes too late makes up for nothing.
+                patrol.posts[0].late = HOUR;
+            }
+            patrol.doubts().remove(0)
+        };
+        assert!(doubts_of(HOUR, false).is_empty() && doubts_of(HOUR, true).is_empty());
+        for look_again in [false, true] {
+            let doubts = doubts_of(MS, look_again);
+            assert_eq!(doubts.len(), 1, "{doubts:?}");
+            assert!(doubts[0].starts_with("nobody looked out for others for "), "{doubts:?}");
+        }
     }
 
     #[test]
