@@ -14,8 +14,9 @@ use crate::format::snapshot::Snapshot;
 use crate::process::Process;
 use crate::repository::{Repository, damaged, read_each};
 
-/// How often facts are listed until none is named that the listing lacks.
-const MOST_LISTINGS: usize = 3;
+/// How often facts are read until none is named that their listing lacks and a second one has. What is lacking after that
+/// counts as gone.
+const MOST_READINGS: usize = 3;
 
 /// All facts of a repository that can be read.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +67,7 @@ impl Repository {
     /// A fact that another one names was stored before that one. A listing that is made while both come may have the
     /// later one only, so what is named and not listed is looked for again.
     pub fn facts_through(&self, cache: Option<&Cache>) -> Result<Facts> {
-        for _ in 1..MOST_LISTINGS {
+        for _ in 1..MOST_READINGS {
             let facts = self.facts_of_one_listing(cache)?;
             let missing = facts.missing(&[]);
             if missing.is_empty() || !self.names(FileKind::Fact)?.iter().any(|id| missing.contains(id)) {
